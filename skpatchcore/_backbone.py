@@ -1,0 +1,270 @@
+"""Networks by name or as modules, and their layer maps through scoped hooks."""
+
+import contextlib
+import copy
+import difflib
+import functools
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+_PRECISIONS = {
+    "auto": torch.float32,
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Hooks belong to the module, not to the thread: two forward passes at once through one
+# cached network would read each other's maps.
+_FORWARD_LOCK = threading.RLock()
+
+
+class _LastLayerReached(Exception):
+    """Ends a forward pass whose further layers nobody asked for."""
+
+
+class Backbone:
+    """A frozen network and the layers to read from it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation mode, on `device`.
+    layers : sequence of str
+        Module names, as in ``module.get_submodule``.
+    device : torch.device
+    precision : {"auto", "float32", "bfloat16", "float16"}
+    """
+
+    def __init__(self, module, layers, device, precision="auto"):
+        self.module = module
+        self.layers = tuple(layers)
+        self.device = device
+        self.dtype = _PRECISIONS[precision]
+        config = getattr(module, "pretrained_cfg", None) or {}
+        # Without a configuration of its own, a network is taken to be trained on
+        # ImageNet: these are torchvision's and timm's constants.
+        mean = config.get("mean", (0.485, 0.456, 0.406))
+        std = config.get("std", (0.229, 0.224, 0.225))
+        self.mean = torch.tensor(mean, device=device).reshape(-1, 1, 1)
+        self.std = torch.tensor(std, device=device).reshape(-1, 1, 1)
+
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
+        batch = (batch.to(self.device, torch.float32) - self.mean) / self.std
+        autocast = torch.autocast(
+            self.device.type, self.dtype, enabled=self.dtype != torch.float32
+        )
+        with autocast, _FORWARD_LOCK:
+            outputs = read_layers(self.module, self.layers, batch)
+        for name, output in outputs.items():
+            if not isinstance(output, torch.Tensor) or output.ndim != 4:
+                got = getattr(output, "shape", type(output).__name__)
+                raise ValueError(
+                    f"Layer {name!r} gives {got}; expected feature maps (b, c, h, w)."
+                )
+        return [outputs[name].to(torch.float32) for name in self.layers]
+
+
+def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
+    """Build, or take from this process's cache, the network that parameters describe."""
+    device = resolve_device(device)
+    if isinstance(backbone, nn.Module):
+        if weights is not None:
+            raise ValueError(
+                f"weights={weights!r} only goes with a backbone given by name; load "
+                "them into the module instead."
+            )
+        # A copy: evaluation mode and device of the user's own module stay untouched.
+        module, missing = copy.deepcopy(backbone).eval().to(device), frozenset()
+    else:
+        module, missing = _build_by_name(backbone, weights, seed, device)
+    check_layers(module, layers)
+    if missing:
+        _check_missing(module, layers, missing, weights)
+    return Backbone(module, layers, device, precision)
+
+
+def resolve_device(device) -> torch.device:
+    """Return `device`, or CUDA when there is one and `device` is None."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"device={device!r} is no torch device: {str(error).splitlines()[0]}"
+        ) from None
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r} was asked for, but torch sees no CUDA GPU.")
+    return resolved
+
+
+def read_layers(
+    module: nn.Module, layers: Sequence[str], batch: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Run `module` until the last of `layers` has answered; return their outputs."""
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name, output):
+        # A copy: the next operation of the network may well work in place.
+        copyable = isinstance(output, torch.Tensor)
+        outputs[name] = output.clone() if copyable else output
+        if len(outputs) == len(set(layers)):
+            raise _LastLayerReached
+
+    with contextlib.ExitStack() as stack:
+        for name in set(layers):
+            handle = module.get_submodule(name).register_forward_hook(
+                lambda _module, _args, output, name=name: keep(name, output)
+            )
+            stack.callback(handle.remove)
+        with contextlib.suppress(_LastLayerReached):
+            module(batch)
+    unreached = [name for name in layers if name not in outputs]
+    if unreached:
+        raise ValueError(f"The forward pass never calls the layers {unreached}.")
+    return outputs
+
+
+def check_layers(module: nn.Module, layers: Sequence[str]) -> None:
+    """Raise a ValueError with suggestions for a layer that `module` does not have."""
+    names = [name for name, _ in module.named_modules()]
+    for layer in layers:
+        if layer not in names:
+            close = difflib.get_close_matches(str(layer), names, n=5, cutoff=0.4)
+            top = [name for name, _ in module.named_children()]
+            raise ValueError(
+                f"The backbone has no layer {layer!r}; close names: {close}; top-level "
+                f"modules: {top}."
+            )
+
+
+def _build_by_name(name: str, weights, seed: int, device: torch.device):
+    stamp = None
+    if weights not in (None, "random"):
+        path = Path(weights)
+        if not path.is_file():
+            raise FileNotFoundError(f"weights={os.fspath(weights)!r} does not exist.")
+        weights, stamp = str(path.resolve()), path.stat().st_mtime_ns
+    # The seed shapes random weights only; elsewhere it would split the cache.
+    seed = seed if weights == "random" else None
+    return _build_cached(name, weights, stamp, seed, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _build_cached(name, weights, stamp, seed, device) -> tuple[nn.Module, frozenset]:
+    """Return the network and the names of parameters its weights file did not have."""
+    module = _create(name, pretrained=weights is None, seed=seed or 0)
+    missing = frozenset()
+    if weights not in (None, "random"):
+        missing = load_weights(module, weights)
+    return module.eval().requires_grad_(False).to(device), missing
+
+
+def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
+    # timm takes seconds to import: only those who need a network by name wait for it.
+    import timm
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        raise ValueError(
+            f"backbone={name!r} is no timm model; close names: {close}. See "
+            "timm.list_models()."
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            return timm.create_model(name, pretrained=pretrained)
+        except Exception as error:
+            if not pretrained:
+                raise ValueError(f"timm could not build {name!r}: {error}") from error
+            raise OSError(
+                f"The pretrained weights of {name!r} could not be had: {error}. Without "
+                "network access give weights= a local file, or weights='random'."
+            ) from error
+
+
+def load_weights(module: nn.Module, path: str) -> frozenset:
+    """Load a state dict, whole or trunk only; return the names it did not have."""
+    state = _read_state_dict(path)
+    own = module.state_dict()
+    usable = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    module.load_state_dict(usable, strict=False)
+    unknown = frozenset(state.keys() - own.keys())
+    missing = frozenset(
+        key for key in own.keys() - usable.keys() if not key.endswith("batches_tracked")
+    )
+    return missing | unknown
+
+
+def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    from timm.models import load_state_dict
+
+    try:
+        state = load_state_dict(path, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"weights={path!r} could not be read as .safetensors or as a torch state "
+            f"dict: {error}"
+        ) from error
+    if not isinstance(state, dict) or not state:
+        raise ValueError(f"weights={path!r} holds no state dict.")
+    return state
+
+
+def _check_missing(module, layers, missing: frozenset, weights) -> None:
+    """Tolerate a misfit between file and network only where no layer asked for looks."""
+    used = set(_modules_run(module, layers))
+    wrong = sorted(key for key in missing if _owner(module, key) in used)
+    if wrong:
+        raise ValueError(
+            f"weights={os.fspath(weights)!r} do not fit the backbone. Up to the layers "
+            f"{list(layers)}, {len(wrong)} parameters are missing in the file, have "
+            f"another shape, or are unknown to the network: {', '.join(wrong[:5])}"
+            f"{', ...' if len(wrong) > 5 else ''}. Are they the weights of another "
+            "network?"
+        )
+
+
+def _owner(module: nn.Module, key: str) -> str:
+    """Return the innermost existing module along a parameter's dotted name."""
+    owner = ""
+    for part in key.split(".")[:-1]:
+        child = f"{owner}.{part}".lstrip(".")
+        if not _has_submodule(module, child):
+            # Unknown to the network and right below the root: a foreign head.
+            return owner or key
+        owner = child
+    return owner
+
+
+def _has_submodule(module: nn.Module, name: str) -> bool:
+    try:
+        module.get_submodule(name)
+    except AttributeError:
+        return False
+    return True
+
+
+def _modules_run(module: nn.Module, layers: Sequence[str]) -> Iterator[str]:
+    """Return the names of the modules that run before the last layer has answered."""
+    started = []
+    config = getattr(module, "pretrained_cfg", None) or {}
+    size = config.get("input_size", (3, 224, 224))
+    probe = torch.zeros((1, *size), device=next(module.parameters()).device)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(_FORWARD_LOCK)
+        for name, child in module.named_modules():
+            handle = child.register_forward_pre_hook(
+                lambda _module, _args, name=name: started.append(name)
+            )
+            stack.callback(handle.remove)
+        read_layers(module, layers, probe)
+    return started

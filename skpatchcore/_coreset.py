@@ -1,0 +1,366 @@
+"""Coreset subsampling of patch features: the k-centre greedy and its plain rivals."""
+
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.random_projection import GaussianRandomProjection
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
+from sklearn.utils.validation import validate_data
+from tqdm import tqdm
+
+from skpatchcore._backbone import resolve_device
+
+# Elements of a temporary distance block: 32 MB in float32.
+_BLOCK_ELEMENTS = 2**23
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 512
+
+
+class Coreset(NamedTuple):
+    """Picks in order, and what they cover; distances are Euclidean, not squared."""
+
+    indices: np.ndarray
+    radii: np.ndarray
+    distances: np.ndarray
+    nearest: np.ndarray
+
+
+class CoresetSampler(BaseEstimator):
+    """Choose the rows of a matrix that a memory bank keeps.
+
+    PatchCore keeps a fraction of all training patches that covers the others well: a
+    k-centre greedy picks, again and again, the row farthest from those picked so far
+    (Roth et al., 2022, Algorithm 1). The picks are a prefix sequence: the first m of
+    them are the coreset of size m, and ``radii_`` tells how far the farthest row then is.
+
+    It is no transformer, since it changes the number of rows; like the samplers of
+    imbalanced-learn it has ``fit_resample`` and ``sample_indices_``.
+
+    Parameters
+    ----------
+    fraction : float or int, default=0.1
+        Share of rows to keep, in (0, 1], at least one row; or, as an int, their number.
+
+    method : {"greedy", "random", "none"}, default="greedy"
+        - "greedy": k-centre greedy, a 2-approximation of the smallest cover radius.
+        - "random": rows drawn uniformly without replacement.
+        - "none": every row in its given order; `fraction` is not looked at.
+
+    projection_dim : int or None, default=128
+        Rows with more features are taken through a Gaussian random projection to this
+        many before distances are computed, as in the paper (Johnson-Lindenstrauss). The
+        rows returned are the original ones. None compares the rows as they are.
+
+    n_starts : int, default=10
+        The first greedy pick is the row with the largest mean distance to this many
+        rows drawn at random, as in the authors' code.
+
+    device : str, torch.device or None, default=None
+        Where to compute; None is the GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Draws the starting rows, the projection and the random subset. Pass an int for
+        the same picks in every call.
+
+    verbose : int, default=0
+        Show a progress bar over the picks if positive.
+
+    Attributes
+    ----------
+    sample_indices_ : ndarray of shape (n_selected,), int64
+        Rows picked, in the order of picking.
+
+    radii_ : ndarray of shape (n_selected,), float64
+        Cover radius after each pick: the largest Euclidean distance from a row to its
+        nearest pick, in the space in which distances were compared. For
+        ``method="none"`` only the last is known, 0; the others are NaN.
+
+    min_distances_ : ndarray of shape (n_samples,), float64
+        Distance of each row to its nearest pick, in the same space.
+
+    nearest_picks_ : ndarray of shape (n_samples,), int64
+        Position in ``sample_indices_`` of that nearest pick.
+
+    n_features_in_ : int
+        Number of features seen during `fit`.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features, if `X` had names that are all strings.
+
+    See Also
+    --------
+    PatchMemoryBank : Scores patches by their distance to the rows kept.
+
+    References
+    ----------
+    Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
+    Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
+
+    Gonzalez, T. F. "Clustering to minimize the maximum intercluster distance",
+    Theoretical Computer Science 38, 1985.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpatchcore import CoresetSampler
+    >>> X = np.array([[0.0], [1.0], [10.0], [11.0], [5.0]])
+    >>> sampler = CoresetSampler(3, random_state=0).fit(X)
+    >>> sampler.sample_indices_
+    array([3, 0, 4])
+    >>> sampler.radii_
+    array([11.,  5.,  1.])
+    """
+
+    _parameter_constraints = {
+        "fraction": [
+            Interval(RealNotInt, 0, 1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "method": [StrOptions({"greedy", "random", "none"})],
+        "projection_dim": [Interval(Integral, 1, None, closed="left"), None],
+        "n_starts": [Interval(Integral, 1, None, closed="left")],
+        "device": [str, torch.device, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        fraction=0.1,
+        *,
+        method="greedy",
+        projection_dim=128,
+        n_starts=10,
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.fraction = fraction
+        self.method = method
+        self.projection_dim = projection_dim
+        self.n_starts = n_starts
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Choose rows of `X`.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), float32 or float64
+            Rows to choose from, patch features as a rule.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        self : CoresetSampler
+            Fitted sampler.
+
+        Raises
+        ------
+        ValueError
+            If `fraction` is an int larger than n_samples.
+        """
+        X = validate_data(self, X, dtype=[np.float32, np.float64])
+        n_selected = self._n_selected(len(X))
+        if self.method == "none":
+            coreset = _keep_all(len(X))
+        else:
+            coreset = self._select(X, n_selected, check_random_state(self.random_state))
+        self.sample_indices_ = coreset.indices
+        self.radii_ = coreset.radii
+        self.min_distances_ = coreset.distances
+        self.nearest_picks_ = coreset.nearest
+        return self
+
+    def fit_resample(self, X, y=None):
+        """Choose rows of `X` and return them in the order of picking.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), float32 or float64
+            Rows to choose from.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        X_resampled : ndarray of shape (n_selected, n_features)
+            The rows chosen, unchanged.
+        """
+        self.fit(X)
+        # Names were checked in fit; here X need only be sliced.
+        X = X.to_numpy() if hasattr(X, "iloc") else np.asarray(X)
+        return X[self.sample_indices_]
+
+    def _n_selected(self, n_samples: int) -> int:
+        if not isinstance(self.fraction, Integral):
+            return max(1, int(self.fraction * n_samples))
+        if self.fraction > n_samples:
+            raise ValueError(
+                f"fraction={self.fraction} rows were asked for, but X has only "
+                f"n_samples = {n_samples}."
+            )
+        return int(self.fraction)
+
+    def _select(self, X, n_selected, random_state) -> Coreset:
+        if self.projection_dim is not None and X.shape[1] > self.projection_dim:
+            X = GaussianRandomProjection(
+                self.projection_dim, random_state=random_state
+            ).fit_transform(X)
+        X = torch.from_numpy(np.ascontiguousarray(X)).to(resolve_device(self.device))
+        progress = tqdm(total=n_selected, desc="coreset", disable=not self.verbose)
+        with progress:
+            if self.method == "random":
+                picks = random_state.permutation(len(X))[:n_selected]
+                return cover(X, picks, progress.update)
+            starts = random_state.randint(len(X), size=self.n_starts)
+            first = farthest_from(X, starts)
+            return k_center_greedy(X, n_selected, first, progress.update)
+
+
+def farthest_from(X: torch.Tensor, rows: np.ndarray) -> int:
+    """Return the row with the largest mean distance to `rows` of `X`."""
+    total = sum(
+        (X - X[int(row)]).double().square().sum(dim=1).sqrt() for row in rows
+    )
+    return int(total.argmax())
+
+
+def k_center_greedy(X: torch.Tensor, n_selected: int, first: int, update=None) -> Coreset:
+    """Pick, again and again, the row of `X` farthest from the rows picked so far.
+
+    The picks are made in blocks without changing them. Of the rows farthest from the
+    picks, B are candidates; any other row is no farther than the next distance, tau, and
+    distances only shrink. As long as the farthest candidate, with distances to the
+    block's own picks accounted for, is beyond tau, it is the farthest row of all. One
+    matrix product then updates everyone, where the usual form reads all of `X` for each
+    pick.
+
+    Parameters
+    ----------
+    X : Tensor of shape (n, d), floating point
+    n_selected : int
+        In [1, n].
+    first : int
+        The row to begin with.
+    update : callable or None
+        Told the number of new picks after each block.
+
+    Returns
+    -------
+    coreset : Coreset
+    """
+    state = _CoverState(X)
+    picks, radii = [first], []
+    state.add([first])
+    block = _SMALLEST_BLOCK
+    while len(picks) < n_selected:
+        new, distances = _pick_block(
+            X, state.squared, min(block, n_selected - len(picks))
+        )
+        radii.extend(distances)
+        picks.extend(new)
+        state.add(new)
+        # A block cut short by tau was too large; one used up may grow.
+        block = min(max(2 * len(new), _SMALLEST_BLOCK), _LARGEST_BLOCK)
+        if update is not None:
+            update(len(new))
+    radii.append(float(state.squared.max().clamp(min=0)))
+    # A row picked counts -inf in the state, so that it is never picked twice.
+    return state.finish(picks, np.sqrt(radii))
+
+
+def cover(X: torch.Tensor, picks: np.ndarray, update=None) -> Coreset:
+    """Return radii and nearest picks for rows `picks` of `X`, taken in that order."""
+    state = _CoverState(X)
+    radii = np.empty(len(picks))
+    for start in range(0, len(picks), _LARGEST_BLOCK):
+        block = picks[start : start + _LARGEST_BLOCK].tolist()
+        radii[start : start + len(block)] = state.add(block, with_radii=True)
+        if update is not None:
+            update(len(block))
+    return state.finish(picks, np.sqrt(radii))
+
+
+class _CoverState:
+    """Squared distance of each row to its nearest pick so far, and which pick it is."""
+
+    def __init__(self, X: torch.Tensor):
+        self.X = X - X.mean(dim=0)
+        self.norms = self.X.square().sum(dim=1)
+        self.squared = torch.full_like(self.norms, torch.inf)
+        self.nearest = torch.zeros(len(X), dtype=torch.int64, device=X.device)
+        self.n_picks = 0
+
+    def add(self, rows: list[int], with_radii: bool = False) -> np.ndarray:
+        """Account for new picks; return squared cover radii after each, if asked for."""
+        centers, norms = self.X[rows], self.norms[rows]
+        radii = torch.zeros(len(rows), dtype=self.squared.dtype, device=self.X.device)
+        step = max(1, _BLOCK_ELEMENTS // len(rows))
+        for start in range(0, len(self.X), step):
+            part = slice(start, start + step)
+            block = torch.addmm(norms, self.X[part], centers.T, alpha=-2)
+            block.add_(self.norms[part, None]).clamp_(min=0)
+            if with_radii:
+                so_far = torch.minimum(
+                    block.cummin(dim=1).values, self.squared[part, None]
+                )
+                radii = torch.maximum(radii, so_far.amax(dim=0))
+            best, which = block.min(dim=1)
+            closer = best < self.squared[part]
+            self.squared[part] = torch.where(closer, best, self.squared[part])
+            self.nearest[part] = torch.where(
+                closer, which + self.n_picks, self.nearest[part]
+            )
+        self.squared[rows] = -torch.inf
+        self.n_picks += len(rows)
+        return radii.double().cpu().numpy()
+
+    def finish(self, picks, radii: np.ndarray) -> Coreset:
+        picks = np.asarray(picks, dtype=np.int64)
+        nearest = self.nearest.cpu().numpy()
+        nearest[picks] = np.arange(len(picks))
+        squared = self.squared.double().clamp(min=0)
+        return Coreset(picks, radii, squared.sqrt().cpu().numpy(), nearest)
+
+
+def _pick_block(X, squared, n_candidates) -> tuple[list[int], list[float]]:
+    """Return the next greedy picks and the squared distance at which each was made."""
+    n_top = min(n_candidates + 1, len(X))
+    values, rows = squared.topk(n_top)
+    tau = float(values[-1]) if n_top > n_candidates else -np.inf
+    values = values[:n_candidates].double().cpu().numpy()
+    rows = rows[:n_candidates]
+    candidates = X[rows].double()
+    # Directly as differences: candidates may be near-duplicates of each other.
+    mutual = torch.cdist(
+        candidates, candidates, compute_mode="donot_use_mm_for_euclid_dist"
+    )
+    mutual = mutual.square().cpu().numpy()
+    rows = rows.cpu().numpy()
+    picked, distances = [], []
+    while len(picked) < len(rows):
+        farthest = values.argmax()
+        if picked and values[farthest] < tau:
+            break
+        picked.append(int(rows[farthest]))
+        distances.append(max(float(values[farthest]), 0.0))
+        values = np.minimum(values, mutual[farthest])
+        values[farthest] = -np.inf
+    return picked, distances
+
+
+def _keep_all(n_samples: int) -> Coreset:
+    radii = np.full(n_samples, np.nan)
+    radii[-1] = 0.0
+    everything = np.arange(n_samples)
+    return Coreset(everything, radii, np.zeros(n_samples), everything.copy())

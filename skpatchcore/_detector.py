@@ -1,0 +1,459 @@
+"""PatchCore on pictures: features, coreset, memory bank and maps composed."""
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral, Real
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    validate_params,
+)
+from sklearn.utils.validation import check_is_fitted
+
+from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._images import Geometry, check_images, take_images
+from skpatchcore._labels import normal_rows
+from skpatchcore._maps import anomaly_map
+from skpatchcore._memory_bank import (
+    PatchMemoryBank,
+    inherit_params,
+    labels_from_decision,
+)
+
+
+class Inspection(NamedTuple):
+    """What one pass over a picture gives.
+
+    `score` is scikit-learn's (higher is more normal); `patch_scores` (h, w) are
+    distances; `neighbors` (h, w, k) rows of the bank.
+    """
+
+    index: int
+    score: float
+    patch_scores: np.ndarray
+    geometry: Geometry
+
+
+class PatchCoreDetector(OutlierMixin, BaseEstimator):
+    """Detect defective pictures, and where they are defective, from normal ones only.
+
+    PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
+    those of the training pictures as memory bank, and the distance to the bank as
+    anomaly score. A picture is as anomalous as its most anomalous patch.
+
+    Signs are scikit-learn's for pictures: ``score_samples`` and ``decision_function``
+    are higher for more *normal* pictures, ``predict`` gives +1 for normal and -1 for
+    anomalous. Maps and plots are the other way round: ``predict_maps`` is higher where a
+    picture is more *anomalous*.
+
+    Parameters
+    ----------
+    features : PatchFeatureTransformer or None, default=None
+        Turns pictures into patch features. None is ``PatchFeatureTransformer()``.
+
+    sampler : estimator or None, default=None
+        Chooses the patches of the memory bank; None is ``CoresetSampler()``: 10 % of
+        the patches by the k-centre greedy.
+
+    n_neighbors : int, default=1
+        A patch's score is its mean distance to this many nearest patches of the bank.
+
+    metric : {"euclidean", "sqeuclidean", "cosine"}, default="euclidean"
+        Distance of two patches; see :class:`PatchMemoryBank`.
+
+    algorithm : {"auto", "torch", "faiss", "pynndescent"}, default="auto"
+        Nearest-neighbour search; see :class:`PatchMemoryBank`.
+
+    reduction : "max" or float, default="max"
+        A picture's score from those of its patches: the largest, or the mean of the top
+        fraction in (0, 1].
+
+    reweight : int or None, default=None
+        Number of neighbours in eq. 7 of the paper, or no reweighting.
+
+    contamination : "auto" or float, default="auto"
+        Share of the training pictures, in (0, 0.5], that `offset_` puts on the anomalous
+        side; "auto" is 0.01. Training patches lie in or near the bank, so new normal
+        pictures are flagged more often than this: set thresholds that matter on normal
+        pictures that were held out.
+
+    smoothing : float, default=4.0
+        Standard deviation of the Gaussian that smooths maps, in pixels of the network's
+        input, so that it scales with the picture. 0 does not smooth.
+
+    device : str, torch.device or None, default=None
+        Where to compute, for `features` and `sampler` too unless they say otherwise;
+        None is the GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds those of `features` and `sampler` that have no seed of their own. Pass an
+        int for the same bank in every call.
+
+    verbose : int, default=0
+        Show progress bars if positive.
+
+    Attributes
+    ----------
+    features_ : PatchFeatureTransformer
+        The fitted transformer.
+
+    memory_bank_ : PatchMemoryBank
+        The fitted bank of patches.
+
+    training_indices_ : ndarray of shape (n_training_pictures,), int64
+        The pictures of `X` that were learned from.
+
+    training_scores_ : ndarray of shape (n_training_pictures,), float64
+        Their ``score_samples``. All 0 if every patch was kept.
+
+    offset_ : float
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
+
+    map_threshold_ : float
+        Default threshold of `predict_masks`: the quantile that belongs to
+        `contamination` of the largest patch distance in training pictures.
+
+    See Also
+    --------
+    PatchMemoryBank : The same on patch features extracted before.
+    PatchFeatureTransformer : Turns pictures into patch features.
+
+    Notes
+    -----
+    In a :class:`~sklearn.pipeline.Pipeline` or a grid search, reach the methods for maps
+    through the last step or ``search.best_estimator_``.
+
+    References
+    ----------
+    Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
+    Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
+
+    Examples
+    --------
+    >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+    >>> from skpatchcore.datasets import make_surface_defects
+    >>> surfaces = make_surface_defects(
+    ...     n_train=6, n_test_good=1, n_test_defective=1, image_size=64, random_state=0
+    ... )
+    >>> features = PatchFeatureTransformer("resnet18", weights="random", image_size=64)
+    >>> detector = PatchCoreDetector(features, random_state=0)
+    >>> detector = detector.fit(surfaces.data, surfaces.target)
+    >>> detector.score_samples(surfaces.data).shape
+    (8,)
+    >>> detector.predict_maps(surfaces.data[-2:]).shape
+    (2, 64, 64)
+    """
+
+    _parameter_constraints = {
+        **PatchMemoryBank._parameter_constraints,
+        "features": [HasMethods(["fit", "transform"]), None],
+        "smoothing": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        features=None,
+        sampler=None,
+        *,
+        n_neighbors=1,
+        metric="euclidean",
+        algorithm="auto",
+        reduction="max",
+        reweight=None,
+        contamination="auto",
+        smoothing=4.0,
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.features = features
+        self.sampler = sampler
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.algorithm = algorithm
+        self.reduction = reduction
+        self.reweight = reweight
+        self.contamination = contamination
+        self.smoothing = smoothing
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Learn what normal patches look like.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
+            tensors (n, c, h, w). Sizes may differ.
+
+        y : array-like of shape (n,) or None, default=None
+            Pictures labelled -1 (anomalous) are left out; all others are learned from.
+
+        Returns
+        -------
+        self : PatchCoreDetector
+            Fitted detector.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            If a parameter or a picture is not as described; the message names the
+            culprit.
+        """
+        images = self._validate_images(X, reset=True)
+        rows = normal_rows(y, len(images))
+        features = self._make_features()
+        grids = features._fit_extract(take_images(images, rows))
+        bank = PatchMemoryBank(**self._bank_params())
+        bank._fit_patches(grids.patches, grids.offsets)
+        self.features_ = features
+        self.memory_bank_ = bank
+        self.training_indices_ = rows
+        self._training_shapes = grids.shapes
+        self.training_scores_ = bank.training_scores_
+        self.offset_ = bank.offset_
+        self.map_threshold_ = bank.patch_threshold_
+        return self
+
+    def fit_predict(self, X, y=None):
+        """Fit, and decide on the same pictures.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        y : array-like of shape (n,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+            +1 for normal and -1 for anomalous pictures.
+        """
+        self.fit(X, y)
+        if y is None:
+            # The scores are there; a second pass through the network is saved.
+            return labels_from_decision(self.training_scores_ - self.offset_)
+        return self.predict(X)
+
+    def score_samples(self, X):
+        """Return the negative anomaly score of pictures: higher is more normal.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        Returns
+        -------
+        scores : ndarray of shape (n,), float64
+            At most 0, in the unit of `metric`.
+        """
+        check_is_fitted(self)
+        images = self._validate_images(X, reset=False)
+        scores = np.empty(len(images))
+        for seen in self._inspect(images):
+            scores[seen.index] = seen.score
+        return scores
+
+    def decision_function(self, X):
+        """Return ``score_samples(X) - offset_``: negative for anomalous pictures.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        Returns
+        -------
+        decision : ndarray of shape (n,), float64
+            Higher is more normal; 0 is still normal.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Decide whether pictures are normal.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+            +1 for normal and -1 for anomalous pictures.
+        """
+        return labels_from_decision(self.decision_function(X))
+
+    @validate_params(
+        {
+            "size": [StrOptions({"original", "resized", "grid"})],
+            "rim": [StrOptions({"nearest", "nan"})],
+        },
+        prefer_skip_nested_validation=True,
+    )
+    def predict_maps(self, X, *, size="original", rim="nearest"):
+        """Return anomaly maps: higher is more anomalous.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        size : {"original", "resized", "grid"}, default="original"
+            "original" maps have the pixels of the picture as it was given; "resized"
+            those of the network's input, after resizing and cropping; "grid" is one
+            unsmoothed value per patch.
+
+        rim : {"nearest", "nan"}, default="nearest"
+            What "original" maps hold where `crop_size` removed the picture: the value of
+            the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
+
+        Returns
+        -------
+        maps : ndarray of shape (n, height, width), float32
+            In the unit of `metric`; a list of n arrays if their sizes differ.
+        """
+        check_is_fitted(self)
+        images = self._validate_images(X, reset=False)
+        maps = [None] * len(images)
+        for seen in self._inspect(images):
+            maps[seen.index] = self._map(seen, size, rim)
+        return _stack(maps)
+
+    def predict_masks(self, X, *, threshold=None, size="original"):
+        """Return where pictures are anomalous.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        threshold : float or None, default=None
+            Pixels whose map is larger are anomalous; None is ``map_threshold_``.
+
+        size : {"original", "resized", "grid"}, default="original"
+            As for `predict_maps`.
+
+        Returns
+        -------
+        masks : ndarray of shape (n, height, width), bool
+            A list of n arrays if their sizes differ.
+        """
+        check_is_fitted(self)
+        threshold = self.map_threshold_ if threshold is None else threshold
+        maps = self.predict_maps(X, size=size)
+        if isinstance(maps, list):
+            return [values > threshold for values in maps]
+        return maps > threshold
+
+    def nearest_patches(self, X, n_neighbors=None):
+        """Return the training patches that every patch of a picture is nearest to.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        n_neighbors : int or None, default=None
+            How many for each patch; None is the parameter `n_neighbors`.
+
+        Returns
+        -------
+        matches : Bunch
+            With arrays of shape (n, h, w, n_neighbors), h times w being the patch grid,
+            or lists of n arrays if grids differ:
+
+            picture : int64, position in the `X` given to `fit`
+            row, column : int64, position in that picture's patch grid
+            distance : float64, in the unit of `metric`, ascending
+        """
+        check_is_fitted(self)
+        images = self._validate_images(X, reset=False)
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        found = [None] * len(images)
+        for indices, grids, _ in self.features_._iter_projected(images):
+            distances, rows = self.memory_bank_._query(
+                grids.reshape(-1, grids.shape[-1]), k
+            )
+            shape = (*grids.shape[:3], k)
+            places = [part.reshape(shape) for part in self._locate(rows)]
+            for j, i in enumerate(indices):
+                found[i] = [part[j] for part in (*places, distances.reshape(shape))]
+        names = ("picture", "row", "column", "distance")
+        columns = zip(*found, strict=True)
+        return Bunch(
+            **{n: _stack(list(c)) for n, c in zip(names, columns, strict=True)}
+        )
+
+    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
+        """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
+        return check_images(X)
+
+    def _make_features(self) -> PatchFeatureTransformer:
+        features = self.features
+        features = PatchFeatureTransformer() if features is None else clone(features)
+        features = inherit_params(
+            features,
+            random_state=self.random_state,
+            device=self.device,
+            verbose=self.verbose,
+        )
+        features._validate_params()
+        return features
+
+    def _bank_params(self) -> dict:
+        names = PatchMemoryBank._parameter_constraints
+        return {name: getattr(self, name) for name in names}
+
+    def _inspect(self, images) -> Iterator[Inspection]:
+        """Yield what one pass over each picture gives, not always in their order."""
+        for indices, grids, geometries in self.features_._iter_projected(images):
+            n, h, w, d = grids.shape
+            scores, patch_scores, _ = self.memory_bank_._score(
+                grids.reshape(-1, d), np.arange(n + 1) * h * w
+            )
+            patch_scores = patch_scores.reshape(n, h, w)
+            yield from map(Inspection, indices, scores, patch_scores, geometries)
+
+    def _map(self, seen: Inspection, size: str, rim: str = "nearest") -> np.ndarray:
+        return anomaly_map(
+            seen.patch_scores,
+            seen.geometry,
+            size=size,
+            smoothing=self.smoothing,
+            rim=rim,
+        )
+
+    def _locate(self, rows: np.ndarray):
+        """Return picture, row and column of bank rows in the training pictures."""
+        patches = self.memory_bank_.bank_indices_[rows]
+        ends = self._training_shapes.prod(axis=1).cumsum()
+        picture = np.searchsorted(ends, patches, side="right")
+        within = patches - (ends - self._training_shapes.prod(axis=1))[picture]
+        width = self._training_shapes[picture, 1]
+        return self.training_indices_[picture], within // width, within % width
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+
+def _stack(arrays: list[np.ndarray]):
+    """Return one array where shapes agree, else the list as it is."""
+    same = len({array.shape for array in arrays}) == 1
+    return np.stack(arrays) if same else arrays

@@ -1,0 +1,522 @@
+"""Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
+
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+    clone,
+)
+from sklearn.random_projection import GaussianRandomProjection
+from sklearn.utils import check_random_state
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from skpatchcore._backbone import load_backbone
+from skpatchcore._images import Geometry, check_images, iter_batches, take_images
+
+# A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
+_MAX_PROJECTION_PATCHES = 100_000
+
+
+class PatchGrids(NamedTuple):
+    """Patch features of n pictures, one below the other, and where they come from.
+
+    `patches` is (n_patches, d) float32; `shapes` (n, 2) the grid of each picture;
+    `geometries` how each picture became the network's input.
+    """
+
+    patches: np.ndarray
+    shapes: np.ndarray
+    geometries: list[Geometry]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """First row of each picture's patches, and the end: (n + 1,)."""
+        return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
+
+
+class PatchFeatureTransformer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+):
+    """Turn pictures into patch features of a pretrained network.
+
+    Each position of a feature map is a patch. Layer maps are averaged over the
+    neighbourhood of every patch, brought to the grid of the first layer, weighted and
+    concatenated (Roth et al., 2022, section 3.1). Use it on its own to extract features
+    once and search a grid over :class:`PatchMemoryBank`, or to hand one vector per
+    picture (``output="mean"``) to any scikit-learn estimator.
+
+    Parameters
+    ----------
+    backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
+        A model name of timm, or a network. A network is copied before use; its mean and
+        standard deviation are taken from its ``pretrained_cfg`` if it has one, else those
+        of ImageNet.
+
+    layers : sequence of str, default=("layer2", "layer3")
+        Names of the modules to read, as in ``module.get_submodule``. The forward pass
+        stops after the last of them.
+
+    weights : str, path-like or None, default=None
+        None takes timm's pretrained weights, from timm's cache or the network. A local
+        file, ``.safetensors`` or a torch state dict, whole or without the layers behind
+        the last one read, is loaded without any network access. "random" is a network
+        seeded by `random_state`. Goes with a `backbone` given by name.
+
+    image_size : int, (int, int) or None, default=256
+        Size in pixels to resize to, with antialiasing: an int is the short side, the
+        aspect ratio is kept; a pair is height and width; None keeps the size.
+
+    crop_size : int, (int, int) or None, default=None
+        Size in pixels of a central crop after resizing. None takes the whole picture.
+
+    patch_size : int, default=3
+        Side of the neighbourhood, in positions of each layer's own grid; odd. Beyond the
+        rim zeros are counted, as in both published implementations.
+
+    patch_stride : int, default=1
+        Step between neighbourhoods, in positions of each layer's own grid.
+
+    descriptor : "concat" or int, default="concat"
+        "concat" takes the mean over each neighbourhood and concatenates the layers. An
+        int is the length of the descriptor of the authors' code (there 1024): every
+        neighbourhood, flattened, is pooled adaptively to that length for each layer, and
+        the concatenation again.
+
+    layer_weights : "auto", None or sequence of float, default="auto"
+        Factor for each layer's block before concatenation; the larger, the more a layer
+        counts in distances. "auto" halves the weight from each layer to the next: 1, 1/2,
+        1/4, ... None weighs all layers alike, as published.
+
+    projection : int, transformer or None, default=None
+        An int projects patch features to this many dimensions by a Gaussian random
+        projection; a scikit-learn transformer such as
+        :class:`~sklearn.decomposition.PCA` is cloned and fitted on the training patches
+        (on 100 000 of them, drawn evenly, if there are more).
+
+    device : str, torch.device or None, default=None
+        Where the network runs; None is the GPU if there is one, else the CPU.
+
+    precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
+        Arithmetic of the network. "auto" is float32. Features are float32 in any case.
+
+    batch_size : int, default=32
+        Pictures per forward pass. It sets memory and speed, not results.
+
+    output : {"map", "flat", "mean"}, default="map"
+        Shape of what `transform` gives for n pictures with a grid of h times w patches:
+        "map" (n, h, w, d), "flat" (n, h * w * d), "mean" (n, d), the mean over patches.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds random weights and the random projection.
+
+    verbose : int, default=0
+        Show a progress bar over pictures if positive.
+
+    Attributes
+    ----------
+    projection_ : transformer or None
+        The fitted projection.
+
+    n_patch_features_ : int
+        Length d of a patch's feature vector.
+
+    grid_shape_ : tuple of int
+        Height and width of the patch grid of the first training picture.
+
+    See Also
+    --------
+    PatchCoreDetector : Composes this with a memory bank.
+    PatchMemoryBank : Scores patch features.
+
+    Notes
+    -----
+    A pickle does not hold a network given by name; it is built again, from its name and
+    weights, at first use.
+
+    References
+    ----------
+    Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
+    Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpatchcore import PatchFeatureTransformer
+    >>> pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    >>> features = PatchFeatureTransformer(
+    ...     "resnet18", weights="random", image_size=64, random_state=0
+    ... )
+    >>> features.fit_transform(pictures).shape
+    (2, 8, 8, 384)
+    """
+
+    _parameter_constraints = {
+        "backbone": [str, nn.Module],
+        "layers": ["array-like"],
+        "weights": [str, HasMethods("__fspath__"), None],
+        "image_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "crop_size": [Interval(Integral, 1, None, closed="left"), tuple, list, None],
+        "patch_size": [Interval(Integral, 1, None, closed="left")],
+        "patch_stride": [Interval(Integral, 1, None, closed="left")],
+        "descriptor": [
+            StrOptions({"concat"}),
+            Interval(Integral, 1, None, closed="left"),
+        ],
+        "layer_weights": [StrOptions({"auto"}), "array-like", None],
+        "projection": [
+            Interval(Integral, 1, None, closed="left"),
+            HasMethods(["fit", "transform"]),
+            None,
+        ],
+        "device": [str, torch.device, None],
+        "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "output": [StrOptions({"map", "flat", "mean"})],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        backbone="wide_resnet50_2.tv_in1k",
+        layers=("layer2", "layer3"),
+        *,
+        weights=None,
+        image_size=256,
+        crop_size=None,
+        patch_size=3,
+        patch_stride=1,
+        descriptor="concat",
+        layer_weights="auto",
+        projection=None,
+        device=None,
+        precision="auto",
+        batch_size=32,
+        output="map",
+        random_state=None,
+        verbose=0,
+    ):
+        self.backbone = backbone
+        self.layers = layers
+        self.weights = weights
+        self.image_size = image_size
+        self.crop_size = crop_size
+        self.patch_size = patch_size
+        self.patch_stride = patch_stride
+        self.descriptor = descriptor
+        self.layer_weights = layer_weights
+        self.projection = projection
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size
+        self.output = output
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None):
+        """Build the network and fit the projection.
+
+        Without a `projection` that learns from data, one picture is passed through the
+        network, to learn the number of features; otherwise all are.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
+            tensors (n, c, h, w).
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        self : PatchFeatureTransformer
+            Fitted transformer.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            If a parameter, the weights or a picture is not as described; the message
+            names the culprit.
+        """
+        images = self._validate_images(X, reset=True)
+        if not hasattr(self.projection, "fit"):
+            images = take_images(images, [0])
+        self._fit_extract(images)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit_transform(self, X, y=None):
+        """Fit, and return the features of the same pictures, extracted only once.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        y : None
+            Ignored, present for API consistency.
+
+        Returns
+        -------
+        features : ndarray of float32
+            As `transform` gives them.
+        """
+        return self._arrange(self._fit_extract(self._validate_images(X, reset=True)))
+
+    def transform(self, X):
+        """Return the patch features of pictures.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        Returns
+        -------
+        features : ndarray of float32
+            (n, h, w, d) for ``output="map"``, (n, h * w * d) for "flat", (n, d) for
+            "mean".
+
+        Raises
+        ------
+        ValueError
+            If the pictures have grids of different shapes and `output` is not "mean".
+        """
+        check_is_fitted(self)
+        images = self._validate_images(X, reset=False)
+        return self._arrange(collect_grids(self._iter_projected(images), len(images)))
+
+    @property
+    def _n_features_out(self) -> int:
+        n_patches = int(np.prod(self.grid_shape_)) if self.output == "flat" else 1
+        return n_patches * self.n_patch_features_
+
+    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
+        """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
+        return check_images(X)
+
+    def _fit_extract(self, images) -> PatchGrids:
+        """Fit on validated pictures and return their features."""
+        _check_sizes(self)
+        layer_weights = _resolve_layer_weights(self.layer_weights, self.layers)
+        random_state = check_random_state(self.random_state)
+        self._seed = int(random_state.randint(np.iinfo(np.int32).max))
+        self._network = self._load()
+        self._layer_weights = layer_weights
+        grids = collect_grids(self._iter_grids(images), len(images))
+        projection = _fit_projection(self.projection, grids.patches, random_state)
+        grids = grids._replace(patches=_project(projection, grids.patches))
+        self.projection_ = projection
+        self.n_patch_features_ = grids.patches.shape[1]
+        self.grid_shape_ = tuple(int(size) for size in grids.shapes[0])
+        return grids
+
+    def _load(self):
+        return load_backbone(
+            self.backbone,
+            tuple(self.layers),
+            weights=self.weights,
+            seed=self._seed,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def _iter_grids(self, images) -> Iterator[tuple[list[int], torch.Tensor, list]]:
+        """Yield (indices, patch features (b, h, w, d), geometries) batch by batch."""
+        if not hasattr(self, "_network"):
+            self._network = self._load()
+        batches = iter_batches(
+            images, self.image_size, self.crop_size, self.batch_size
+        )
+        bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
+        with bar, torch.inference_mode():
+            for indices, batch, geometries in batches:
+                features = describe(
+                    self._network(batch),
+                    patch_size=self.patch_size,
+                    patch_stride=self.patch_stride,
+                    descriptor=self.descriptor,
+                    layer_weights=self._layer_weights,
+                )
+                yield indices, features.permute(0, 2, 3, 1), geometries
+                bar.update(len(indices))
+
+    def _iter_projected(self, images) -> Iterator[tuple[list[int], np.ndarray, list]]:
+        """Yield what `_iter_grids` does, as arrays and through the fitted projection."""
+        for indices, features, geometries in self._iter_grids(images):
+            features = features.cpu().numpy()
+            if self.projection_ is not None:
+                flat = features.reshape(-1, features.shape[-1])
+                flat = _project(self.projection_, flat)
+                features = flat.reshape(*features.shape[:-1], -1)
+            yield indices, features, geometries
+
+    def _arrange(self, grids: PatchGrids) -> np.ndarray:
+        if self.output == "mean":
+            per_picture = np.split(grids.patches, grids.offsets[1:-1])
+            return np.stack([patches.mean(axis=0) for patches in per_picture])
+        if len(np.unique(grids.shapes, axis=0)) > 1:
+            raise ValueError(
+                "The pictures have patch grids of different shapes, "
+                f"{np.unique(grids.shapes, axis=0).tolist()}; give image_size=(height, "
+                "width) or crop_size, or use output='mean'."
+            )
+        maps = grids.patches.reshape(len(grids.shapes), *grids.shapes[0], -1)
+        return maps.reshape(len(maps), -1) if self.output == "flat" else maps
+
+    def __getstate__(self):
+        """Leave the network out: `_load` builds it again from the parameters."""
+        state = dict(super().__getstate__())
+        state.pop("_network", None)
+        return state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+
+def describe(
+    maps: Sequence[torch.Tensor],
+    *,
+    patch_size: int,
+    patch_stride: int,
+    descriptor,
+    layer_weights: Sequence[float],
+) -> torch.Tensor:
+    """Return patch features (b, d, h, w) from layer maps (b, c_i, h_i, w_i)."""
+    if descriptor == "concat":
+        maps = [average_neighborhood(m, patch_size, patch_stride) for m in maps]
+    else:
+        maps = [pool_neighborhood(m, patch_size, patch_stride, descriptor) for m in maps]
+    # Weighing commutes with up-sampling and is cheaper before it.
+    maps = [m * w if w != 1 else m for m, w in zip(maps, layer_weights, strict=True)]
+    grid = maps[0].shape[-2:]
+    features = torch.cat([upsample(m, grid) for m in maps], dim=1)
+    return features if descriptor == "concat" else adaptive_pool(features, descriptor)
+
+
+def average_neighborhood(features, patch_size: int, stride: int) -> torch.Tensor:
+    """Mean over the window of each position; zeros beyond the rim are counted."""
+    return F.avg_pool2d(features, patch_size, stride, padding=patch_size // 2)
+
+
+def pool_neighborhood(features, patch_size: int, stride: int, length: int):
+    """Pool each position's flattened window (c * patch_size^2) to `length` channels.
+
+    The first half of the descriptor of the authors' code (their ``MeanMapper``). Windows
+    are unfolded one picture at a time: they hold patch_size^2 times the map.
+    """
+    pooled = []
+    for picture in features:
+        windows = F.unfold(
+            picture[None], patch_size, stride=stride, padding=patch_size // 2
+        )
+        pooled.append(F.adaptive_avg_pool1d(windows.transpose(1, 2), length))
+    grid = [(size - 1) // stride + 1 for size in features.shape[-2:]]
+    return torch.cat(pooled).transpose(1, 2).unflatten(2, grid)
+
+
+def adaptive_pool(features: torch.Tensor, length: int) -> torch.Tensor:
+    """Pool the channels (b, c, h, w) to `length`: the authors' ``Aggregator``."""
+    flat = features.flatten(2).transpose(1, 2)
+    pooled = F.adaptive_avg_pool1d(flat, length).transpose(1, 2)
+    return pooled.unflatten(2, features.shape[-2:])
+
+
+def upsample(features: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """Resize maps bilinearly to `grid`."""
+    if features.shape[-2:] == grid:
+        return features
+    return F.interpolate(features, grid, mode="bilinear", align_corners=False)
+
+
+def collect_grids(batches, n_pictures: int) -> PatchGrids:
+    """Gather batches of patch features (b, h, w, d) into one matrix, in picture order.
+
+    Where all grids agree, as they mostly do, features are written once to their place.
+    """
+    block, strays = None, {}
+    shapes = np.zeros((n_pictures, 2), dtype=np.int64)
+    geometries = [None] * n_pictures
+    for indices, features, batch_geometries in batches:
+        features = np.asarray(features.cpu() if torch.is_tensor(features) else features)
+        if block is None:
+            block = np.empty((n_pictures, *features.shape[1:]), dtype=np.float32)
+        shapes[indices] = features.shape[1:3]
+        for i, geometry in zip(indices, batch_geometries, strict=True):
+            geometries[i] = geometry
+        if features.shape[1:] == block.shape[1:]:
+            block[indices] = features
+        else:
+            strays.update(zip(indices, features, strict=True))
+    d = block.shape[-1]
+    if not strays:
+        return PatchGrids(block.reshape(-1, d), shapes, geometries)
+    parts = [strays.get(i, block[i]).reshape(-1, d) for i in range(n_pictures)]
+    return PatchGrids(np.concatenate(parts), shapes, geometries)
+
+
+def _check_sizes(params) -> None:
+    if params.patch_size % 2 == 0:
+        raise ValueError(f"patch_size must be odd, got {params.patch_size}.")
+    if len(params.layers) == 0 or isinstance(params.layers, str):
+        raise ValueError(
+            f"layers must be a non-empty sequence of names, got {params.layers!r}."
+        )
+    for name in ("image_size", "crop_size"):
+        value = getattr(params, name)
+        if isinstance(value, (tuple, list)) and (
+            len(value) != 2
+            or not all(isinstance(v, Integral) and v >= 1 for v in value)
+        ):
+            raise ValueError(
+                f"{name} must be an int or (height, width) of positive ints, got "
+                f"{value!r}."
+            )
+
+
+def _resolve_layer_weights(layer_weights, layers) -> tuple[float, ...]:
+    if layer_weights is None:
+        return (1.0,) * len(layers)
+    if isinstance(layer_weights, str):
+        return tuple(0.5**i for i in range(len(layers)))
+    values = tuple(float(value) for value in layer_weights)
+    if len(values) != len(layers) or not all(0 < v < np.inf for v in values):
+        raise ValueError(
+            f"layer_weights must hold a positive number for each of the {len(layers)} "
+            f"layers, got {layer_weights!r}."
+        )
+    return values
+
+
+def _fit_projection(projection, patches: np.ndarray, random_state):
+    if projection is None:
+        return None
+    if isinstance(projection, Integral):
+        projection = GaussianRandomProjection(projection, random_state=random_state)
+        return projection.fit(patches[:1])
+    step = -(-len(patches) // _MAX_PROJECTION_PATCHES)
+    return clone(projection).fit(patches[::step])
+
+
+def _project(projection, patches: np.ndarray) -> np.ndarray:
+    if projection is None:
+        return patches
+    return np.ascontiguousarray(projection.transform(patches), dtype=np.float32)

@@ -1,0 +1,321 @@
+"""Whatever a user calls pictures, as validated float arrays and batches."""
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch.nn import functional as F
+
+_EXPECTED = (
+    "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
+    "(n, h, w, c) of uint8, uint16 or float in [0, 1], a list of such arrays (h, w[, c]),"
+    " or torch tensors (n[, c], h, w)."
+)
+# The two-channel and four-channel forms carry an alpha channel, which is dropped.
+_CHANNELS = (1, 2, 3, 4)
+# Resampling by the user may overshoot [0, 1] by rounding alone.
+_RANGE_TOLERANCE = 1e-4
+
+
+class UnreadableImageError(OSError, ValueError):
+    """A picture that cannot be decoded: truncated, or no picture at all."""
+
+
+class Geometry(NamedTuple):
+    """How a picture became the network's input; sizes and offsets in pixels."""
+
+    original: tuple[int, int]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    crop: tuple[int, int]
+
+
+class Images(Sequence):
+    """Pictures decoded on access to float32 arrays (h, w, 3) in [0, 1]."""
+
+    def __init__(self, sources: Sequence, names: Sequence[str] | None = None):
+        self._sources = sources
+        self._names = names or [_name(source, i) for i, source in enumerate(sources)]
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return load_image(self._sources[index], self._names[index])
+
+    def take(self, indices: np.ndarray) -> "Images":
+        """Return the pictures at `indices`, still under their first names."""
+        return Images(
+            [self._sources[i] for i in indices], [self._names[i] for i in indices]
+        )
+
+
+def check_images(X) -> Images:
+    """Return `X` as `Images` after every check that needs no decoding.
+
+    Raises
+    ------
+    TypeError
+        If `X` is no container of pictures.
+    ValueError
+        If `X` is empty, or of a shape or dtype no picture has.
+    FileNotFoundError
+        If a path does not exist.
+    """
+    if isinstance(X, (str, bytes, os.PathLike, Image.Image)):
+        raise TypeError(
+            f"Got a single {type(X).__name__} as X; wrap it in a list: [{X!r}]. "
+            "For a folder see skpatchcore.datasets.load_image_folder."
+        )
+    sources = _as_sources(X)
+    if len(sources) == 0:
+        raise ValueError(f"Found 0 pictures in X. {_EXPECTED}")
+    for i, source in enumerate(sources):
+        _check_source(source, _name(source, i))
+    return Images(sources)
+
+
+def load_image(source, name: str) -> np.ndarray:
+    """Decode one picture to float32 (h, w, 3) in [0, 1]."""
+    if isinstance(source, np.ndarray):
+        return _array_to_rgb(source, name)
+    try:
+        if isinstance(source, Image.Image):
+            array = _pil_to_array(source, name)
+        else:
+            with Image.open(source) as image:
+                array = _pil_to_array(image, name)
+    except (OSError, SyntaxError) as error:
+        # Pillow reports some broken PNG chunks as SyntaxError.
+        raise UnreadableImageError(f"Could not read {name}: {error}") from error
+    return _array_to_rgb(array, name)
+
+
+def resized_shape(shape: tuple[int, int], image_size) -> tuple[int, int]:
+    """Return the size (h, w) after resizing; an int is the length of the short side."""
+    if image_size is None:
+        return shape
+    if not np.isscalar(image_size):
+        return tuple(image_size)
+    short, long = sorted(shape)
+    scaled = (image_size, int(image_size * long / short))
+    return scaled if shape[0] <= shape[1] else scaled[::-1]
+
+
+def center_crop_offset(shape, crop_size, name: str) -> tuple[int, int]:
+    """Return the top and left of a central crop of `crop_size` (h, w)."""
+    if crop_size[0] > shape[0] or crop_size[1] > shape[1]:
+        raise ValueError(
+            f"crop_size={crop_size} is larger than {name}, which is "
+            f"{shape[0]} x {shape[1]} after resizing; lower crop_size or raise "
+            "image_size."
+        )
+    return tuple(round((s - c) / 2) for s, c in zip(shape, crop_size, strict=True))
+
+
+def plan_geometry(shape, image_size, crop_size, name: str = "a picture") -> Geometry:
+    """Return where a picture of `shape` (h, w) ends up in the network's input."""
+    resized = resized_shape(shape, image_size)
+    if crop_size is None:
+        return Geometry(shape, resized, (0, 0), resized)
+    crop = (crop_size, crop_size) if np.isscalar(crop_size) else tuple(crop_size)
+    return Geometry(shape, resized, center_crop_offset(resized, crop, name), crop)
+
+
+def resize_and_crop(
+    image: torch.Tensor, geometry: Geometry, mode: str = "bilinear"
+) -> torch.Tensor:
+    """Resize, with antialiasing, and crop a picture (c, h, w)."""
+    if geometry.resized != geometry.original:
+        # Floats throughout: rounding to 8 bits after resizing, as Pillow does, would
+        # make a 16-bit picture and its 8-bit twin differ for no reason.
+        smooth = {"antialias": True, "align_corners": False} if mode != "nearest" else {}
+        image = F.interpolate(image[None], geometry.resized, mode=mode, **smooth)[0]
+    (top, left), (height, width) = geometry.offset, geometry.crop
+    return image[:, top : top + height, left : left + width]
+
+
+def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
+    """Return boolean masks (h, w) resized and cropped as their pictures are.
+
+    Parameters
+    ----------
+    masks : sequence of ndarray of shape (h, w)
+        True (or non-zero) where defective, in the pictures' own size.
+    image_size, crop_size : int, tuple of int or None
+        As in :class:`~skpatchcore.PatchFeatureTransformer`.
+
+    Returns
+    -------
+    resized : list of ndarray of bool of shape (h, w)
+    """
+    resized = []
+    for i, mask in enumerate(masks):
+        geometry = plan_geometry(mask.shape, image_size, crop_size, f"mask {i}")
+        tensor = torch.from_numpy(np.asarray(mask) > 0)[None].to(torch.float32)
+        resized.append(resize_and_crop(tensor, geometry, "nearest")[0].numpy() > 0)
+    return resized
+
+
+def iter_batches(
+    images: Sequence[np.ndarray], image_size, crop_size, batch_size: int
+) -> Iterator[tuple[list[int], torch.Tensor, list[Geometry]]]:
+    """Yield (indices, batch (b, c, h, w), geometries), at most `batch_size` at a time.
+
+    Pictures are batched with others of their input size. Few are held at once: when
+    sizes vary so much that none fills a batch, the fullest is handed out early.
+    """
+    pending: dict[tuple, list] = {}
+    for i in range(len(images)):
+        image = images[i]
+        name = _name_of(images, i)
+        geometry = plan_geometry(image.shape[:2], image_size, crop_size, name)
+        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        entry = (i, resize_and_crop(tensor, geometry), geometry)
+        pending.setdefault(geometry.crop, []).append(entry)
+        n_pending = sum(map(len, pending.values()))
+        fullest = max(pending, key=lambda size: len(pending[size]))
+        if len(pending[fullest]) == batch_size or n_pending == 4 * batch_size:
+            yield _collate(pending.pop(fullest))
+    for entries in pending.values():
+        yield _collate(entries)
+
+
+def take_images(images: Sequence[np.ndarray], indices) -> Sequence[np.ndarray]:
+    """Return the pictures at `indices`, undecoded where they were."""
+    if isinstance(images, Images):
+        return images.take(indices)
+    return [images[i] for i in indices]
+
+
+def _collate(entries: list) -> tuple[list[int], torch.Tensor, list[Geometry]]:
+    indices, tensors, geometries = zip(*entries, strict=True)
+    return list(indices), torch.stack(tensors), list(geometries)
+
+
+def _name(source, i: int) -> str:
+    if isinstance(source, (str, os.PathLike)):
+        return f"picture {i} ({os.fspath(source)})"
+    return f"picture {i}"
+
+
+def _name_of(images, i: int) -> str:
+    return images._names[i] if isinstance(images, Images) else f"picture {i}"
+
+
+def _as_sources(X) -> Sequence:
+    """Return one entry a picture: a path, a PIL image or an array."""
+    if isinstance(X, torch.Tensor):
+        return _split_array(_tensor_to_numpy(X, batched=True))
+    if hasattr(X, "iloc"):
+        X = X.to_numpy()
+    if isinstance(X, np.ndarray) and X.dtype.kind not in "OUT":
+        return _split_array(X)
+    if isinstance(X, np.ndarray):
+        # One column of paths, as a DataFrame or ColumnTransformer hands it over.
+        X = X.ravel() if X.ndim == 2 and X.shape[1] == 1 else X
+        if X.ndim != 1:
+            raise ValueError(
+                f"Got an array of {X.dtype} objects of shape {X.shape}. {_EXPECTED}"
+            )
+        return X.tolist()
+    try:
+        items = list(X)
+    except TypeError:
+        raise TypeError(f"Got X of type {type(X).__name__}. {_EXPECTED}") from None
+    return [
+        _tensor_to_numpy(item, batched=False) if isinstance(item, torch.Tensor) else item
+        for item in items
+    ]
+
+
+def _split_array(X: np.ndarray) -> list[np.ndarray]:
+    if X.ndim == 3 and X.shape[-1] in (3, 4):
+        raise ValueError(
+            f"Got an array of shape {X.shape}, which looks like a single picture; pass "
+            "X[np.newaxis] or [X]."
+        )
+    if X.ndim not in (3, 4):
+        raise ValueError(
+            f"Got an array of shape {X.shape} and dtype {X.dtype}. {_EXPECTED} "
+            "Reshape your data if it holds flattened pictures; patch vectors belong in "
+            "PatchMemoryBank."
+        )
+    return list(X)
+
+
+def _tensor_to_numpy(tensor: torch.Tensor, *, batched: bool) -> np.ndarray:
+    """Convert once, channels last; tensors are channels first as everywhere in torch."""
+    tensor = tensor.detach().cpu()
+    array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return np.moveaxis(array, -3, -1) if array.ndim == 3 + batched else array
+
+
+def _check_source(source, name: str) -> None:
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        if not path.is_file():
+            kind = "is a folder, not a picture" if path.is_dir() else "does not exist"
+            raise FileNotFoundError(f"{name} {kind}.")
+    elif isinstance(source, np.ndarray):
+        _check_array(source, name)
+    elif not isinstance(source, Image.Image):
+        raise TypeError(f"{name} is of type {type(source).__name__}. {_EXPECTED}")
+
+
+def _check_array(array: np.ndarray, name: str) -> None:
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected (h, w) or (h, w, c) with c = 1 "
+            "(grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels; torch tensors have "
+            "their channels first."
+        )
+    if array.size == 0:
+        raise ValueError(f"{name} has no pixels: shape {array.shape}.")
+    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+        raise ValueError(
+            f"{name} has dtype {array.dtype}; expected uint8, uint16 or float in [0, 1]."
+        )
+
+
+def _pil_to_array(image: Image.Image, name: str) -> np.ndarray:
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        return np.asarray(image)
+    if image.mode.startswith("I"):
+        # Pillow opens 16-bit files as "I;16" or "I" (32-bit integers).
+        array = np.asarray(image)
+        if array.min() < 0 or array.max() > 65535:
+            raise ValueError(
+                f"{name} holds integers from {array.min()} to {array.max()}; expected 8 "
+                "or 16 bits a channel."
+            )
+        return array.astype(np.uint16)
+    return np.asarray(image.convert("RGB"))
+
+
+def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
+    _check_array(array, name)
+    if array.dtype.kind == "f":
+        _check_range(array, name)
+        image = array.astype(np.float32)
+    else:
+        image = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+    image = image[:, :, np.newaxis] if image.ndim == 2 else image
+    n_colors = 3 if image.shape[2] >= 3 else 1
+    return np.broadcast_to(image[:, :, :n_colors], (*image.shape[:2], 3))
+
+
+def _check_range(array: np.ndarray, name: str) -> None:
+    low, high = array.min(), array.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError(f"{name} contains NaN or infinity.")
+    if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
+        raise ValueError(
+            f"{name} holds floats from {low:.4g} to {high:.4g}; expected [0, 1]. Divide "
+            "by the largest possible value, or convert to uint8 or uint16."
+        )

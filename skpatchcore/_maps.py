@@ -1,0 +1,77 @@
+"""From a grid of patch scores to an anomaly map of the picture's size."""
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
+
+from skpatchcore._images import Geometry
+
+
+def anomaly_map(
+    grid: np.ndarray,
+    geometry: Geometry,
+    *,
+    size: str = "original",
+    smoothing: float = 4.0,
+    rim: str = "nearest",
+) -> np.ndarray:
+    """Return the anomaly map of one picture.
+
+    Parameters
+    ----------
+    grid : ndarray of shape (h, w)
+        Patch scores.
+    geometry : Geometry
+        How the picture became the network's input.
+    size : {"original", "resized", "grid"}
+        The picture's own size, that of the network's input, or `grid` as it is.
+    smoothing : float
+        Standard deviation of the Gaussian in pixels of the network's input.
+    rim : {"nearest", "nan"}
+        What stands where a crop removed the picture, for ``size="original"``: the value
+        of the nearest pixel seen, or NaN.
+
+    Returns
+    -------
+    map : ndarray of float32
+    """
+    if size == "grid":
+        return grid.astype(np.float32)
+    seen = resize_map(grid, geometry.crop)
+    if smoothing > 0:
+        seen = gaussian_filter(seen, smoothing)
+    if size == "resized":
+        return seen
+    whole = resize_map(_paste(seen, geometry, "edge"), geometry.original)
+    if rim == "nan" and geometry.crop != geometry.resized:
+        whole[~seen_pixels(geometry)] = np.nan
+    return whole
+
+
+def seen_pixels(geometry: Geometry) -> np.ndarray:
+    """Return, as a boolean array of the picture's size, which pixels the crop kept."""
+    seen = _paste(np.ones(geometry.crop, dtype=np.float32), geometry, "constant")
+    # A pixel counts as seen when most of it is.
+    return resize_map(seen, geometry.original) > 0.5
+
+
+def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a map bilinearly to `size`, in float32."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    if values.shape == tuple(size):
+        return values
+    tensor = torch.from_numpy(values)[None, None]
+    resized = F.interpolate(tensor, size, mode="bilinear", align_corners=False)
+    return resized[0, 0].numpy()
+
+
+def _paste(values: np.ndarray, geometry: Geometry, mode: str) -> np.ndarray:
+    """Put a crop back into the resized picture."""
+    margins = [
+        (offset, total - offset - kept)
+        for offset, total, kept in zip(
+            geometry.offset, geometry.resized, geometry.crop, strict=True
+        )
+    ]
+    return np.pad(values, margins, mode=mode)

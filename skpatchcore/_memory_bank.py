@@ -1,0 +1,549 @@
+"""The detector on patch vectors: distances to a bank of normal patches."""
+
+from numbers import Integral, Real
+
+import numpy as np
+import torch
+from scipy.special import logsumexp
+from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.preprocessing import normalize
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils._param_validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+)
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from skpatchcore._coreset import CoresetSampler
+from skpatchcore._labels import normal_rows
+from skpatchcore._neighbors import build_index, squared_distances, squared_to_metric
+
+# The training scores' quantile that "auto" puts the threshold at.
+_AUTO_CONTAMINATION = 0.01
+_FIRST_SEARCHED = 4
+
+
+class PatchMemoryBank(OutlierMixin, BaseEstimator):
+    """Detect anomalies by the distance of patch vectors to a bank of normal ones.
+
+    The detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3), on features
+    that are already there: it takes a matrix, where each row is a sample of one patch,
+    or an array of more dimensions, where a sample has many patches and its score is that
+    of its most anomalous ones. Search its parameters on features extracted once.
+
+    Signs are scikit-learn's: ``score_samples`` and ``decision_function`` are higher for
+    more *normal* samples; ``score_patches`` is a distance, higher for more *anomalous*
+    patches.
+
+    Parameters
+    ----------
+    sampler : estimator or None, default=None
+        Chooses the patches to keep; after ``fit(patches)`` it has ``sample_indices_``.
+        None is ``CoresetSampler()``: 10 % of the patches by the k-centre greedy.
+
+    n_neighbors : int, default=1
+        A patch's score is its mean distance to this many nearest patches of the bank.
+
+    metric : {"euclidean", "sqeuclidean", "cosine"}, default="euclidean"
+        Distance of two patches: Euclidean; squared Euclidean, as in the authors' code;
+        or 1 - cosine similarity, where patches are brought to unit length before the
+        coreset is chosen. Zero vectors are at cosine distance 1/2 from others.
+
+    algorithm : {"auto", "torch", "faiss", "pynndescent"}, default="auto"
+        Nearest-neighbour search. "torch" and "faiss" are exact, "pynndescent" is
+        approximate. "auto" is "torch".
+
+    reduction : "max" or float, default="max"
+        A sample's score from those of its patches: the largest, or the mean of the top
+        fraction in (0, 1], of at least one patch.
+
+    reweight : int or None, default=None
+        Number b of neighbours in eq. 7 of the paper, which scales a sample's score by
+        how ordinary the matched patch is within the bank; 9 in anomalib. At least 2;
+        goes with ``reduction="max"`` and ``n_neighbors=1``.
+
+    contamination : "auto" or float, default="auto"
+        Share of the training samples, in (0, 0.5], that `offset_` puts on the anomalous
+        side; "auto" is 0.01. Training samples lie in or near the bank, so new normal
+        samples are flagged more often than this.
+
+    device : str, torch.device or None, default=None
+        Where to search; None is the GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds a sampler that has no seed of its own, and approximate searches.
+
+    verbose : int, default=0
+        Passed on to a sampler that is silent.
+
+    Attributes
+    ----------
+    bank_ : ndarray of shape (n_bank, n_features)
+        The patches kept.
+
+    bank_indices_ : ndarray of shape (n_bank,), int64
+        Where they stood among the training patches: rows of
+        ``X.reshape(-1, n_features)``, after rows with ``y == -1`` were left out.
+
+    sampler_ : estimator
+        The fitted sampler.
+
+    training_scores_ : ndarray of shape (n_training_samples,), float64
+        ``score_samples`` of the training samples used. All 0 if every patch was kept.
+
+    offset_ : float
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
+
+    patch_threshold_ : float
+        The same share of training samples has no patch with a larger distance; the
+        default threshold for masks. Equals ``-offset_`` for ``reduction="max"`` without
+        `reweight`.
+
+    n_features_in_ : int
+        Length of a patch vector.
+
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of features, if `X` is a matrix with names that are all strings.
+
+    See Also
+    --------
+    PatchCoreDetector : The same on pictures.
+    CoresetSampler : Chooses the patches to keep.
+
+    References
+    ----------
+    Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
+    Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
+
+    Examples
+    --------
+    Five samples of four patches each, and a new one with an odd patch:
+
+    >>> import numpy as np
+    >>> from skpatchcore import PatchMemoryBank
+    >>> X = np.random.default_rng(0).normal(size=(5, 4, 3))
+    >>> bank = PatchMemoryBank(random_state=0).fit(X)
+    >>> odd = X[:1].copy()
+    >>> odd[0, 2] = 9
+    >>> bank.predict(np.concatenate([X[:1], odd]))
+    array([ 1, -1])
+    """
+
+    _parameter_constraints = {
+        "sampler": [HasMethods(["fit"]), None],
+        "n_neighbors": [Interval(Integral, 1, None, closed="left")],
+        "metric": [StrOptions({"euclidean", "sqeuclidean", "cosine"})],
+        "algorithm": [StrOptions({"auto", "torch", "faiss", "pynndescent"})],
+        "reduction": [StrOptions({"max"}), Interval(Real, 0, 1, closed="right")],
+        "reweight": [Interval(Integral, 2, None, closed="left"), None],
+        "contamination": [
+            StrOptions({"auto"}),
+            Interval(Real, 0, 0.5, closed="right"),
+        ],
+        "device": [str, torch.device, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        sampler=None,
+        *,
+        n_neighbors=1,
+        metric="euclidean",
+        algorithm="auto",
+        reduction="max",
+        reweight=None,
+        contamination="auto",
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.sampler = sampler
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.algorithm = algorithm
+        self.reduction = reduction
+        self.reweight = reweight
+        self.contamination = contamination
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Choose the bank among the patches of normal samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features, float32 or float64.
+
+        y : array-like of shape (n_samples,) or None, default=None
+            Samples labelled -1 (anomalous) are left out; all others are learned from.
+
+        Returns
+        -------
+        self : PatchMemoryBank
+            Fitted detector.
+
+        Raises
+        ------
+        ValueError
+            If no sample is left, or the bank has fewer rows than `n_neighbors` or
+            `reweight` ask for.
+        """
+        patches, shape = self._validate_patches(X, reset=True)
+        rows = normal_rows(y, shape[0])
+        n_per_sample = int(np.prod(shape[1:]))
+        if len(rows) < shape[0]:
+            patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
+            patches = patches.reshape(len(rows) * n_per_sample, -1)
+        return self._fit_patches(patches, np.arange(len(rows) + 1) * n_per_sample)
+
+    def fit_predict(self, X, y=None):
+        """Fit, and decide on the same samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features.
+
+        y : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int64
+            +1 for normal and -1 for anomalous samples.
+        """
+        self.fit(X, y)
+        if y is None:
+            # The scores are there; searching again would give the same.
+            return labels_from_decision(self.training_scores_ - self.offset_)
+        return self.predict(X)
+
+    def score_samples(self, X):
+        """Return the negative anomaly score of samples: higher is more normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples,), float64
+            At most 0, in the unit of `metric`.
+        """
+        check_is_fitted(self)
+        patches, shape = self._validate_patches(X, reset=False)
+        offsets = np.arange(shape[0] + 1) * int(np.prod(shape[1:]))
+        return self._score(patches, offsets)[0]
+
+    def decision_function(self, X):
+        """Return ``score_samples(X) - offset_``: negative for anomalous samples.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features.
+
+        Returns
+        -------
+        decision : ndarray of shape (n_samples,), float64
+            Higher is more normal; 0 is still normal.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X):
+        """Decide whether samples are normal.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples,), int64
+            +1 for normal and -1 for anomalous samples.
+        """
+        return labels_from_decision(self.decision_function(X))
+
+    def score_patches(self, X):
+        """Return the distance of every patch to the bank: higher is more anomalous.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_samples, ...), float64
+            Mean distance to the `n_neighbors` nearest patches of the bank.
+        """
+        distances, _ = self.kneighbors(X)
+        return distances.mean(axis=-1)
+
+    def kneighbors(self, X, n_neighbors=None):
+        """Return the nearest patches of the bank for every patch.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features) or \
+                (n_samples, ..., n_features)
+            Patch features.
+
+        n_neighbors : int or None, default=None
+            How many; None is the parameter `n_neighbors`.
+
+        Returns
+        -------
+        distances : ndarray of shape (n_samples, ..., n_neighbors), float64
+            Ascending, in the unit of `metric`.
+
+        indices : ndarray of shape (n_samples, ..., n_neighbors), int64
+            Rows of ``bank_``; ``bank_indices_[indices]`` are training patches.
+        """
+        check_is_fitted(self)
+        patches, shape = self._validate_patches(X, reset=False)
+        distances, indices = self._query(patches, n_neighbors or self.n_neighbors)
+        return distances.reshape(*shape, -1), indices.reshape(*shape, -1)
+
+    def _validate_patches(self, X, *, reset: bool):
+        """Return patches (n_patches, d), and the shape of `X` without its last axis."""
+        ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
+        if ndim > 2:
+            X = check_array(X, dtype=[np.float64, np.float32], allow_nd=True)
+            shape, X = X.shape[:-1], X.reshape(-1, X.shape[-1])
+            return validate_data(self, X, dtype=X.dtype, reset=reset), shape
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
+        return X, X.shape[:1]
+
+    def _fit_patches(self, patches: np.ndarray, offsets: np.ndarray):
+        """Fit on validated patches; sample i has the rows offsets[i] to offsets[i+1]."""
+        if self.reweight is not None and (
+            self.reduction != "max" or self.n_neighbors != 1
+        ):
+            raise ValueError(
+                f"reweight={self.reweight} (eq. 7) is defined for reduction='max' and "
+                f"n_neighbors=1; got reduction={self.reduction!r} and "
+                f"n_neighbors={self.n_neighbors}."
+            )
+        if self.metric == "cosine":
+            patches = normalize(patches)
+        random_state = check_random_state(self.random_state)
+        sampler = self._make_sampler(random_state).fit(patches)
+        indices = sampler.sample_indices_
+        self._check_bank_size(len(indices))
+        self.n_features_in_ = patches.shape[1]
+        self.sampler_ = sampler
+        self.bank_indices_ = indices
+        self.bank_ = patches[indices]
+        self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
+        self._index = self._build_index()
+        self.training_scores_, largest = self._score_training(patches, offsets)
+        share = self.contamination
+        share = _AUTO_CONTAMINATION if share == "auto" else share
+        self.offset_ = float(np.quantile(self.training_scores_, share))
+        self.patch_threshold_ = float(np.quantile(largest, 1 - share))
+        return self
+
+    def _make_sampler(self, random_state):
+        default = CoresetSampler() if self.sampler is None else clone(self.sampler)
+        seed = None
+        if self.random_state is not None:
+            seed = int(random_state.randint(np.iinfo(np.int32).max))
+        return inherit_params(
+            default, random_state=seed, device=self.device, verbose=self.verbose
+        )
+
+    def _check_bank_size(self, n_bank: int) -> None:
+        for name in ("n_neighbors", "reweight"):
+            asked = getattr(self, name)
+            if asked is not None and asked > n_bank:
+                raise ValueError(
+                    f"{name}={asked} asks for more neighbours than the bank has rows, "
+                    f"{n_bank}; lower it or raise the sampler's fraction."
+                )
+
+    def _build_index(self):
+        return build_index(
+            self.bank_,
+            algorithm=self.algorithm,
+            device=self.device,
+            random_state=self._index_seed,
+        )
+
+    def _query(self, patches: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return distances in the unit of `metric` and bank rows, (n, k) each."""
+        if k > len(self.bank_):
+            raise ValueError(
+                f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
+            )
+        if not hasattr(self, "_index"):
+            self._index = self._build_index()
+        patches = self._prepare(patches)
+        squared, indices = self._index.query(patches, k)
+        return squared_to_metric(squared, self.metric), indices
+
+    def _prepare(self, patches: np.ndarray) -> np.ndarray:
+        patches = patches.astype(self.bank_.dtype, copy=False)
+        return normalize(patches) if self.metric == "cosine" else patches
+
+    def _score(self, patches, offsets):
+        """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
+        distances, indices = self._query(patches, self.n_neighbors)
+        patch_scores = distances.mean(axis=1)
+        if self.reweight is None:
+            scores = reduce_patches(patch_scores, offsets, self.reduction)
+        else:
+            farthest = argmax_patches(patch_scores, offsets)
+            scores = patch_scores[farthest] * self._reweighting(
+                patches[farthest], patch_scores[farthest], indices[farthest, 0]
+            )
+        return -scores, patch_scores, indices
+
+    def _score_training(self, patches, offsets):
+        """Return score_samples and the largest patch distance of training samples."""
+        nearest = getattr(self.sampler_, "nearest_picks_", None)
+        if nearest is None or self.n_neighbors > 1 or self.reduction != "max":
+            scores, patch_scores, _ = self._score(patches, offsets)
+            return scores, reduce_patches(patch_scores, offsets, "max")
+        # The sampler knows a bank row near each patch, hence an upper bound.
+        bounds = paired_distances(patches, self.bank_, nearest)
+        bounds = squared_to_metric(bounds, self.metric)
+        farthest, rows, largest = farthest_patches(
+            lambda subset: self._query(patches[subset], 1), bounds, offsets
+        )
+        scores = largest
+        if self.reweight is not None:
+            scores = largest * self._reweighting(patches[farthest], largest, rows)
+        return -scores, largest
+
+    def _reweighting(self, patches, distances, rows):
+        """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
+        _, neighborhood = self._index.query(self.bank_[rows], self.reweight)
+        squared = squared_distances(
+            torch.from_numpy(self._prepare(patches)),
+            torch.from_numpy(self.bank_[neighborhood]),
+        )
+        others = squared_to_metric(squared.numpy(), self.metric)
+        # exp(distance) overflows float32 at 88.7, and float64 at 709.
+        return 1 - np.exp(distances - logsumexp(others, axis=1))
+
+    def __getstate__(self):
+        """Leave the search index out; it is built again from `bank_` at first use."""
+        state = dict(super().__getstate__())
+        state.pop("_index", None)
+        return state
+
+
+def inherit_params(estimator, **params):
+    """Set those of `params` that `estimator` has and leaves at None or 0."""
+    own = estimator.get_params(deep=False)
+    unset = {
+        name: value
+        for name, value in params.items()
+        if name in own and (own[name] is None or own[name] == 0) and value is not None
+    }
+    return estimator.set_params(**unset)
+
+
+def labels_from_decision(decision: np.ndarray) -> np.ndarray:
+    """Return +1 where `decision` is 0 or more, else -1."""
+    return np.where(decision >= 0, 1, -1)
+
+
+def reduce_patches(patch_scores, offsets, reduction) -> np.ndarray:
+    """Reduce patch scores (n_patches,) to one score a sample."""
+    if reduction == "max":
+        return np.maximum.reduceat(patch_scores, offsets[:-1])
+    return np.array(
+        [
+            np.sort(scores)[-max(1, int(reduction * len(scores))) :].mean()
+            for scores in np.split(patch_scores, offsets[1:-1])
+        ]
+    )
+
+
+def argmax_patches(patch_scores, offsets) -> np.ndarray:
+    """Return the row of each sample's largest patch score."""
+    parts = np.split(patch_scores, offsets[1:-1])
+    return offsets[:-1] + np.array([part.argmax() for part in parts])
+
+
+def paired_distances(patches, bank, rows) -> np.ndarray:
+    """Squared distances of patches (n, d) to their own bank rows (n,), in float64."""
+    step = max(1, 2**22 // patches.shape[1])
+    parts = [
+        np.square(
+            patches[start : start + step].astype(np.float64)
+            - bank[rows[start : start + step]]
+        ).sum(axis=1)
+        for start in range(0, len(patches), step)
+    ]
+    return np.concatenate(parts)
+
+
+def farthest_patches(query, bounds, offsets):
+    """Find the patch of each sample that is farthest from the bank.
+
+    Patches are searched by falling upper bound; a sample is done when the largest
+    distance found reaches the next bound. That takes a few searches a sample.
+
+    Parameters
+    ----------
+    query : callable
+        Rows of patches -> nearest distances (n, 1) and bank rows (n, 1).
+    bounds : ndarray of shape (n_patches,)
+        Upper bounds of the nearest distances.
+    offsets : ndarray of shape (n_samples + 1,)
+
+    Returns
+    -------
+    farthest, rows, distances : ndarray of shape (n_samples,)
+        Row of the patch, bank row nearest to it, and their distance.
+    """
+    sample = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    by_bound = np.lexsort((-bounds, sample))
+    best = np.full((3, len(offsets) - 1), -1.0)
+    position, step = offsets[:-1].copy(), _FIRST_SEARCHED
+    active = np.arange(len(best[0]))
+    while len(active):
+        stop = np.minimum(position[active] + step, offsets[active + 1])
+        ranks = np.concatenate(
+            [np.arange(*ends) for ends in zip(position[active], stop, strict=True)]
+        )
+        subset = by_bound[ranks]
+        distances, rows = query(subset)
+        _keep_largest(best, sample[subset], subset, rows[:, 0], distances[:, 0])
+        position[active] = stop
+        unfinished = active[stop < offsets[active + 1]]
+        next_bounds = bounds[by_bound[position[unfinished]]]
+        active = unfinished[best[2, unfinished] < next_bounds]
+        step *= 2
+    farthest, rows, distances = best
+    return farthest.astype(np.int64), rows.astype(np.int64), distances
+
+
+def _keep_largest(best, sample, patches, rows, distances) -> None:
+    """Update (patch, bank row, distance) per sample with newly searched patches."""
+    order = np.lexsort((-patches, distances))
+    # Later assignments win, so the largest distance comes last.
+    sample, patches, rows = sample[order], patches[order], rows[order]
+    distances = distances[order]
+    last = np.full(best.shape[1], -1)
+    last[sample] = np.arange(len(sample))
+    found = np.flatnonzero(last >= 0)
+    found = found[distances[last[found]] > best[2, found]]
+    best[:, found] = patches[last[found]], rows[last[found]], distances[last[found]]

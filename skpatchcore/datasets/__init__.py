@@ -1,0 +1,24 @@
+"""Pictures with known defects: loaders for folders, a fetcher and a generator.
+
+Every loader returns a :class:`~sklearn.utils.Bunch` with the pictures (`data`), their
+labels (`target`, +1 normal and -1 anomalous), where the defects are (`masks`) and of
+which kind (`defect_types`), and the official split (`split`, `cv`).
+"""
+
+from skpatchcore.datasets._folder import load_image_folder
+from skpatchcore.datasets._masks import read_masks
+from skpatchcore.datasets._mvtec import (
+    fetch_mvtec_ad,
+    load_mvtec_ad,
+    mvtec_ad_categories,
+)
+from skpatchcore.datasets._surface_defects import make_surface_defects
+
+__all__ = [
+    "fetch_mvtec_ad",
+    "load_image_folder",
+    "load_mvtec_ad",
+    "make_surface_defects",
+    "mvtec_ad_categories",
+    "read_masks",
+]

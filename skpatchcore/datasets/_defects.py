@@ -1,0 +1,199 @@
+"""Procedural defects, for procedural surfaces and for pictures of real ones.
+
+A defect is a shape, the opacity (h, w) in [0, 1], and a paint (h, w, 3) that is laid
+over the surface with it. Both are chosen at random: some defects are large and plain,
+some small and faint.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+from numpy.random import RandomState
+from scipy import ndimage
+
+from skpatchcore.datasets._textures import shade_relief, smooth_noise, smoothstep
+
+# What is painted with less opacity is hardly seen: it is not painted at all, so that
+# the mask is exactly what was changed.
+_MIN_OPACITY = 0.1
+
+
+def paint_defect(
+    surface: np.ndarray, defect: str, rng: RandomState
+) -> tuple[np.ndarray, np.ndarray]:
+    """Put a defect on a surface.
+
+    Parameters
+    ----------
+    surface : ndarray of shape (h, w, 3)
+        Float colours in [0, 1].
+    defect : str
+        A key of `DEFECTS`.
+    rng : RandomState
+        Chooses place, size, form and strength.
+
+    Returns
+    -------
+    painted : ndarray of shape (h, w, 3)
+        The surface with the defect, unchanged where the mask is False.
+    mask : ndarray of bool of shape (h, w)
+        True where the defect is; never empty.
+    """
+    opacity, paint = DEFECTS[defect](rng, surface)
+    mask = opacity >= _MIN_OPACITY
+    amount = np.where(mask, opacity, 0)[..., np.newaxis]
+    return np.clip(surface + amount * (paint - surface), 0, 1), mask
+
+
+def _log_uniform(rng: RandomState, low: float, high: float) -> float:
+    """Return a number as often below as above the geometric mean of the two."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _grid(shape) -> tuple[np.ndarray, np.ndarray]:
+    """Return u (to the right) and v (down) of each pixel, the shorter side being 1."""
+    v, u = np.mgrid[: shape[0], : shape[1]] / min(shape)
+    return u, v
+
+
+def _place(rng: RandomState, shape) -> np.ndarray:
+    """Return a point (u, v) not too near to the rim."""
+    height, width = shape
+    return rng.uniform(0.15, 0.85, size=2) * (width, height) / min(shape)
+
+
+def _turned_grid(rng: RandomState, shape) -> tuple[np.ndarray, np.ndarray]:
+    """Return coordinates with their origin and their direction at random."""
+    (center_u, center_v), turn = _place(rng, shape), rng.uniform(0, 2 * np.pi)
+    u, v = _grid(shape)
+    u, v = u - center_u, v - center_v
+    return u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
+
+
+def _blob(rng: RandomState, shape, radius: float, softness: float) -> np.ndarray:
+    """Return an oval with an irregular outline, fading over `softness` radii."""
+    radius = max(radius, 1.5 / min(shape))
+    along, across = _turned_grid(rng, shape)
+    stretch = np.sqrt(rng.uniform(1, 1.8))
+    distance = np.hypot(along / stretch, across * stretch) / radius
+    outline = np.clip(1 + 0.2 * smooth_noise(rng, shape, 0.6 * radius), 0.6, 1.4)
+    return 1 - smoothstep(distance / outline, 1 - softness, 1)
+
+
+def _walk(rng: RandomState, start, length: float, bend: float, jitter: float):
+    """Return points (n, 2) of a path that bends, and zigzags by the jitter (radian)."""
+    n_steps = 10
+    angles = rng.uniform(0, 2 * np.pi) + np.linspace(0, rng.normal(0, bend), n_steps)
+    angles = angles + rng.normal(0, jitter, size=n_steps)
+    steps = np.column_stack([np.cos(angles), np.sin(angles)]) * length / n_steps
+    return np.vstack([start, start + np.cumsum(steps, axis=0)])
+
+
+def _stroke(points: np.ndarray, shape, width: float) -> np.ndarray:
+    """Return a line through points (n, 2) of (u, v), thinner towards its ends."""
+    u, v = _grid(shape)
+    depth = np.full(shape, -np.inf)
+    n_segments = len(points) - 1
+    for i, (start, end) in enumerate(itertools.pairwise(points)):
+        du, dv = end - start
+        t = ((u - start[0]) * du + (v - start[1]) * dv) / (du**2 + dv**2)
+        t = np.clip(t, 0, 1)
+        distance = np.hypot(u - start[0] - t * du, v - start[1] - t * dv)
+        thickness = width * np.sqrt(1 - (2 * (i + t) / n_segments - 1) ** 2)
+        depth = np.maximum(depth, thickness / 2 - distance)
+    return _antialias(depth)
+
+
+def _antialias(depth: np.ndarray) -> np.ndarray:
+    """Return how much of each pixel lies inside, given its distance from the edge."""
+    return np.clip(depth * min(depth.shape) + 0.5, 0, 1)
+
+
+def _crack(rng: RandomState, surface: np.ndarray):
+    """Crack: dark, jagged, perhaps with a branch."""
+    shape = surface.shape[:2]
+    length, width = _log_uniform(rng, 0.2, 0.6), _log_uniform(rng, 0.01, 0.02)
+    trunk = _walk(rng, _place(rng, shape), length, bend=0.6, jitter=0.45)
+    opening = _stroke(trunk, shape, width)
+    if rng.uniform() < 0.5:
+        fork = trunk[rng.randint(3, 8)]
+        branch = _walk(rng, fork, 0.4 * length, bend=0.6, jitter=0.45)
+        opening = np.maximum(opening, _stroke(branch, shape, 0.8 * width))
+    return opening, surface * rng.uniform(0.2, 0.7)
+
+
+def _dent(rng: RandomState, surface: np.ndarray):
+    """Dent: one flank in the light, the other in the shade."""
+    along, across = _turned_grid(rng, surface.shape[:2])
+    radius = _log_uniform(rng, 0.06, 0.18)
+    inside = np.clip(1 - np.hypot(along, 1.3 * across) / radius, 0, 1)
+    hollow = -radius * smoothstep(inside, 0, 1)
+    shading = shade_relief(hollow, _log_uniform(rng, 0.1, 0.4))
+    return smoothstep(inside, 0, 0.2), surface * shading[..., np.newaxis]
+
+
+def _discoloration(rng: RandomState, surface: np.ndarray):
+    """Discoloration: another hue of much the same brightness, as from heat."""
+    area = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.08, 0.2), softness=0.6)
+    warmth = rng.choice([-1, 1]) * _log_uniform(rng, 0.08, 0.3)
+    return area, surface * (1 + warmth * np.array([1.0, 0.0, -1.0]))
+
+
+def _foreign(rng: RandomState, surface: np.ndarray):
+    """Foreign body: a scrap of foil or tape with straight edges."""
+    along, across = _turned_grid(rng, surface.shape[:2])
+    length, width = _log_uniform(rng, 0.04, 0.12), _log_uniform(rng, 0.015, 0.05)
+    depth = np.minimum(length - np.abs(along), width - np.abs(across))
+    color = rng.uniform(0.3, 0.8) + rng.uniform(-0.2, 0.2, size=3)
+    sheen = 1 + 0.04 * smooth_noise(rng, depth.shape, 0.03)
+    return _antialias(depth), color * sheen[..., np.newaxis]
+
+
+def _scratch(rng: RandomState, surface: np.ndarray):
+    """Scratch: long, thin, nearly straight, down to a lighter or darker ground."""
+    shape = surface.shape[:2]
+    length, width = _log_uniform(rng, 0.15, 0.7), _log_uniform(rng, 0.01, 0.02)
+    points = _walk(rng, _place(rng, shape), length, bend=0.3, jitter=0.03)
+    ground = 1.0 if surface.mean() < 0.55 else 0.0
+    paint = surface + _log_uniform(rng, 0.2, 0.7) * (ground - surface)
+    return _stroke(points, shape, width), paint
+
+
+def _spot(rng: RandomState, surface: np.ndarray):
+    """Contamination: up to three small grains of soot, rust or lime."""
+    shape = surface.shape[:2]
+    colors = np.array([(0.10, 0.09, 0.08), (0.42, 0.20, 0.08), (0.90, 0.90, 0.86)])
+    color = colors[rng.randint(len(colors))]
+    radii = [_log_uniform(rng, 0.015, 0.05) for _ in range(rng.randint(1, 4))]
+    grains = [_blob(rng, shape, radius, softness=0.4) for radius in radii]
+    paint = surface + _log_uniform(rng, 0.4, 0.95) * (color - surface)
+    return np.max(grains, axis=0), paint
+
+
+def _stain(rng: RandomState, surface: np.ndarray):
+    """Stain of a dried liquid: darker, most at its rim; the surface shows through."""
+    puddle = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.06, 0.2), softness=0.35)
+    rim = 4 * puddle * (1 - puddle)
+    tint = 1 - _log_uniform(rng, 0.1, 0.35) * np.array([0.8, 1.0, 1.2])
+    return puddle, surface * tint * (1 - 0.15 * rim)[..., np.newaxis]
+
+
+def _wear(rng: RandomState, surface: np.ndarray):
+    """Wear: the texture is smoothed away, its mean colour stays."""
+    area = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.08, 0.2), softness=0.3)
+    sigma = 0.06 * min(area.shape)
+    smooth = ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2)
+    return area, surface + rng.uniform(0.5, 1) * (smooth - surface)
+
+
+DEFECTS: dict[str, Callable[[RandomState, np.ndarray], tuple]] = {
+    "crack": _crack,
+    "dent": _dent,
+    "discoloration": _discoloration,
+    "foreign": _foreign,
+    "scratch": _scratch,
+    "spot": _spot,
+    "stain": _stain,
+    "wear": _wear,
+}

@@ -1,0 +1,228 @@
+"""A user's own folder of pictures."""
+
+import os
+import warnings
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from sklearn.utils._param_validation import StrOptions, validate_params
+
+from skpatchcore.datasets._listing import (
+    Record,
+    bunch_of_records,
+    check_folder,
+    collect_subset,
+    list_folders,
+    list_pictures,
+    match_masks,
+)
+
+_SPLIT_NAMES = {
+    "train": ("train",),
+    "validation": ("validation", "valid", "val"),
+    "test": ("test",),
+}
+_MASK_NAMES = ("ground_truth", "masks")
+_NORMAL_NAMES = ("good", "ok", "normal")
+_LAYOUT = """\
+Arrange the folder in one of two ways:
+    folder/*.png             pictures of good parts only
+or
+    folder/train/good/*.png  pictures of good parts
+    folder/test/good/*.png   more of them (or ok/, normal/)
+    folder/test/<kind>/*.png defective parts, one subfolder for each kind of defect"""
+_DESCR = """\
+Pictures of {path}
+{n_train} training, {n_validation} validation and {n_test} test pictures.
+"""
+
+
+@validate_params(
+    {
+        "path": [str, os.PathLike],
+        "subset": [StrOptions({"all", "train", "validation", "test"})],
+        "return_X_y": ["boolean"],
+    },
+    prefer_skip_nested_validation=True,
+)
+def load_image_folder(path, *, subset="all", return_X_y=False):
+    """Load your own pictures from a folder.
+
+    The simplest layout is a folder with pictures of good parts directly inside: all are
+    normal training pictures. To measure a detector as well, arrange ``train/``,
+    ``test/`` and, if you like, ``validation/`` (or ``valid/``, ``val/``), with a
+    subfolder for each kind of picture. The subfolders ``good``, ``ok`` and ``normal``
+    (in any case) are normal, all others are kinds of defects. Pictures directly in
+    ``train/`` are normal. Hidden files, and files that are no pictures, are ignored.
+
+    Masks are optional: ``ground_truth/<kind>/`` or ``masks/<kind>/`` with a file for
+    each defective picture, of the same name up to the extension, with or without
+    ``_mask`` at the end.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder.
+    subset : {"all", "train", "validation", "test"}, default="all"
+        Which of the splits to load.
+    return_X_y : bool, default=False
+        If True, return ``(data, target)`` instead of a Bunch.
+
+    Returns
+    -------
+    bunch : :class:`~sklearn.utils.Bunch`
+        Dictionary-like, sorted by split, kind and file name, with:
+
+        data : ndarray of str, shape (n_pictures,), dtype object
+            Absolute paths of the pictures.
+        target : ndarray of shape (n_pictures,), dtype int64
+            +1 for normal and -1 for anomalous pictures. Defective pictures in
+            ``train/`` are kept; the detectors leave them out in ``fit(X, y)``.
+        masks : ndarray of str or None, shape (n_pictures,), dtype object
+            Absolute paths of the masks; None where there is none, or no defect.
+            :func:`read_masks` reads them.
+        defect_types : ndarray of str, shape (n_pictures,), dtype object
+            ``"good"``, or the name of the subfolder.
+        split : ndarray of str, shape (n_pictures,), dtype object
+            ``"train"``, ``"validation"`` or ``"test"``.
+        cv : list of one (train_indices, test_indices)
+            The split by folders, for ``cross_validate(cv=...)``. Only for
+            ``subset="all"``, and only if there are test pictures.
+        DESCR : str
+            Where the pictures come from.
+
+    (data, target) : tuple if ``return_X_y=True``
+        The two arrays described above.
+
+    Raises
+    ------
+    FileNotFoundError
+        If `path` does not exist.
+    NotADirectoryError
+        If `path` is a file.
+    ValueError
+        If the folder is arranged in another way, has no normal training pictures (for
+        ``subset`` "all" or "train") or no pictures in the split asked for, or if two
+        pictures would share a mask.
+
+    Warns
+    -----
+    UserWarning
+        If a kind of defect has masks, but not for each of its pictures.
+
+    See Also
+    --------
+    load_mvtec_ad : Load a category in the layout of MVTec AD, more strictly.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from skpatchcore.datasets import load_image_folder
+    >>> with TemporaryDirectory() as folder:
+    ...     for name in ["train/good/1.png", "test/ok/2.png", "test/dent/3.png"]:
+    ...         file = Path(folder, name)
+    ...         file.parent.mkdir(parents=True)
+    ...         Image.new("RGB", (32, 32)).save(file)
+    ...     pictures = load_image_folder(folder)
+    >>> pictures.target
+    array([ 1, -1,  1])
+    >>> pictures.defect_types.tolist()
+    ['good', 'dent', 'good']
+    """
+    root = check_folder(path, "path")
+    list_split = partial(_list_split, root)
+    if subset in ("all", "train"):
+        _check_training_pictures(list_split("train"), root)
+    records = collect_subset(subset, list_split, root)
+    _check_masks(records)
+    bunch = bunch_of_records(records, _describe(root, records), subset == "all")
+    return (bunch.data, bunch.target) if return_X_y else bunch
+
+
+def _list_split(root: Path, split: str) -> list[Record]:
+    """Return the pictures of one split, or none if it has no folder."""
+    folder = _find_folder(root, _SPLIT_NAMES[split])
+    if folder is None:
+        is_flat = split == "train" and _is_flat(root)
+        return _list_good(root, split) if is_flat else []
+    loose = _list_good(folder, split)
+    if loose and split != "train":
+        raise ValueError(
+            f"Found pictures directly in {folder}, {loose[0].path.name} for one: they "
+            f"could be good or defective. Move them to {folder / 'good'}, or to "
+            f"{folder / '<kind>'} for each kind of defect."
+        )
+    kinds = list_folders(folder)
+    return loose + [record for kind in kinds for record in _list_kind(root, split, kind)]
+
+
+def _list_good(folder: Path, split: str) -> list[Record]:
+    return [Record(picture, split, "good") for picture in list_pictures(folder)]
+
+
+def _list_kind(root: Path, split: str, folder: Path) -> list[Record]:
+    """Return the pictures of one kind, with their masks if it is a defect."""
+    if folder.name.lower() in _NORMAL_NAMES:
+        return _list_good(folder, split)
+    pictures = list_pictures(folder)
+    mask_root = _find_folder(root, _MASK_NAMES)
+    if mask_root is None:
+        return [Record(picture, split, folder.name) for picture in pictures]
+    masks = match_masks(pictures, mask_root / folder.name)
+    return [
+        Record(picture, split, folder.name, mask)
+        for picture, mask in zip(pictures, masks, strict=True)
+    ]
+
+
+def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the subfolder that has one of the names, in any case."""
+    found = [folder for folder in list_folders(root) if folder.name.lower() in names]
+    if len(found) > 1:
+        listed = " and ".join(folder.name for folder in found)
+        raise ValueError(f"Found {listed} in {root}; expected only one of them.")
+    return found[0] if found else None
+
+
+def _is_flat(root: Path) -> bool:
+    split_names = [name for names in _SPLIT_NAMES.values() for name in names]
+    return not any(folder.name.lower() in split_names for folder in list_folders(root))
+
+
+def _check_training_pictures(records: list[Record], root: Path) -> None:
+    if not records:
+        raise ValueError(f"Found no training pictures in {root}. {_LAYOUT}")
+    if all(record.defect_type != "good" for record in records):
+        kinds = ", ".join(sorted({record.defect_type for record in records}))
+        raise ValueError(
+            f"Found no normal training pictures in {root}, only {kinds}: detectors learn "
+            f"from good parts. {_LAYOUT}"
+        )
+
+
+def _check_masks(records: list[Record]) -> None:
+    """Refuse a mask of two pictures; warn where some of a kind have none."""
+    claims = Counter(record.mask for record in records if record.mask)
+    for mask, n_claims in claims.items():
+        if n_claims > 1:
+            claimants = " and ".join(str(r.path) for r in records if r.mask == mask)
+            raise ValueError(f"{mask} fits more than one picture: {claimants}.")
+    with_masks = {(r.split, r.defect_type) for r in records if r.mask}
+    lacking = [r for r in records if not r.mask and r[1:3] in with_masks]
+    if lacking:
+        warnings.warn(
+            f"{len(lacking)} defective pictures have no mask although others of their "
+            f"kind have, {lacking[0].path} for one. read_masks takes them as free of "
+            "defects: add the masks, or leave these pictures out of pixel-level metrics.",
+            stacklevel=3,
+        )
+
+
+def _describe(root: Path, records: list[Record]) -> str:
+    counts = Counter(record.split for record in records)
+    return _DESCR.format(
+        path=root, **{f"n_{split}": counts[split] for split in _SPLIT_NAMES}
+    )

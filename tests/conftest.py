@@ -1,0 +1,25 @@
+"""Settings and fixtures for all tests."""
+
+import os
+
+# Before SciPy is imported: one of scikit-learn's checks needs it, or it is skipped.
+os.environ["SCIPY_ARRAY_API"] = "1"
+
+from pathlib import Path
+
+import pytest
+
+
+def assets_folder() -> Path | None:
+    """Return where real weights and pictures lie, if anywhere."""
+    beside = Path(__file__).resolve().parents[2] / "shared" / "assets"
+    folder = Path(os.environ.get("SKPATCHCORE_ASSETS", beside))
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    folder = assets_folder()
+    if folder is None:
+        pytest.skip("no real weights and pictures: set SKPATCHCORE_ASSETS")
+    return folder

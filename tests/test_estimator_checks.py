@@ -1,0 +1,115 @@
+"""scikit-learn's own checks, through the real code of all four estimators."""
+
+import numpy as np
+import pytest
+from sklearn.utils import estimator_checks
+from sklearn.utils._testing import SkipTest, ignore_warnings
+from sklearn.utils.estimator_checks import estimator_checks_generator
+from sklearn.utils.validation import validate_data
+from torch import nn
+
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    PatchMemoryBank,
+)
+
+
+class Identity(nn.Identity):
+    """A backbone whose only layer map is the picture itself."""
+
+    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}  # noqa: RUF012
+
+
+class OnePixelPictures:
+    """A row of d numbers is a picture of one pixel and d channels."""
+
+    def _validate_images(self, X, *, reset):
+        X = validate_data(self, X, dtype=np.float32, reset=reset)
+        return [row.reshape(1, 1, -1) for row in X]
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = True
+        tags.input_tags.three_d_array = False
+        tags.input_tags.string = False
+        return tags
+
+
+class OnePixelTransformer(OnePixelPictures, PatchFeatureTransformer):
+    pass
+
+
+class OnePixelDetector(OnePixelPictures, PatchCoreDetector):
+    pass
+
+
+def one_pixel_transformer():
+    return OnePixelTransformer(
+        Identity(), ("",), image_size=None, patch_size=1, output="mean"
+    )
+
+
+# Counts of scikit-learn 1.9; a release may add checks, never take all away.
+ESTIMATORS = {
+    "sampler": (CoresetSampler(), 41),
+    "bank": (PatchMemoryBank(), 47),
+    "transformer": (one_pixel_transformer(), 45),
+    "detector": (OnePixelDetector(one_pixel_transformer()), 47),
+}
+CHECKS = [
+    pytest.param(estimator, check, id=f"{name}-{check.func.__name__}-{i}")
+    for name, (original, _) in ESTIMATORS.items()
+    for i, (estimator, check) in enumerate(
+        estimator_checks_generator(original, legacy=True)
+    )
+]
+# Those that scikit-learn runs only on its own estimators.
+OWN_CHECKS = [
+    "check_param_validation",
+    "check_dataframe_column_names_consistency",
+    "check_inplace_ensure_writeable",
+]
+OUTPUT_CHECKS = [
+    "check_get_feature_names_out_error",
+    "check_global_output_transform_pandas",
+    "check_set_output_transform",
+    "check_set_output_transform_pandas",
+    "check_transformer_get_feature_names_out",
+    "check_transformer_get_feature_names_out_pandas",
+]
+
+
+@ignore_warnings(category=(FutureWarning, UserWarning))
+def run(check, *args):
+    try:
+        check(*args)
+    except SkipTest as skipped:
+        pytest.fail(f"not run: {skipped}")
+
+
+@pytest.mark.parametrize(("estimator", "check"), CHECKS)
+def test_estimator_check(estimator, check):
+    run(check, estimator)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("check", OWN_CHECKS)
+def test_check_of_scikit_learn_itself(name, check):
+    estimator, _ = ESTIMATORS[name]
+    run(getattr(estimator_checks, check), type(estimator).__name__, estimator)
+
+
+@pytest.mark.parametrize("check", OUTPUT_CHECKS)
+def test_output_of_transformer(check):
+    estimator = one_pixel_transformer()
+    run(getattr(estimator_checks, check), "OnePixelTransformer", estimator)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_as_many_checks_as_scikit_learn_has(name):
+    """A wrong tag would make the suite shrink to a single check and look green."""
+    original, expected = ESTIMATORS[name]
+    collected = len(list(estimator_checks_generator(original, legacy=True)))
+    assert collected >= expected
