@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from skpatchcore._gabor import GaborBank
+
 _PRECISIONS = {
     "auto": torch.float32,
     "float32": torch.float32,
@@ -57,6 +59,7 @@ class Backbone:
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
         batch = (batch.to(self.device, torch.float32) - self.mean) / self.std
+        batch = batch.contiguous(memory_format=torch.channels_last)
         autocast = torch.autocast(
             self.device.type, self.dtype, enabled=self.dtype != torch.float32
         )
@@ -72,7 +75,7 @@ class Backbone:
 
 
 def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
-    """Build, or take from this process's cache, the network that parameters describe."""
+    """Build, or take from this process's cache, the network with given parameters."""
     device = resolve_device(device)
     if isinstance(backbone, nn.Module):
         if weights is not None:
@@ -101,7 +104,16 @@ def resolve_device(device) -> torch.device:
             f"device={device!r} is no torch device: {str(error).splitlines()[0]}"
         ) from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r} was asked for, but torch sees no CUDA GPU.")
+        raise ValueError(
+            f"device={device!r} was asked for, but torch sees no CUDA GPU."
+        )
+    try:
+        torch.zeros(1, device=resolved).cpu()
+    except Exception as error:
+        # The type depends on the kind of device: RuntimeError, AssertionError, ...
+        raise ValueError(
+            f"device={device!r} cannot be used here: {str(error).splitlines()[0]}"
+        ) from None
     return resolved
 
 
@@ -164,10 +176,14 @@ def _build_cached(name, weights, stamp, seed, device) -> tuple[nn.Module, frozen
     missing = frozenset()
     if weights not in (None, "random"):
         missing = load_weights(module, weights)
-    return module.eval().requires_grad_(False).to(device), missing
+    # Channels last is how convolutions are computed fastest, on CPU and GPU alike.
+    module = module.eval().requires_grad_(False)
+    return module.to(device, memory_format=torch.channels_last), missing
 
 
 def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
+    if name == "gabor":
+        return GaborBank()
     # timm takes seconds to import: only those who need a network by name wait for it.
     import timm
 
@@ -178,15 +194,16 @@ def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
             "timm.list_models()."
         )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        # torch.manual_seed would seed the GPUs' generators too, for good.
+        torch.default_generator.manual_seed(seed)
         try:
             return timm.create_model(name, pretrained=pretrained)
         except Exception as error:
             if not pretrained:
                 raise ValueError(f"timm could not build {name!r}: {error}") from error
             raise OSError(
-                f"The pretrained weights of {name!r} could not be had: {error}. Without "
-                "network access give weights= a local file, or weights='random'."
+                f"The pretrained weights of {name!r} could not be had: {error}. "
+                "Without network access give weights= a local file, or 'random'."
             ) from error
 
 
@@ -219,7 +236,7 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
 
 
 def _check_missing(module, layers, missing: frozenset, weights) -> None:
-    """Tolerate a misfit between file and network only where no layer asked for looks."""
+    """Tolerate a misfit of file and network only where no layer asked for looks."""
     used = set(_modules_run(module, layers))
     wrong = sorted(key for key in missing if _owner(module, key) in used)
     if wrong:

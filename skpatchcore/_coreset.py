@@ -13,6 +13,7 @@ from sklearn.utils.validation import validate_data
 from tqdm import tqdm
 
 from skpatchcore._backbone import resolve_device
+from skpatchcore._neighbors import as_tensor, full_precision, paired_distances
 
 # Elements of a temporary distance block: 32 MB in float32.
 _BLOCK_ELEMENTS = 2**23
@@ -34,7 +35,7 @@ class CoresetSampler(BaseEstimator):
     PatchCore keeps a fraction of all training patches that covers the others well: a
     k-centre greedy picks, again and again, the row farthest from those picked so far
     (Roth et al., 2022, Algorithm 1). The picks are a prefix sequence: the first m of
-    them are the coreset of size m, and ``radii_`` tells how far the farthest row then is.
+    them are the coreset of size m; ``radii_`` tells how far the farthest row is then.
 
     It is no transformer, since it changes the number of rows; like the samplers of
     imbalanced-learn it has ``fit_resample`` and ``sample_indices_``.
@@ -216,7 +217,7 @@ class CoresetSampler(BaseEstimator):
             X = GaussianRandomProjection(
                 self.projection_dim, random_state=random_state
             ).fit_transform(X)
-        X = torch.from_numpy(np.ascontiguousarray(X)).to(resolve_device(self.device))
+        X = as_tensor(X).to(resolve_device(self.device))
         progress = tqdm(total=n_selected, desc="coreset", disable=not self.verbose)
         with progress:
             if self.method == "random":
@@ -229,18 +230,20 @@ class CoresetSampler(BaseEstimator):
 
 def farthest_from(X: torch.Tensor, rows: np.ndarray) -> int:
     """Return the row with the largest mean distance to `rows` of `X`."""
-    total = sum(
-        (X - X[int(row)]).double().square().sum(dim=1).sqrt() for row in rows
-    )
-    return int(total.argmax())
+    others = X[torch.from_numpy(rows).to(X.device)].double()
+    step = max(1, _BLOCK_ELEMENTS // X.shape[1])
+    totals = [_direct_distances(part.double(), others).sum(1) for part in X.split(step)]
+    return int(torch.cat(totals).argmax())
 
 
-def k_center_greedy(X: torch.Tensor, n_selected: int, first: int, update=None) -> Coreset:
+def k_center_greedy(
+    X: torch.Tensor, n_selected: int, first: int, update=None
+) -> Coreset:
     """Pick, again and again, the row of `X` farthest from the rows picked so far.
 
     The picks are made in blocks without changing them. Of the rows farthest from the
-    picks, B are candidates; any other row is no farther than the next distance, tau, and
-    distances only shrink. As long as the farthest candidate, with distances to the
+    picks, B are candidates; any other row is no farther than the next distance, tau,
+    and distances only shrink. As long as the farthest candidate, with distances to the
     block's own picks accounted for, is beyond tau, it is the farthest row of all. One
     matrix product then updates everyone, where the usual form reads all of `X` for each
     pick.
@@ -260,23 +263,20 @@ def k_center_greedy(X: torch.Tensor, n_selected: int, first: int, update=None) -
     coreset : Coreset
     """
     state = _CoverState(X)
-    picks, radii = [first], []
-    state.add([first])
-    block = _SMALLEST_BLOCK
-    while len(picks) < n_selected:
-        new, distances = _pick_block(
-            X, state.squared, min(block, n_selected - len(picks))
-        )
-        radii.extend(distances)
-        picks.extend(new)
+    new, radii = [first], []
+    while True:
         state.add(new)
-        # A block cut short by tau was too large; one used up may grow.
-        block = min(max(2 * len(new), _SMALLEST_BLOCK), _LARGEST_BLOCK)
         if update is not None:
             update(len(new))
-    radii.append(float(state.squared.max().clamp(min=0)))
-    # A row picked counts -inf in the state, so that it is never picked twice.
-    return state.finish(picks, np.sqrt(radii))
+        n_missing = n_selected - len(state.picks)
+        if n_missing == 0:
+            return state.finish(radii)
+        # A block cut short by tau was too large; one used up may grow. What is too much
+        # goes only afterwards, so that a run is a prefix of every longer one.
+        block = min(max(2 * len(new), _SMALLEST_BLOCK), _LARGEST_BLOCK)
+        new, distances = state.farthest(block)
+        new, distances = new[:n_missing], distances[:n_missing]
+        radii.extend(distances)
 
 
 def cover(X: torch.Tensor, picks: np.ndarray, update=None) -> Coreset:
@@ -288,27 +288,30 @@ def cover(X: torch.Tensor, picks: np.ndarray, update=None) -> Coreset:
         radii[start : start + len(block)] = state.add(block, with_radii=True)
         if update is not None:
             update(len(block))
-    return state.finish(picks, np.sqrt(radii))
+    return state.finish(radii[:-1])
 
 
 class _CoverState:
     """Squared distance of each row to its nearest pick so far, and which pick it is."""
 
     def __init__(self, X: torch.Tensor):
-        self.X = X - X.mean(dim=0)
-        self.norms = self.X.square().sum(dim=1)
+        self.X = X
+        # Rounding of the product is least about the mean.
+        self.centered = X - X.mean(dim=0)
+        self.norms = self.centered.square().sum(dim=1)
         self.squared = torch.full_like(self.norms, torch.inf)
         self.nearest = torch.zeros(len(X), dtype=torch.int64, device=X.device)
-        self.n_picks = 0
+        self.picks: list[int] = []
 
     def add(self, rows: list[int], with_radii: bool = False) -> np.ndarray:
-        """Account for new picks; return squared cover radii after each, if asked for."""
-        centers, norms = self.X[rows], self.norms[rows]
+        """Account for new picks; return squared radii after each, if asked for."""
+        centers, norms = self.centered[rows], self.norms[rows]
         radii = torch.zeros(len(rows), dtype=self.squared.dtype, device=self.X.device)
         step = max(1, _BLOCK_ELEMENTS // len(rows))
         for start in range(0, len(self.X), step):
             part = slice(start, start + step)
-            block = torch.addmm(norms, self.X[part], centers.T, alpha=-2)
+            with full_precision():
+                block = torch.addmm(norms, self.centered[part], centers.T, alpha=-2)
             block.add_(self.norms[part, None]).clamp_(min=0)
             if with_radii:
                 so_far = torch.minimum(
@@ -319,44 +322,63 @@ class _CoverState:
             closer = best < self.squared[part]
             self.squared[part] = torch.where(closer, best, self.squared[part])
             self.nearest[part] = torch.where(
-                closer, which + self.n_picks, self.nearest[part]
+                closer, which + len(self.picks), self.nearest[part]
             )
+        # Never picked twice.
         self.squared[rows] = -torch.inf
-        self.n_picks += len(rows)
+        n_before = len(self.picks)
+        self.picks += rows
+        self.nearest[rows] = torch.arange(
+            n_before, len(self.picks), device=self.X.device
+        )
         return radii.double().cpu().numpy()
 
-    def finish(self, picks, radii: np.ndarray) -> Coreset:
-        picks = np.asarray(picks, dtype=np.int64)
-        nearest = self.nearest.cpu().numpy()
-        nearest[picks] = np.arange(len(picks))
-        squared = self.squared.double().clamp(min=0)
-        return Coreset(picks, radii, squared.sqrt().cpu().numpy(), nearest)
+    def farthest(self, n_candidates: int) -> tuple[list[int], list[float]]:
+        """Return the next greedy picks and the squared distance at which each is made.
+
+        The last ones may be picks already, once no other rows are left.
+        """
+        n_top = min(n_candidates + 1, len(self.X))
+        values, rows = self.squared.topk(n_top)
+        tau = float(values[-1]) if n_top > n_candidates else -np.inf
+        values, rows = values[:n_candidates].double(), rows[:n_candidates]
+        # Directly as differences, free of the product's rounding: candidates may be
+        # near-duplicates of each other.
+        values = torch.where(values.isneginf(), values, self.exact_distances(rows))
+        candidates = self.X[rows].double()
+        mutual = _direct_distances(candidates, candidates).square_().cpu().numpy()
+        values, rows = values.cpu().numpy(), rows.cpu().numpy()
+        picked, distances = [], []
+        while len(picked) < len(rows):
+            farthest = values.argmax()
+            if picked and values[farthest] < tau:
+                break
+            picked.append(int(rows[farthest]))
+            distances.append(float(values[farthest]))
+            values = np.minimum(values, mutual[farthest])
+            values[farthest] = -np.inf
+        return picked, distances
+
+    def exact_distances(self, rows: torch.Tensor) -> torch.Tensor:
+        """Squared distances of `rows` to their nearest picks, in float64."""
+        picks = torch.tensor(self.picks, device=self.X.device)
+        return paired_distances(self.X, rows, self.X, picks[self.nearest[rows]])
+
+    def finish(self, radii) -> Coreset:
+        """Return the coreset; `radii` are squared, after all picks but the last."""
+        rows = torch.arange(len(self.X), device=self.X.device)
+        squared = self.exact_distances(rows).cpu().numpy()
+        # The product's rounding may hide for a while how far a row is; but no radius is
+        # less than a later one.
+        radii = np.maximum.accumulate([squared.max(), *radii[::-1]])[::-1]
+        picks = np.array(self.picks, dtype=np.int64)
+        return Coreset(
+            picks, np.sqrt(radii), np.sqrt(squared), self.nearest.cpu().numpy()
+        )
 
 
-def _pick_block(X, squared, n_candidates) -> tuple[list[int], list[float]]:
-    """Return the next greedy picks and the squared distance at which each was made."""
-    n_top = min(n_candidates + 1, len(X))
-    values, rows = squared.topk(n_top)
-    tau = float(values[-1]) if n_top > n_candidates else -np.inf
-    values = values[:n_candidates].double().cpu().numpy()
-    rows = rows[:n_candidates]
-    candidates = X[rows].double()
-    # Directly as differences: candidates may be near-duplicates of each other.
-    mutual = torch.cdist(
-        candidates, candidates, compute_mode="donot_use_mm_for_euclid_dist"
-    )
-    mutual = mutual.square().cpu().numpy()
-    rows = rows.cpu().numpy()
-    picked, distances = [], []
-    while len(picked) < len(rows):
-        farthest = values.argmax()
-        if picked and values[farthest] < tau:
-            break
-        picked.append(int(rows[farthest]))
-        distances.append(max(float(values[farthest]), 0.0))
-        values = np.minimum(values, mutual[farthest])
-        values[farthest] = -np.inf
-    return picked, distances
+def _direct_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def _keep_all(n_samples: int) -> Coreset:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import entr
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -26,6 +27,9 @@ from skpatchcore._images import Geometry, check_images, iter_batches, take_image
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000
+# Covariances of layers need no more patches than this, drawn evenly.
+_MAX_BALANCE_PATCHES = 20_000
+_TINY = np.finfo(np.float64).tiny
 
 
 class PatchGrids(NamedTuple):
@@ -59,7 +63,8 @@ class PatchFeatureTransformer(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
-        A model name of timm, or a network. A network is copied before use; its mean and
+        A model name of timm; "gabor" for a bank of Gabor filters that needs no weights,
+        with the layers "fine" and "coarse"; or a network. A network is copied before use; its mean and
         standard deviation are taken from its ``pretrained_cfg`` if it has one, else those
         of ImageNet.
 
@@ -87,16 +92,22 @@ class PatchFeatureTransformer(
     patch_stride : int, default=1
         Step between neighbourhoods, in positions of each layer's own grid.
 
-    descriptor : "concat" or int, default="concat"
-        "concat" takes the mean over each neighbourhood and concatenates the layers. An
-        int is the length of the descriptor of the authors' code (there 1024): every
-        neighbourhood, flattened, is pooled adaptively to that length for each layer, and
-        the concatenation again.
+    descriptor : {"centered", "concat"} or int, default="centered"
+        - "concat" takes the mean over each neighbourhood and concatenates the layers, as
+          anomalib does.
+        - "centered" is the same, but the centre of the first layer's neighbourhoods
+          counts twice, which makes maps sharper.
+        - An int is the length of the descriptor of the authors' code (there 1024): every
+          neighbourhood, flattened, is pooled adaptively to that length for each layer,
+          and the concatenation again.
 
     layer_weights : "auto", None or sequence of float, default="auto"
-        Factor for each layer's block before concatenation; the larger, the more a layer
-        counts in distances. "auto" halves the weight from each layer to the next: 1, 1/2,
-        1/4, ... None weighs all layers alike, as published.
+        Factor for each layer's block of the concatenation; the larger, the more a layer
+        counts in distances. "auto" learns them from the training patches: every layer is
+        brought to the same total variance as the first, then scaled by the ratio of
+        their effective ranks, within 1/2 and 1 (see :func:`balance_layers`). None
+        weighs all layers alike, as published; so does "auto" where `descriptor` is an
+        int.
 
     projection : int, transformer or None, default=None
         An int projects patch features to this many dimensions by a Gaussian random
@@ -125,6 +136,9 @@ class PatchFeatureTransformer(
 
     Attributes
     ----------
+    layer_weights_ : tuple of float
+        The factor of each layer's block.
+
     projection_ : transformer or None
         The fitted projection.
 
@@ -170,7 +184,7 @@ class PatchFeatureTransformer(
         "patch_size": [Interval(Integral, 1, None, closed="left")],
         "patch_stride": [Interval(Integral, 1, None, closed="left")],
         "descriptor": [
-            StrOptions({"concat"}),
+            StrOptions({"centered", "concat"}),
             Interval(Integral, 1, None, closed="left"),
         ],
         "layer_weights": [StrOptions({"auto"}), "array-like", None],
@@ -197,7 +211,7 @@ class PatchFeatureTransformer(
         crop_size=None,
         patch_size=3,
         patch_stride=1,
-        descriptor="concat",
+        descriptor="centered",
         layer_weights="auto",
         projection=None,
         device=None,
@@ -226,10 +240,11 @@ class PatchFeatureTransformer(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
-        """Build the network and fit the projection.
+        """Build the network, learn layer weights and fit the projection.
 
-        Without a `projection` that learns from data, one picture is passed through the
-        network, to learn the number of features; otherwise all are.
+        All pictures are passed through the network if there is something to learn from
+        them, ``layer_weights="auto"`` or a `projection` that is a transformer; otherwise
+        only the first, for the number of features.
 
         Parameters
         ----------
@@ -252,7 +267,7 @@ class PatchFeatureTransformer(
             names the culprit.
         """
         images = self._validate_images(X, reset=True)
-        if not hasattr(self.projection, "fit"):
+        if not (self._learns_weights() or hasattr(self.projection, "fit")):
             images = take_images(images, [0])
         self._fit_extract(images)
         return self
@@ -311,18 +326,27 @@ class PatchFeatureTransformer(
     def _fit_extract(self, images) -> PatchGrids:
         """Fit on validated pictures and return their features."""
         _check_sizes(self)
-        layer_weights = _resolve_layer_weights(self.layer_weights, self.layers)
+        weights = (1.0,) * len(self.layers)
+        if not (self.layer_weights is None or isinstance(self.layer_weights, str)):
+            weights = _check_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
         self._seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._network = self._load()
-        self._layer_weights = layer_weights
+        self.layer_weights_ = weights
         grids = collect_grids(self._iter_grids(images), len(images))
+        if self._learns_weights():
+            self.layer_weights_ = balance_layers(grids.patches, self._n_channels)
+            scale = np.repeat(self.layer_weights_, self._n_channels)
+            np.multiply(grids.patches, scale.astype(np.float32), out=grids.patches)
         projection = _fit_projection(self.projection, grids.patches, random_state)
         grids = grids._replace(patches=_project(projection, grids.patches))
         self.projection_ = projection
         self.n_patch_features_ = grids.patches.shape[1]
         self.grid_shape_ = tuple(int(size) for size in grids.shapes[0])
         return grids
+
+    def _learns_weights(self) -> bool:
+        return isinstance(self.layer_weights, str) and isinstance(self.descriptor, str)
 
     def _load(self):
         return load_backbone(
@@ -344,12 +368,14 @@ class PatchFeatureTransformer(
         bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
         with bar, torch.inference_mode():
             for indices, batch, geometries in batches:
+                maps = self._network(batch)
+                self._n_channels = [layer.shape[1] for layer in maps]
                 features = describe(
-                    self._network(batch),
+                    maps,
                     patch_size=self.patch_size,
                     patch_stride=self.patch_stride,
                     descriptor=self.descriptor,
-                    layer_weights=self._layer_weights,
+                    layer_weights=self.layer_weights_,
                 )
                 yield indices, features.permute(0, 2, 3, 1), geometries
                 bar.update(len(indices))
@@ -401,20 +427,78 @@ def describe(
     layer_weights: Sequence[float],
 ) -> torch.Tensor:
     """Return patch features (b, d, h, w) from layer maps (b, c_i, h_i, w_i)."""
-    if descriptor == "concat":
-        maps = [average_neighborhood(m, patch_size, patch_stride) for m in maps]
+    if isinstance(descriptor, str):
+        centered = descriptor == "centered"
+        maps = [
+            average_neighborhood(m, patch_size, patch_stride, centered and i == 0)
+            for i, m in enumerate(maps)
+        ]
     else:
         maps = [pool_neighborhood(m, patch_size, patch_stride, descriptor) for m in maps]
-    # Weighing commutes with up-sampling and is cheaper before it.
-    maps = [m * w if w != 1 else m for m, w in zip(maps, layer_weights, strict=True)]
     grid = maps[0].shape[-2:]
     features = torch.cat([upsample(m, grid) for m in maps], dim=1)
-    return features if descriptor == "concat" else adaptive_pool(features, descriptor)
+    if set(layer_weights) != {1.0}:
+        scale = np.repeat(layer_weights, [m.shape[1] for m in maps])
+        features = features * features.new_tensor(scale)[:, None, None]
+    return features if isinstance(descriptor, str) else adaptive_pool(features, descriptor)
 
 
-def average_neighborhood(features, patch_size: int, stride: int) -> torch.Tensor:
-    """Mean over the window of each position; zeros beyond the rim are counted."""
-    return F.avg_pool2d(features, patch_size, stride, padding=patch_size // 2)
+def average_neighborhood(
+    features: torch.Tensor, patch_size: int, stride: int, centered: bool = False
+) -> torch.Tensor:
+    """Mean over the window of each position; zeros beyond the rim are counted.
+
+    With `centered` the window's centre counts twice, as the authors' adaptive pooling
+    makes it for maps of 512 channels.
+    """
+    mean = F.avg_pool2d(features, patch_size, stride, padding=patch_size // 2)
+    if not centered:
+        return mean
+    n_positions = patch_size**2
+    centers = features[:, :, ::stride, ::stride]
+    return (n_positions * mean + centers) / (n_positions + 1)
+
+
+def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[float, ...]:
+    """Return a weight for each layer's block of columns, from training patches.
+
+    A block's total variance V is the trace of its covariance; its effective rank is the
+    exponential of the entropy of the covariance's normalised eigenvalues (Roy and
+    Vetterli, "The effective rank", EUSIPCO 2007): in how many directions normal patches
+    vary. A layer's weight is sqrt(V_1 / V), which brings it to the variance of the first
+    layer, times the ratio of effective ranks to the first layer's, within [1/2, 1]: what
+    varies in few directions is coarse, and blurs a map more than it tells.
+
+    Parameters
+    ----------
+    patches : ndarray of shape (n_patches, d)
+    n_channels : sequence of int
+        Width of each layer's block; their sum is d.
+
+    Returns
+    -------
+    weights : tuple of float
+        1 for the first layer, and for layers that do not vary.
+    """
+    step = -(-len(patches) // _MAX_BALANCE_PATCHES)
+    ends = np.cumsum(n_channels)[:-1]
+    blocks = np.split(patches[::step].astype(np.float64), ends, axis=1)
+    variances, ranks = zip(*map(_spread, blocks), strict=True)
+    if min(variances) == 0:
+        return (1.0,) * len(blocks)
+    return tuple(
+        float(np.sqrt(variances[0] / variance) * np.clip(rank / ranks[0], 0.5, 1))
+        for variance, rank in zip(variances, ranks, strict=True)
+    )
+
+
+def _spread(block: np.ndarray) -> tuple[float, float]:
+    """Return the total variance of a block (n, c), and its effective rank."""
+    centered = block - block.mean(axis=0)
+    eigenvalues = np.linalg.eigvalsh(centered.T @ centered / len(block))
+    eigenvalues = eigenvalues[eigenvalues > 0]
+    variance = float(eigenvalues.sum())
+    return variance, float(np.exp(entr(eigenvalues / max(variance, _TINY)).sum()))
 
 
 def pool_neighborhood(features, patch_size: int, stride: int, length: int):
@@ -492,11 +576,7 @@ def _check_sizes(params) -> None:
             )
 
 
-def _resolve_layer_weights(layer_weights, layers) -> tuple[float, ...]:
-    if layer_weights is None:
-        return (1.0,) * len(layers)
-    if isinstance(layer_weights, str):
-        return tuple(0.5**i for i in range(len(layers)))
+def _check_layer_weights(layer_weights, layers) -> tuple[float, ...]:
     values = tuple(float(value) for value in layer_weights)
     if len(values) != len(layers) or not all(0 < v < np.inf for v in values):
         raise ValueError(

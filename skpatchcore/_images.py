@@ -1,7 +1,7 @@
 """Whatever a user calls pictures, as validated float arrays and batches."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 _EXPECTED = (
     "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
-    "(n, h, w, c) of uint8, uint16 or float in [0, 1], a list of such arrays (h, w[, c]),"
-    " or torch tensors (n[, c], h, w)."
+    "(n, h, w, c) of uint8, uint16 or float in [0, 1], a list of such arrays "
+    "(h, w[, c]), or torch tensors (n[, c], h, w)."
 )
 # The two-channel and four-channel forms carry an alpha channel, which is dropped.
 _CHANNELS = (1, 2, 3, 4)
@@ -71,6 +71,10 @@ def check_images(X) -> Images:
             f"Got a single {type(X).__name__} as X; wrap it in a list: [{X!r}]. "
             "For a folder see skpatchcore.datasets.load_image_folder."
         )
+    if isinstance(X, (Mapping, Set)):
+        raise TypeError(
+            f"Got X of type {type(X).__name__}; of a data set pass `.data`. {_EXPECTED}"
+        )
     sources = _as_sources(X)
     if len(sources) == 0:
         raise ValueError(f"Found 0 pictures in X. {_EXPECTED}")
@@ -85,12 +89,15 @@ def load_image(source, name: str) -> np.ndarray:
         return _array_to_rgb(source, name)
     try:
         if isinstance(source, Image.Image):
-            array = _pil_to_array(source, name)
+            array = _pil_to_array(source)
         else:
-            with Image.open(source) as image:
-                array = _pil_to_array(image, name)
-    except (OSError, SyntaxError) as error:
-        # Pillow reports some broken PNG chunks as SyntaxError.
+            # From a path Pillow may map the file into memory, and then garbles grey
+            # TIFFs that EXIF turns by 90 degrees (seen in Pillow 13.0).
+            with open(source, "rb") as file, Image.open(file) as image:
+                array = _pil_to_array(image)
+    except Exception as error:
+        # What Pillow raises for a broken file depends on where it is broken: OSError,
+        # SyntaxError, ValueError, DecompressionBombError, ...
         raise UnreadableImageError(f"Could not read {name}: {error}") from error
     return _array_to_rgb(array, name)
 
@@ -133,8 +140,9 @@ def resize_and_crop(
     if geometry.resized != geometry.original:
         # Floats throughout: rounding to 8 bits after resizing, as Pillow does, would
         # make a 16-bit picture and its 8-bit twin differ for no reason.
-        smooth = {"antialias": True, "align_corners": False} if mode != "nearest" else {}
-        image = F.interpolate(image[None], geometry.resized, mode=mode, **smooth)[0]
+        image = F.interpolate(
+            image[None], geometry.resized, mode=mode, antialias=mode == "bilinear"
+        )[0]
     (top, left), (height, width) = geometry.offset, geometry.crop
     return image[:, top : top + height, left : left + width]
 
@@ -154,10 +162,13 @@ def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
     resized : list of ndarray of bool of shape (h, w)
     """
     resized = []
-    for i, mask in enumerate(masks):
+    for i, mask in enumerate(map(np.asarray, masks)):
         geometry = plan_geometry(mask.shape, image_size, crop_size, f"mask {i}")
-        tensor = torch.from_numpy(np.asarray(mask) > 0)[None].to(torch.float32)
-        resized.append(resize_and_crop(tensor, geometry, "nearest")[0].numpy() > 0)
+        tensor = torch.from_numpy(mask != 0)[None].to(torch.float32)
+        # Plain "nearest" takes the top left pixel of those that become one, half a
+        # pixel off from where the pictures' are.
+        kept = resize_and_crop(tensor, geometry, "nearest-exact")[0]
+        resized.append(kept.numpy() > 0)
     return resized
 
 
@@ -174,7 +185,8 @@ def iter_batches(
         image = images[i]
         name = _name_of(images, i)
         geometry = plan_geometry(image.shape[:2], image_size, crop_size, name)
-        tensor = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        # A copy: torch warns of arrays that are read-only.
+        tensor = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
         entry = (i, resize_and_crop(tensor, geometry), geometry)
         pending.setdefault(geometry.crop, []).append(entry)
         n_pending = sum(map(len, pending.values()))
@@ -210,7 +222,7 @@ def _name_of(images, i: int) -> str:
 def _as_sources(X) -> Sequence:
     """Return one entry a picture: a path, a PIL image or an array."""
     if isinstance(X, torch.Tensor):
-        return _split_array(_tensor_to_numpy(X, batched=True))
+        return _split_array(_tensor_to_numpy(X, "X", batched=True))
     if hasattr(X, "iloc"):
         X = X.to_numpy()
     if isinstance(X, np.ndarray) and X.dtype.kind not in "OUT":
@@ -222,15 +234,15 @@ def _as_sources(X) -> Sequence:
             raise ValueError(
                 f"Got an array of {X.dtype} objects of shape {X.shape}. {_EXPECTED}"
             )
-        return X.tolist()
+        X = X.tolist()
     try:
         items = list(X)
     except TypeError:
         raise TypeError(f"Got X of type {type(X).__name__}. {_EXPECTED}") from None
-    return [
-        _tensor_to_numpy(item, batched=False) if isinstance(item, torch.Tensor) else item
-        for item in items
-    ]
+    for i, item in enumerate(items):
+        if isinstance(item, torch.Tensor):
+            items[i] = _tensor_to_numpy(item, f"picture {i}", batched=False)
+    return items
 
 
 def _split_array(X: np.ndarray) -> list[np.ndarray]:
@@ -248,8 +260,14 @@ def _split_array(X: np.ndarray) -> list[np.ndarray]:
     return list(X)
 
 
-def _tensor_to_numpy(tensor: torch.Tensor, *, batched: bool) -> np.ndarray:
-    """Convert once, channels last; tensors are channels first as everywhere in torch."""
+def _tensor_to_numpy(tensor: torch.Tensor, name: str, *, batched: bool) -> np.ndarray:
+    """Convert once, from torch's channels first to channels last."""
+    if tensor.ndim == 3 + batched and tensor.shape[-3] not in _CHANNELS:
+        raise ValueError(
+            f"{name} is a tensor of shape {tuple(tensor.shape)}, that is of "
+            f"{tensor.shape[-3]} channels. Tensors have their channels first: permute "
+            "the axes if they stand last, or pass X.numpy()."
+        )
     tensor = tensor.detach().cpu()
     array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
     return np.moveaxis(array, -3, -1) if array.ndim == 3 + batched else array
@@ -268,7 +286,9 @@ def _check_source(source, name: str) -> None:
 
 
 def _check_array(array: np.ndarray, name: str) -> None:
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in _CHANNELS):
+    if array.ndim not in (2, 3) or (
+        array.ndim == 3 and array.shape[2] not in _CHANNELS
+    ):
         raise ValueError(
             f"{name} has shape {array.shape}; expected (h, w) or (h, w, c) with c = 1 "
             "(grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA) channels; torch tensors have "
@@ -276,13 +296,15 @@ def _check_array(array: np.ndarray, name: str) -> None:
         )
     if array.size == 0:
         raise ValueError(f"{name} has no pixels: shape {array.shape}.")
-    if array.dtype not in (np.uint8, np.uint16) and array.dtype.kind != "f":
+    kind, size = array.dtype.kind, array.dtype.itemsize
+    if kind != "f" and not (kind == "u" and size <= 2):
         raise ValueError(
-            f"{name} has dtype {array.dtype}; expected uint8, uint16 or float in [0, 1]."
+            f"{name} has dtype {array.dtype}; expected uint8, uint16 or float in "
+            "[0, 1]."
         )
 
 
-def _pil_to_array(image: Image.Image, name: str) -> np.ndarray:
+def _pil_to_array(image: Image.Image) -> np.ndarray:
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         return np.asarray(image)
@@ -291,10 +313,13 @@ def _pil_to_array(image: Image.Image, name: str) -> np.ndarray:
         array = np.asarray(image)
         if array.min() < 0 or array.max() > 65535:
             raise ValueError(
-                f"{name} holds integers from {array.min()} to {array.max()}; expected 8 "
-                "or 16 bits a channel."
+                f"it holds integers from {array.min()} to {array.max()}; expected 8 or "
+                "16 bits a channel."
             )
         return array.astype(np.uint16)
+    if image.mode == "P":
+        # Pillow warns where it drops the alpha of a palette on the way to RGB.
+        image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
 
 
@@ -316,6 +341,6 @@ def _check_range(array: np.ndarray, name: str) -> None:
         raise ValueError(f"{name} contains NaN or infinity.")
     if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
         raise ValueError(
-            f"{name} holds floats from {low:.4g} to {high:.4g}; expected [0, 1]. Divide "
-            "by the largest possible value, or convert to uint8 or uint16."
+            f"{name} holds floats from {low:.4g} to {high:.4g}; expected [0, 1]. "
+            "Divide by the largest possible value, or convert to uint8 or uint16."
         )

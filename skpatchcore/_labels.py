@@ -3,7 +3,7 @@
 import warnings
 
 import numpy as np
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_array
 
 
 def normal_rows(y, n_samples: int) -> np.ndarray:
@@ -12,18 +12,26 @@ def normal_rows(y, n_samples: int) -> np.ndarray:
     Raises
     ------
     ValueError
-        If `y` has another length than X, or leaves nothing to learn from.
+        If `y` has another length than X, holds strings, or leaves nothing to learn
+        from.
     """
     if y is None:
         return np.arange(n_samples)
     y = check_array(y, ensure_2d=False, dtype=None, input_name="y").ravel()
-    check_consistent_length(np.arange(n_samples), y)
+    if len(y) != n_samples:
+        raise ValueError(f"y has {len(y)} labels, but X has {n_samples} samples.")
+    if any(isinstance(label, str) for label in y):
+        # No string equals -1: every anomaly would be learned as normal.
+        raise ValueError(
+            f"y holds strings such as {str(y[0])!r}; expected +1 for normal and -1 for "
+            "anomalous samples."
+        )
     if set(np.unique(y)) == {0, 1}:
         warnings.warn(
             "y holds the labels 0 and 1; outlier labels are +1 (normal) and -1 "
             "(anomalous). Nothing was left out of the training set.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     rows = np.flatnonzero(y != -1)
     if len(rows) == 0:

@@ -43,17 +43,19 @@ def anomaly_map(
         seen = gaussian_filter(seen, smoothing)
     if size == "resized":
         return seen
-    whole = resize_map(_paste(seen, geometry, "edge"), geometry.original)
+    whole = resize_map(_paste(seen, geometry), geometry.original)
     if rim == "nan" and geometry.crop != geometry.resized:
         whole[~seen_pixels(geometry)] = np.nan
     return whole
 
 
 def seen_pixels(geometry: Geometry) -> np.ndarray:
-    """Return, as a boolean array of the picture's size, which pixels the crop kept."""
-    seen = _paste(np.ones(geometry.crop, dtype=np.float32), geometry, "constant")
-    # A pixel counts as seen when most of it is.
-    return resize_map(seen, geometry.original) > 0.5
+    """Return which pixels of the picture, bool of its size, have their centre kept."""
+    axes = []
+    for original, resized, offset, kept in zip(*geometry, strict=True):
+        center = (np.arange(original) + 0.5) * resized / original
+        axes.append((offset <= center) & (center < offset + kept))
+    return np.logical_and.outer(*axes)
 
 
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -66,12 +68,12 @@ def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized[0, 0].numpy()
 
 
-def _paste(values: np.ndarray, geometry: Geometry, mode: str) -> np.ndarray:
-    """Put a crop back into the resized picture."""
+def _paste(values: np.ndarray, geometry: Geometry) -> np.ndarray:
+    """Put a crop back into the resized picture, its edge repeated all around."""
     margins = [
         (offset, total - offset - kept)
         for offset, total, kept in zip(
             geometry.offset, geometry.resized, geometry.crop, strict=True
         )
     ]
-    return np.pad(values, margins, mode=mode)
+    return np.pad(values, margins, mode="edge")

@@ -1,5 +1,6 @@
 """The detector on patch vectors: distances to a bank of normal patches."""
 
+from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -17,7 +18,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._labels import normal_rows
-from skpatchcore._neighbors import build_index, squared_distances, squared_to_metric
+from skpatchcore._neighbors import (
+    as_tensor,
+    build_index,
+    paired_distances,
+    squared_distances,
+    squared_to_metric,
+)
 
 # The training scores' quantile that "auto" puts the threshold at.
 _AUTO_CONTAMINATION = 0.01
@@ -27,10 +34,10 @@ _FIRST_SEARCHED = 4
 class PatchMemoryBank(OutlierMixin, BaseEstimator):
     """Detect anomalies by the distance of patch vectors to a bank of normal ones.
 
-    The detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3), on features
-    that are already there: it takes a matrix, where each row is a sample of one patch,
-    or an array of more dimensions, where a sample has many patches and its score is that
-    of its most anomalous ones. Search its parameters on features extracted once.
+    The detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3), on
+    features extracted before: it takes a matrix, where each row is a sample of one
+    patch, or an array of more dimensions, where a sample has many patches and its score
+    is that of its most anomalous ones. Search its parameters on features extracted once.
 
     Signs are scikit-learn's: ``score_samples`` and ``decision_function`` are higher for
     more *normal* samples; ``score_patches`` is a distance, higher for more *anomalous*
@@ -195,13 +202,14 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             If no sample is left, or the bank has fewer rows than `n_neighbors` or
             `reweight` ask for.
         """
-        patches, shape = self._validate_patches(X, reset=True)
-        rows = normal_rows(y, shape[0])
-        n_per_sample = int(np.prod(shape[1:]))
-        if len(rows) < shape[0]:
-            patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
-            patches = patches.reshape(len(rows) * n_per_sample, -1)
-        return self._fit_patches(patches, np.arange(len(rows) + 1) * n_per_sample)
+        with unchanged_on_error(self):
+            patches, shape = self._validate_patches(X, reset=True)
+            rows = normal_rows(y, shape[0])
+            n_per_sample = int(np.prod(shape[1:]))
+            if len(rows) < shape[0]:
+                patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
+                patches = patches.reshape(len(rows) * n_per_sample, -1)
+            return self._fit_patches(patches, np.arange(len(rows) + 1) * n_per_sample)
 
     def fit_predict(self, X, y=None):
         """Fit, and decide on the same samples.
@@ -330,7 +338,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         return X, X.shape[:1]
 
     def _fit_patches(self, patches: np.ndarray, offsets: np.ndarray):
-        """Fit on validated patches; sample i has the rows offsets[i] to offsets[i+1]."""
+        """Fit on validated patches; sample i has rows offsets[i] to offsets[i+1]."""
         if self.reweight is not None and (
             self.reduction != "max" or self.n_neighbors != 1
         ):
@@ -339,16 +347,16 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
                 f"n_neighbors=1; got reduction={self.reduction!r} and "
                 f"n_neighbors={self.n_neighbors}."
             )
-        if self.metric == "cosine":
-            patches = normalize(patches)
+        prepared = normalize(patches) if self.metric == "cosine" else patches
         random_state = check_random_state(self.random_state)
-        sampler = self._make_sampler(random_state).fit(patches)
-        indices = sampler.sample_indices_
+        sampler = self._make_sampler(random_state)
+        sampler.fit(prepared)
+        indices = np.asarray(sampler.sample_indices_)
         self._check_bank_size(len(indices))
         self.n_features_in_ = patches.shape[1]
         self.sampler_ = sampler
         self.bank_indices_ = indices
-        self.bank_ = patches[indices]
+        self.bank_ = prepared[indices]
         self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._index = self._build_index()
         self.training_scores_, largest = self._score_training(patches, offsets)
@@ -359,12 +367,14 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         return self
 
     def _make_sampler(self, random_state):
-        default = CoresetSampler() if self.sampler is None else clone(self.sampler)
+        # Not safe: a sampler of one's own need not be an estimator.
+        default = CoresetSampler() if self.sampler is None else self.sampler
+        sampler = clone(default, safe=False)
         seed = None
         if self.random_state is not None:
             seed = int(random_state.randint(np.iinfo(np.int32).max))
         return inherit_params(
-            default, random_state=seed, device=self.device, verbose=self.verbose
+            sampler, random_state=seed, device=self.device, verbose=self.verbose
         )
 
     def _check_bank_size(self, n_bank: int) -> None:
@@ -420,8 +430,13 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             scores, patch_scores, _ = self._score(patches, offsets)
             return scores, reduce_patches(patch_scores, offsets, "max")
         # The sampler knows a bank row near each patch, hence an upper bound.
-        bounds = paired_distances(patches, self.bank_, nearest)
-        bounds = squared_to_metric(bounds, self.metric)
+        bounds = paired_distances(
+            as_tensor(self._prepare(patches)),
+            torch.arange(len(patches)),
+            as_tensor(self.bank_),
+            torch.from_numpy(nearest),
+        )
+        bounds = squared_to_metric(bounds.numpy(), self.metric)
         farthest, rows, largest = farthest_patches(
             lambda subset: self._query(patches[subset], 1), bounds, offsets
         )
@@ -434,8 +449,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
         _, neighborhood = self._index.query(self.bank_[rows], self.reweight)
         squared = squared_distances(
-            torch.from_numpy(self._prepare(patches)),
-            torch.from_numpy(self.bank_[neighborhood]),
+            as_tensor(self._prepare(patches)), as_tensor(self.bank_[neighborhood])
         )
         others = squared_to_metric(squared.numpy(), self.metric)
         # exp(distance) overflows float32 at 88.7, and float64 at 709.
@@ -448,15 +462,34 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         return state
 
 
+@contextmanager
+def unchanged_on_error(estimator):
+    """Give `estimator` its attributes back if the block fails."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
+
+
 def inherit_params(estimator, **params):
-    """Set those of `params` that `estimator` has and leaves at None or 0."""
+    """Set those of `params` that `estimator` has and leaves at None, or silent."""
+    if not hasattr(estimator, "get_params"):
+        return estimator
     own = estimator.get_params(deep=False)
     unset = {
         name: value
         for name, value in params.items()
-        if name in own and (own[name] is None or own[name] == 0) and value is not None
+        if name in own and value is not None and _is_unset(name, own[name])
     }
     return estimator.set_params(**unset)
+
+
+def _is_unset(name: str, value) -> bool:
+    # 0 is a seed like any other, but no verbosity.
+    return value is None or (name == "verbose" and not value)
 
 
 def labels_from_decision(decision: np.ndarray) -> np.ndarray:
@@ -480,19 +513,6 @@ def argmax_patches(patch_scores, offsets) -> np.ndarray:
     """Return the row of each sample's largest patch score."""
     parts = np.split(patch_scores, offsets[1:-1])
     return offsets[:-1] + np.array([part.argmax() for part in parts])
-
-
-def paired_distances(patches, bank, rows) -> np.ndarray:
-    """Squared distances of patches (n, d) to their own bank rows (n,), in float64."""
-    step = max(1, 2**22 // patches.shape[1])
-    parts = [
-        np.square(
-            patches[start : start + step].astype(np.float64)
-            - bank[rows[start : start + step]]
-        ).sum(axis=1)
-        for start in range(0, len(patches), step)
-    ]
-    return np.concatenate(parts)
 
 
 def farthest_patches(query, bounds, offsets):

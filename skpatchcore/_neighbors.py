@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from skpatchcore._backbone import resolve_device
 _SPARE_CANDIDATES = 8
 # Elements of a temporary matrix: 64 MB in float32.
 _CHUNK_ELEMENTS = 2**24
+# From 2.9 on torch has one setting a backend; in a process that has used it, reading
+# the older setting for all of them raises an error.
+_BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 class NeighborIndex(ABC):
@@ -20,7 +24,8 @@ class NeighborIndex(ABC):
 
     A backend proposes candidates; distances are always recomputed here, directly as
     differences in float64, so they depend neither on the backend's rounding nor on the
-    other queries of a batch.
+    other queries of a batch. Where a backend cannot tell that its candidates hold the
+    nearest rows, all rows that may be nearer are looked at.
 
     Parameters
     ----------
@@ -34,7 +39,9 @@ class NeighborIndex(ABC):
         self.bank = bank
         self.device = resolve_device(device)
         self.random_state = random_state
-        self._bank = torch.from_numpy(np.ascontiguousarray(bank)).to(self.device)
+        self._bank = as_tensor(bank).to(self.device)
+        # Rounding is least about the mean; distances are the same about any point.
+        self._center = self._bank.mean(dim=0)
         self._build()
 
     def query(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,19 +58,85 @@ class NeighborIndex(ABC):
         return np.concatenate(squared), np.concatenate(indices)
 
     def _query_chunk(self, queries, k):
-        queries = torch.from_numpy(np.ascontiguousarray(queries)).to(self.device)
+        queries = as_tensor(queries).to(self.device)
         n_candidates = min(len(self.bank), k + _SPARE_CANDIDATES)
+        if n_candidates == len(self.bank):
+            candidates = torch.arange(n_candidates, device=self.device)
+            found = self._nearest_of(queries, candidates.expand(len(queries), -1), k)
+            return tuple(part.cpu().numpy() for part in found)
         candidates, bound = self._candidates(queries, n_candidates)
-        squared, indices = _nearest_of(queries, self._bank, candidates, k)
-        doubtful = (squared[:, -1] > bound).nonzero()[:, 0]
+        squared, indices = self._nearest_of(queries, candidates, k)
+        # A row outside may tie with the bound; NaN, after an overflow, is in doubt too.
+        doubtful = (~(squared[:, -1] < bound)).nonzero()[:, 0]
         if len(doubtful):
-            candidates = _double_candidates(queries[doubtful], self._bank, n_candidates)
-            squared[doubtful], indices[doubtful] = _nearest_of(
-                queries[doubtful], self._bank, candidates, k
+            squared[doubtful], indices[doubtful] = self._search_all(
+                queries[doubtful], squared[doubtful, -1], k
             )
         return squared.cpu().numpy(), indices.cpu().numpy()
 
-    def _build(self) -> None:
+    def _nearest_of(self, queries, candidates, k):
+        """Return exact squared distances and rows of the `k` nearest candidates."""
+        candidates = candidates.sort(dim=1).values
+        n_elements = candidates.shape[1] * self._bank.shape[1]
+        rows = max(1, _CHUNK_ELEMENTS // 2 // n_elements)
+        squared = torch.cat(
+            [
+                squared_distances(q, self._bank[c])
+                for q, c in zip(
+                    queries.split(rows), candidates.split(rows), strict=True
+                )
+            ]
+        )
+        squared, order = squared.sort(dim=1, stable=True)
+        return squared[:, :k], candidates.gather(1, order[:, :k])
+
+    def _search_all(self, queries, reach, k):
+        """Return the `k` nearest of all rows; the last is no farther than `reach`."""
+        # Queries in doubt are often copies of each other, such as an even background.
+        queries, inverse = torch.unique(queries, dim=0, return_inverse=True)
+        reach = torch.empty_like(reach[: len(queries)]).index_copy_(0, inverse, reach)
+        partial, norm = self._product(queries)
+        limit = reach - norm.square() + self._rounding_error(norm, self._bank.dtype)
+        possible = ~(partial > limit[:, None])
+        rows = possible.any(dim=0).nonzero()[:, 0]
+        query, column = possible[:, rows].nonzero(as_tuple=True)
+        squared = reach.new_full((len(queries), len(rows)), torch.inf)
+        squared[query, column] = paired_distances(
+            queries, query, self._bank, rows[column]
+        )
+        squared, order = squared.sort(dim=1, stable=True)
+        return squared[inverse, :k], rows[order[inverse, :k]]
+
+    def _product(self, queries):
+        """Return |b|^2 - 2 q.b (n, m) and |q| (n,), about the centre."""
+        queries = queries - self._center
+        with full_precision():
+            partial = torch.addmm(self._norms, queries, self._centered.T, alpha=-2)
+        return partial, queries.double().square().sum(dim=1).sqrt()
+
+    def _rounding_error(self, norm: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Bound the error of a squared distance from a product in `dtype`.
+
+        With unit roundoff u and centred q, b of length d, the dot product errs by at
+        most d u |q||b| / (1 - d u) (Higham, Accuracy and Stability of Numerical
+        Algorithms, 2nd ed., eq. 3.5), and by one u more where |b|^2 is summed with it;
+        centring, norms and the sum add a few u (|q| + |b|)^2. Twice the sum of all is
+        2 (d + 8) u (|q| + |b|)^2 with room to spare.
+        """
+        unit_roundoff = torch.finfo(dtype).eps / 2
+        d = self._bank.shape[1]
+        largest = self._norms.max().double().sqrt()
+        return 2 * (d + 8) * unit_roundoff * (norm + largest).square()
+
+    @cached_property
+    def _centered(self) -> torch.Tensor:
+        return self._bank - self._center
+
+    @cached_property
+    def _norms(self) -> torch.Tensor:
+        return self._centered.double().square().sum(dim=1).to(self._bank.dtype)
+
+    def _build(self) -> None:  # noqa: B027
         """Prepare the search; overridden where there is something to prepare."""
 
     @abstractmethod
@@ -77,63 +150,39 @@ class NeighborIndex(ABC):
 class TorchIndex(NeighborIndex):
     """Exact search by a matrix product on vectors centred at the bank's mean."""
 
-    def _build(self):
-        self._center = self._bank.mean(dim=0)
-        self._centered = self._bank - self._center
-        norms = self._centered.double().square().sum(dim=1)
-        self._norms = norms.to(self._bank.dtype)
-        self._largest_norm = norms.max().sqrt()
-
     def _candidates(self, queries, n_candidates):
-        centered = queries - self._center
-        with _full_precision():
-            partial = torch.addmm(self._norms, centered, self._centered.T, alpha=-2)
+        partial, norm = self._product(queries)
         values, candidates = partial.topk(n_candidates, dim=1, largest=False)
-        if n_candidates == len(self.bank):
-            return candidates, torch.full_like(values[:, 0].double(), torch.inf)
-        norm = centered.double().square().sum(dim=1).sqrt()
         nearest_outside = values[:, -1].double() + norm.square()
-        return candidates, nearest_outside - self._rounding_error(norm)
-
-    def _rounding_error(self, norm: torch.Tensor) -> torch.Tensor:
-        """Bound the error of a squared distance from the product.
-
-        With unit roundoff u and centred q, b of length d, the dot product errs by at
-        most d u |q||b| / (1 - d u) (Higham, Accuracy and Stability of Numerical
-        Algorithms, 2nd ed., eq. 3.5); centring, norms and the sum add a few u (|q| +
-        |b|)^2. Twice the sum of both is (d + 8) u (|q| + |b|)^2 with room to spare.
-        """
-        unit_roundoff = torch.finfo(self._bank.dtype).eps / 2
-        d = self._bank.shape[1]
-        return 2 * (d + 8) * unit_roundoff * (norm + self._largest_norm).square()
+        return candidates, nearest_outside - self._rounding_error(norm, partial.dtype)
 
 
 class FaissIndex(NeighborIndex):
-    """Flat search of faiss, on CPU, or on GPU where faiss-gpu and a device are there."""
+    """Flat search of faiss, on CPU, or on GPU where faiss-gpu is there and a device."""
 
     def _build(self):
         faiss = _import_backend("faiss", "faiss")
-        self._center = self.bank.mean(axis=0)
         self._flat = faiss.IndexFlatL2(self.bank.shape[1])
         if self.device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
             self._resources = faiss.StandardGpuResources()
             self._flat = faiss.index_cpu_to_gpu(
                 self._resources, self.device.index or 0, self._flat
             )
-        self._flat.add(np.ascontiguousarray(self.bank - self._center, dtype=np.float32))
+        self._flat.add(_as_float32(self._centered))
 
     def _candidates(self, queries, n_candidates):
-        centered = queries.cpu().numpy() - self._center
-        _, candidates = self._flat.search(
-            np.ascontiguousarray(centered, dtype=np.float32), n_candidates
-        )
-        return _uncertified(candidates, self.device)
+        centered = queries - self._center
+        values, candidates = self._flat.search(_as_float32(centered), n_candidates)
+        nearest_outside = torch.from_numpy(values[:, -1]).double().to(self.device)
+        norm = centered.double().square().sum(dim=1).sqrt()
+        bound = nearest_outside - self._rounding_error(norm, torch.float32)
+        return torch.from_numpy(candidates).to(self.device), bound
 
 
 class PyNNDescentIndex(NeighborIndex):
     """Approximate search on a nearest-neighbour graph, for very large banks."""
 
-    # Below this many rows PyNNDescent's own trees are no graph; every row is a candidate.
+    # Below this many rows PyNNDescent's own trees are no graph; all rows are searched.
     _MIN_ROWS = 64
 
     def _build(self):
@@ -141,7 +190,7 @@ class PyNNDescentIndex(NeighborIndex):
         self._graph = None
         if len(self.bank) >= self._MIN_ROWS:
             self._graph = pynndescent.NNDescent(
-                self.bank.astype(np.float32, copy=False),
+                _as_float32(self._bank),
                 metric="euclidean",
                 n_neighbors=min(30, len(self.bank) - 1),
                 random_state=self.random_state,
@@ -149,18 +198,20 @@ class PyNNDescentIndex(NeighborIndex):
             self._graph.prepare()
 
     def _candidates(self, queries, n_candidates):
-        if self._graph is None or n_candidates == len(self.bank):
-            rows = np.broadcast_to(
-                np.arange(len(self.bank)), (len(queries), len(self.bank))
-            )
-            return _uncertified(rows, self.device)
-        candidates, _ = self._graph.query(
-            queries.cpu().numpy().astype(np.float32, copy=False), k=n_candidates
-        )
-        return _uncertified(candidates, self.device)
+        bound = torch.full((len(queries),), torch.inf, dtype=torch.float64)
+        if self._graph is None:
+            candidates = torch.zeros((len(queries), n_candidates), dtype=torch.int64)
+            return candidates.to(self.device), -bound.to(self.device)
+        rows, _ = self._graph.query(_as_float32(queries), k=n_candidates)
+        candidates = torch.from_numpy(rows.astype(np.int64))
+        # A graph in pieces may give fewer than asked for, and -1 for the rest.
+        bound[(candidates < 0).any(dim=1)] = -torch.inf
+        return candidates.clamp(min=0).to(self.device), bound.to(self.device)
 
 
-def build_index(bank, *, algorithm="auto", device=None, random_state=0) -> NeighborIndex:
+def build_index(
+    bank, *, algorithm="auto", device=None, random_state=0
+) -> NeighborIndex:
     """Return an index over the rows of `bank`; "auto" is exact search in torch."""
     backends = {
         "auto": TorchIndex,
@@ -182,48 +233,57 @@ def squared_to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
 
 
 def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared distances (n, c) of rows a (n, d) to their own b (n, c, d), in float64."""
+    """Squared distances (n, c) of rows a (n, d) to their b (n, c, d), in float64."""
     return (b.double() - a.double()[:, None]).square_().sum(dim=-1)
 
 
-def _nearest_of(queries, bank, candidates, k):
-    """Return exact squared distances and rows of the `k` nearest candidates."""
-    candidates = candidates.sort(dim=1).values
-    rows = max(1, _CHUNK_ELEMENTS // 2 // (candidates.shape[1] * bank.shape[1]))
-    squared = torch.cat(
-        [
-            squared_distances(q, bank[c])
-            for q, c in zip(queries.split(rows), candidates.split(rows), strict=True)
-        ]
-    )
-    squared, order = squared.sort(dim=1, stable=True)
-    return squared[:, :k], candidates.gather(1, order[:, :k])
+def paired_distances(a, rows_a, b, rows_b) -> torch.Tensor:
+    """Squared distances (n,) of a[rows_a] to b[rows_b], in float64."""
+    step = max(1, _CHUNK_ELEMENTS // 2 // a.shape[1])
+    parts = [
+        squared_distances(a[i], b[j][:, None])[:, 0]
+        for i, j in zip(rows_a.split(step), rows_b.split(step), strict=True)
+    ]
+    return torch.cat(parts)
 
 
-def _double_candidates(queries, bank, n_candidates) -> torch.Tensor:
-    """Return candidates by a product in float64, for queries amid near-duplicates."""
-    n_candidates = min(2 * n_candidates, len(bank))
-    center = bank.double().mean(dim=0)
-    centered, queries = bank.double() - center, queries.double() - center
-    partial = torch.addmm(centered.square().sum(dim=1), queries, centered.T, alpha=-2)
-    return partial.topk(n_candidates, dim=1, largest=False).indices
-
-
-def _uncertified(candidates, device):
-    candidates = torch.from_numpy(np.ascontiguousarray(candidates, dtype=np.int64))
-    bound = torch.full((len(candidates),), torch.inf, dtype=torch.float64)
-    return candidates.to(device), bound.to(device)
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """Return `array` as a tensor, copied only where torch could not share it."""
+    # torch warns of read-only memory, such as joblib's memory maps.
+    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
 @contextmanager
-def _full_precision():
-    """Keep the process's choice of TF32 or bf16 products out of the error bound."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+def full_precision():
+    """Keep the process's choice of TF32 or bf16 products out of exact distances."""
+    before = _matmul_precision()
+    _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _set_matmul_precision(before)
+
+
+def _matmul_precision() -> list[str]:
+    if _BY_BACKEND:
+        return [backend.fp32_precision for backend in _matmul_backends()]
+    return [torch.get_float32_matmul_precision()]
+
+
+def _set_matmul_precision(precision: list[str]) -> None:
+    if not _BY_BACKEND:
+        torch.set_float32_matmul_precision(*precision)
+        return
+    for backend, value in zip(_matmul_backends(), precision, strict=True):
+        backend.fp32_precision = value
+
+
+def _matmul_backends():
+    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+
+
+def _as_float32(tensor: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.cpu().numpy(), dtype=np.float32)
 
 
 def _import_backend(module: str, extra: str):

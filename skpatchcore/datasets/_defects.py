@@ -136,7 +136,7 @@ def _dent(rng: RandomState, surface: np.ndarray):
 def _discoloration(rng: RandomState, surface: np.ndarray):
     """Discoloration: another hue of much the same brightness, as from heat."""
     area = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.08, 0.2), softness=0.6)
-    warmth = rng.choice([-1, 1]) * _log_uniform(rng, 0.08, 0.3)
+    warmth = rng.choice([-1, 1]) * _log_uniform(rng, 0.1, 0.3)
     return area, surface * (1 + warmth * np.array([1.0, 0.0, -1.0]))
 
 
@@ -175,7 +175,7 @@ def _stain(rng: RandomState, surface: np.ndarray):
     """Stain of a dried liquid: darker, most at its rim; the surface shows through."""
     puddle = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.06, 0.2), softness=0.35)
     rim = 4 * puddle * (1 - puddle)
-    tint = 1 - _log_uniform(rng, 0.1, 0.35) * np.array([0.8, 1.0, 1.2])
+    tint = 1 - _log_uniform(rng, 0.15, 0.4) * np.array([0.8, 1.0, 1.2])
     return puddle, surface * tint * (1 - 0.15 * rim)[..., np.newaxis]
 
 

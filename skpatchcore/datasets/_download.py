@@ -7,10 +7,11 @@ from pathlib import Path
 
 import requests
 from requests.adapters import HTTPAdapter
-from tqdm import tqdm
+from tqdm.auto import tqdm
 from urllib3.util import Retry
 
-_CHUNK_SIZE = 1 << 16
+# What has come of a chunk is lost when the connection breaks off.
+_CHUNK_SIZE = 1 << 14
 # Seconds to connect, and between two pieces of data.
 _TIMEOUT = (10, 60)
 _TEMPORARY_FAILURES = (429, 500, 502, 503, 504)
@@ -131,8 +132,9 @@ def _check_hash(part: Path, sha256: str, url: str) -> None:
     n_bytes = part.stat().st_size
     part.unlink()
     raise OSError(
-        f"What {url} sent, {n_bytes} bytes, has the SHA-256 hash {actual}; expected "
-        f"{sha256}. It was removed. The file there has changed, or was damaged on its way."
+        f"The {n_bytes} bytes from {url} have the SHA-256 hash {actual}; expected "
+        f"{sha256}. They were removed. The file there is another one, or was damaged "
+        "on its way."
     )
 
 

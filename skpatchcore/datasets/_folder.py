@@ -133,10 +133,7 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     ['good', 'dent', 'good']
     """
     root = check_folder(path, "path")
-    list_split = partial(_list_split, root)
-    if subset in ("all", "train"):
-        _check_training_pictures(list_split("train"), root)
-    records = collect_subset(subset, list_split, root)
+    records = collect_subset(subset, partial(_list_split, root), root)
     _check_masks(records)
     bunch = bunch_of_records(records, _describe(root, records), subset == "all")
     return (bunch.data, bunch.target) if return_X_y else bunch
@@ -144,19 +141,41 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
 
 def _list_split(root: Path, split: str) -> list[Record]:
     """Return the pictures of one split, or none if it has no folder."""
+    if split == "train":
+        return _list_training(root)
     folder = _find_folder(root, _SPLIT_NAMES[split])
     if folder is None:
-        is_flat = split == "train" and _is_flat(root)
-        return _list_good(root, split) if is_flat else []
-    loose = _list_good(folder, split)
-    if loose and split != "train":
+        return []
+    loose = list_pictures(folder)
+    if loose:
         raise ValueError(
-            f"Found pictures directly in {folder}, {loose[0].path.name} for one: they "
-            f"could be good or defective. Move them to {folder / 'good'}, or to "
+            f"Found pictures directly in {folder}, {loose[0].name} for one: they could "
+            f"be good or defective. Move them to {folder / 'good'}, or to "
             f"{folder / '<kind>'} for each kind of defect."
         )
+    return _list_kinds(root, split, folder)
+
+
+def _list_training(root: Path) -> list[Record]:
+    """Return the pictures to train with, at least one of them good."""
+    folder = _find_folder(root, _SPLIT_NAMES["train"])
+    if folder is not None:
+        records = _list_good(folder, "train") + _list_kinds(root, "train", folder)
+    else:
+        records = _list_good(root, "train") if _is_flat(root) else []
+    if all(record.defect_type != "good" for record in records):
+        kinds = ", ".join(sorted({record.defect_type for record in records}))
+        found = f"only defective training pictures ({kinds})" if kinds else "none"
+        raise ValueError(
+            f"Expected training pictures of good parts in {root}; found {found}. "
+            f"{_LAYOUT}"
+        )
+    return records
+
+
+def _list_kinds(root: Path, split: str, folder: Path) -> list[Record]:
     kinds = list_folders(folder)
-    return loose + [record for kind in kinds for record in _list_kind(root, split, kind)]
+    return [record for kind in kinds for record in _list_kind(root, split, kind)]
 
 
 def _list_good(folder: Path, split: str) -> list[Record]:
@@ -192,32 +211,23 @@ def _is_flat(root: Path) -> bool:
     return not any(folder.name.lower() in split_names for folder in list_folders(root))
 
 
-def _check_training_pictures(records: list[Record], root: Path) -> None:
-    if not records:
-        raise ValueError(f"Found no training pictures in {root}. {_LAYOUT}")
-    if all(record.defect_type != "good" for record in records):
-        kinds = ", ".join(sorted({record.defect_type for record in records}))
-        raise ValueError(
-            f"Found no normal training pictures in {root}, only {kinds}: detectors learn "
-            f"from good parts. {_LAYOUT}"
-        )
-
-
 def _check_masks(records: list[Record]) -> None:
     """Refuse a mask of two pictures; warn where some of a kind have none."""
     claims = Counter(record.mask for record in records if record.mask)
     for mask, n_claims in claims.items():
         if n_claims > 1:
             claimants = " and ".join(str(r.path) for r in records if r.mask == mask)
-            raise ValueError(f"{mask} fits more than one picture: {claimants}.")
-    with_masks = {(r.split, r.defect_type) for r in records if r.mask}
-    lacking = [r for r in records if not r.mask and r[1:3] in with_masks]
+            raise ValueError(
+                f"{mask} could be the mask of {claimants}; rename all but one of them."
+            )
+    masked_kinds = {record.defect_type for record in records if record.mask}
+    lacking = [r for r in records if r.defect_type in masked_kinds and not r.mask]
     if lacking:
         warnings.warn(
             f"{len(lacking)} defective pictures have no mask although others of their "
             f"kind have, {lacking[0].path} for one. read_masks takes them as free of "
-            "defects: add the masks, or leave these pictures out of pixel-level metrics.",
-            stacklevel=3,
+            "defects: add the masks, or leave them out of pixel-level metrics.",
+            stacklevel=4,  # The caller of load_image_folder, which is decorated.
         )
 
 

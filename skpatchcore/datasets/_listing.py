@@ -8,7 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import Bunch
 
-PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
 SPLITS = ("train", "validation", "test")
 
 
@@ -26,7 +28,8 @@ def list_pictures(folder: Path) -> list[Path]:
     return [
         path
         for path in _visible(folder)
-        if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+        # Broken links count: leaving out what is not there would go unnoticed.
+        if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir()
     ]
 
 
@@ -63,7 +66,7 @@ def match_masks(pictures: Sequence[Path], folder: Path) -> list[Path | None]:
 def collect_subset(
     subset: str, list_split: Callable[[str], list[Record]], source: Path
 ) -> list[Record]:
-    """Return the records of one split, or of all; a split asked for has to exist."""
+    """Return the records of all splits, or of one, which then may not be empty."""
     if subset == "all":
         return [record for split in SPLITS for record in list_split(split)]
     records = list_split(subset)

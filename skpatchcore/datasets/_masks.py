@@ -1,6 +1,7 @@
 """Read ground-truth masks, and check that they fit their pictures."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from skpatchcore.datasets._listing import list_pictures
 _TRANSPOSED = (5, 6, 7, 8)
 
 
-def read_masks(masks, data):
+def read_masks(masks: Sequence, data: Sequence) -> list[np.ndarray]:
     """Read the masks of pictures as boolean arrays.
 
     What the pixel-level metrics compare anomaly maps with. A picture without a mask
@@ -22,17 +23,17 @@ def read_masks(masks, data):
     Parameters
     ----------
     masks : sequence of length n_pictures
-        For each picture the path of its mask, an array (h, w), or None for no defect. In
-        a file or array every pixel above 0 is defective (in JPEG files, which cannot
-        hold exact zeros, above 127); alpha channels are ignored. Of a folder the
+        For each picture the path of its mask, an array (h, w), or None for no defect.
+        In a file or array every pixel above 0 is defective (in JPEG files, which do not
+        keep zeros exactly, above 127); alpha channels are ignored. Of a folder the
         defects in all the masks inside are united.
     data : sequence of length n_pictures
-        The pictures themselves, as paths, PIL images or arrays (h, w) or (h, w, c). Only
-        their size is used, after the rotation that their EXIF data ask for.
+        The pictures themselves, as paths, PIL images or arrays (h, w) or (h, w, c).
+        Only their size is used, after the rotation that their EXIF data ask for.
 
     Returns
     -------
-    masks : list of ndarray of bool of shape (h, w)
+    list of ndarray of bool of shape (h, w)
         True where defective, each in the size of its picture, which may vary.
 
     Raises
@@ -62,7 +63,8 @@ def read_masks(masks, data):
             f"Got {len(masks)} masks for {len(data)} pictures; expected one entry a "
             "picture, None where there is no defect."
         )
-    return [_fitting_mask(masks[i], data[i], i) for i in range(len(masks))]
+    pairs = zip(masks, data, strict=True)
+    return [_fitting_mask(mask, picture, i) for i, (mask, picture) in enumerate(pairs)]
 
 
 def _fitting_mask(mask, picture, i: int) -> np.ndarray:

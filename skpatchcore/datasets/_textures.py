@@ -42,13 +42,13 @@ def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def shade_relief(height: np.ndarray, strength: float) -> np.ndarray:
-    """Return the brightness, 1 where level, of a relief lit from the lower right."""
+    """Return the brightness, 1 where level, of a relief lit from the upper left."""
     slope_v, slope_u = np.gradient(height, 1 / min(height.shape))
-    return 1 - strength * (slope_u + slope_v)
+    return 1 + strength * (slope_u + slope_v)
 
 
 def _coordinates(rng: RandomState, size: int, max_angle: float):
-    """Return u (to the right) and v (down), displaced and turned at random, positive."""
+    """Return u (to the right) and v (down), shifted and turned at random, positive."""
     v, u = np.mgrid[:size, :size] / size
     angle = rng.uniform(-max_angle, max_angle)
     shift_u, shift_v = rng.uniform(1, 2, size=2)
@@ -120,7 +120,7 @@ def _brick(rng: RandomState, size: int) -> np.ndarray:
     clay = _gray(tone + 0.05 * rough + 0.05 * fine, (0.60, 0.35, 0.28))
     joint = _gray(1 + 0.05 * fine, (0.62, 0.60, 0.57))
     is_clay = _gray(smoothstep(to_joint + 0.001 * rough, 0.006, 0.013))
-    shading = shade_relief(-smoothstep(to_joint, 0.004, 0.02), 0.002)
+    shading = shade_relief(smoothstep(to_joint, 0.004, 0.02), 0.002)
     return (joint + is_clay * (clay - joint)) * _gray(shading)
 
 
@@ -142,7 +142,7 @@ def _knurled(rng: RandomState, size: int) -> np.ndarray:
     flanks = np.abs(8 * np.stack([u + v, u - v]) % 1 - 0.5).min(axis=0)
     relief = ndimage.gaussian_filter(np.minimum(flanks, 0.4 + 0.2 * wear), 0.006 * size)
     fine = 1 + 0.05 * smooth_noise(rng, (size, size), 0.004)
-    tone = 0.78 * shade_relief(-relief, 0.028) * fine * (1 + wear)
+    tone = 0.78 * shade_relief(relief, 0.028) * fine * (1 + wear)
     return _gray(tone, (0.80, 0.64, 0.36))
 
 

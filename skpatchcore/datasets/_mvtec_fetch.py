@@ -1,0 +1,257 @@
+"""Download MVTec AD."""
+
+import os
+import shutil
+import tarfile
+from functools import partial
+from numbers import Integral, Real
+from pathlib import Path
+
+from filelock import FileLock
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import Interval, StrOptions, validate_params
+from tqdm.auto import tqdm
+
+from skpatchcore.datasets._download import download
+from skpatchcore.datasets._mvtec import (
+    is_category,
+    load_mvtec_ad,
+    mvtec_ad_categories,
+)
+
+_CATEGORIES = (
+    "bottle",
+    "cable",
+    "capsule",
+    "carpet",
+    "grid",
+    "hazelnut",
+    "leather",
+    "metal_nut",
+    "pill",
+    "screw",
+    "tile",
+    "toothbrush",
+    "transistor",
+    "wood",
+    "zipper",
+)
+_DOWNLOADS_PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad/downloads"
+_LICENSE_PAGE = "https://creativecommons.org/licenses/by-nc-sa/4.0/"
+# The hash is the one in anomalib's MVTecAD data module, where it stayed the same when
+# MVTec moved the file (anomalib issues 3121 and 3608). The link is of July 2026.
+_URL = (
+    "https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/"
+    "download/420938113-1629960298/mvtec_anomaly_detection.tar.xz"
+)
+_SHA256 = "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
+_ARCHIVE_NAME = "mvtec_anomaly_detection.tar.xz"
+
+
+@validate_params(
+    {
+        "category": [StrOptions(set(_CATEGORIES)), None],
+        "data_home": [str, os.PathLike, None],
+        "accept_license": ["boolean"],
+        "subset": [StrOptions({"all", "train", "test"})],
+        "download_if_missing": ["boolean"],
+        "return_X_y": ["boolean"],
+        "n_retries": [Interval(Integral, 0, None, closed="left")],
+        "delay": [Interval(Real, 0, None, closed="left")],
+        "url": [str, None],
+        "sha256": [str, None],
+    },
+    prefer_skip_nested_validation=True,
+)
+def fetch_mvtec_ad(
+    category=None,
+    *,
+    data_home=None,
+    accept_license=False,
+    subset="all",
+    download_if_missing=True,
+    return_X_y=False,
+    n_retries=3,
+    delay=1.0,
+    url=None,
+    sha256=None,
+):
+    """Load MVTec AD, and download it first if it is not there yet.
+
+    The archive of all 15 categories has 5.3 GB and needs about as much again while it
+    is unpacked; it is removed afterwards. What is there is never downloaded again. A
+    download that breaks off, or is stopped by Ctrl-C, goes on at the next call where it
+    ended. A category appears in `data_home` only when it is complete, and processes
+    that fetch at the same time wait for each other.
+
+    MVTec AD is licensed by MVTec Software GmbH under CC BY-NC-SA 4.0: not for
+    commercial use.
+
+    Parameters
+    ----------
+    category : str, default=None
+        One of the 15 categories, ``"bottle"`` for instance. If None, all of them.
+    data_home : str or path-like, default=None
+        Folder with one subfolder for each category; made if need be. If None, the
+        subfolder ``mvtec_ad`` of the folder that the environment variable
+        ``SKPATCHCORE_DATA`` names, or else of ``~/skpatchcore_data``.
+    accept_license : bool, default=False
+        Set to True if you agree to the licence. Needed for downloading only.
+    subset : {"all", "train", "test"}, default="all"
+        Which of the splits to load.
+    download_if_missing : bool, default=True
+        If False, raise an error instead of downloading.
+    return_X_y : bool, default=False
+        If True, return ``(data, target)`` instead of a Bunch.
+    n_retries : int, default=3
+        How many more times to try when the connection fails or breaks off.
+    delay : float, default=1.0
+        Seconds to wait before another try; after repeated failures to connect, longer.
+    url : str, default=None
+        Another place to get the archive from: MVTec's links change now and then.
+    sha256 : str, default=None
+        SHA-256 hash of the archive, 64 hexadecimal digits. If None, that of the
+        official one, at whatever `url`.
+
+    Returns
+    -------
+    bunch : :class:`~sklearn.utils.Bunch`
+        What :func:`load_mvtec_ad` returns for the category. If `category` is None, a
+        Bunch of such Bunches, under the names of the categories.
+
+    (data, target) : tuple if ``return_X_y=True``
+        What :func:`load_mvtec_ad` returns. If `category` is None, a Bunch of such
+        tuples.
+
+    Raises
+    ------
+    PermissionError
+        If the data have to be downloaded and `accept_license` is False.
+    FileNotFoundError
+        If the data are not there and `download_if_missing` is False.
+    FileExistsError
+        If a folder with the name of a missing category is in the way.
+    OSError
+        If the download fails, or its hash is wrong.
+
+    See Also
+    --------
+    load_mvtec_ad : Load MVTec AD, or other data arranged like it, from a folder.
+    make_surface_defects : Generate pictures with defects, without downloading.
+
+    References
+    ----------
+    .. [1] P. Bergmann, M. Fauser, D. Sattlegger, C. Steger. "MVTec AD -- A
+           Comprehensive Real-World Dataset for Unsupervised Anomaly Detection". CVPR
+           2019.
+
+    Examples
+    --------
+    >>> from skpatchcore.datasets import fetch_mvtec_ad
+    >>> bottle = fetch_mvtec_ad("bottle", accept_license=True)  # doctest: +SKIP
+    >>> bottle.data.shape  # doctest: +SKIP
+    (292,)
+    """
+    root = _resolve_data_home(data_home)
+    if _missing_categories(root, category):
+        _check_may_download(root, accept_license, download_if_missing)
+        _fetch_archive(
+            root,
+            category,
+            url=url or _URL,
+            sha256=sha256 or _SHA256,
+            n_retries=n_retries,
+            delay=delay,
+        )
+    load = partial(load_mvtec_ad, root, subset=subset, return_X_y=return_X_y)
+    if category is not None:
+        return load(category)
+    return Bunch(**{name: load(name) for name in mvtec_ad_categories(root)})
+
+
+def _resolve_data_home(data_home) -> Path:
+    if data_home is not None:
+        return Path(data_home).expanduser().absolute()
+    base = os.environ.get("SKPATCHCORE_DATA") or Path("~", "skpatchcore_data")
+    return Path(base).expanduser().absolute() / "mvtec_ad"
+
+
+def _missing_categories(root: Path, category: str | None) -> list[str]:
+    wanted = _CATEGORIES if category is None else (category,)
+    return [name for name in wanted if not is_category(root / name)]
+
+
+def _check_may_download(root: Path, accept_license: bool, allowed: bool) -> None:
+    if not allowed:
+        raise FileNotFoundError(
+            f"MVTec AD is not in {root}, and download_if_missing is False."
+        )
+    if not accept_license:
+        raise PermissionError(
+            f"MVTec AD is not in {root}. It is licensed by MVTec Software GmbH under "
+            f"CC BY-NC-SA 4.0, not for commercial use: {_LICENSE_PAGE}. If you agree, "
+            "pass accept_license=True and it will be downloaded (5.3 GB)."
+        )
+
+
+def _fetch_archive(
+    root: Path,
+    category: str | None,
+    *,
+    url: str,
+    sha256: str,
+    n_retries: int,
+    delay: float,
+) -> None:
+    """Download and unpack the archive, one process at a time."""
+    root.mkdir(parents=True, exist_ok=True)
+    archive = root / _ARCHIVE_NAME
+    with FileLock(root / ".mvtec_ad.lock"):
+        missing = _missing_categories(root, category)
+        if not missing:
+            return  # Another process was faster.
+        _check_not_in_the_way(root, missing)
+        hint = f"For the current link see {_DOWNLOADS_PAGE}, and pass it as url=..."
+        download(
+            url, archive, sha256=sha256, n_retries=n_retries, delay=delay, hint=hint
+        )
+        _unpack(archive, root)
+        archive.unlink()
+
+
+def _check_not_in_the_way(root: Path, missing: list[str]) -> None:
+    for name in missing:
+        if (root / name).exists():
+            raise FileExistsError(
+                f"{root / name} is in the way: it has no train/good, so it is not the "
+                "category of MVTec AD. Move or remove it."
+            )
+
+
+def _unpack(archive: Path, root: Path) -> None:
+    """Unpack beside the data; then move whole categories in, each in one step."""
+    staging = root / ".unpacking"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with tarfile.open(archive) as tar:
+            members = tqdm(tar, desc="unpacking", unit=" files", disable=None)
+            tar.extractall(staging, members, filter="data")
+        _move_in(staging, root)
+    except tarfile.TarError:
+        archive.unlink()  # Its hash is right: the next time it would be no better.
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_in(staging: Path, root: Path) -> None:
+    """Move the categories, and the licence beside them, out of `staging`."""
+    # Some archives have a folder round all categories.
+    markers = [*staging.glob("*/train/good"), *staging.glob("*/*/train/good")]
+    categories = [marker.parents[1] for marker in markers]
+    texts = [
+        text for home in {c.parent for c in categories} for text in home.glob("*.txt")
+    ]
+    for path in (*texts, *categories):
+        if not (root / path.name).exists():
+            path.replace(root / path.name)

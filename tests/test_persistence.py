@@ -1,0 +1,743 @@
+"""Model files: round trips, damage, tampering, atomic writes; and pickles."""
+
+import copy
+import functools
+import hashlib
+import io
+import json
+import pickle
+import struct
+import warnings
+import zipfile
+
+import joblib
+import numpy as np
+import pytest
+import safetensors.numpy
+import safetensors.torch
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MaxAbsScaler, StandardScaler
+from sklearn.random_projection import SparseRandomProjection
+from torch import nn
+
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    PatchMemoryBank,
+    persistence,
+)
+from skpatchcore._backbone import load_backbone
+from skpatchcore.datasets import make_surface_defects
+from skpatchcore.persistence import ModelFileError, load, save
+
+PICTURES = make_surface_defects(6, 1, 1, image_size=64, random_state=0).data
+TRAIN, TEST = PICTURES[:6], PICTURES[6:]
+UNEQUAL = [*TRAIN[:3], *(picture[:48] for picture in TRAIN[3:])]
+
+
+def make(features=None, pictures=TRAIN, **params):
+    """Return a fitted detector with a small random network."""
+    given = {"weights": "random", "image_size": 32, "layers": ("layer1", "layer2")}
+    transformer = PatchFeatureTransformer("resnet18", **given | (features or {}))
+    return PatchCoreDetector(transformer, **{"random_state": 0} | params).fit(pictures)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Spare these small matrices the threads that would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def probe_once():
+    """Find out only once for each network which modules run: it is the slow step."""
+    cached = functools.cache(persistence._modules_used)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(
+            persistence,
+            "_modules_used",
+            lambda module, layers: cached(module, tuple(layers)),
+        )
+        yield
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return make({"layers": ("layer1",)}, n_neighbors=2)
+
+
+@pytest.fixture(scope="module")
+def members(detector, tmp_path_factory):
+    """Return the members of the file of `detector` by name."""
+    path = tmp_path_factory.mktemp("models") / "model.skpc"
+    save(detector, path)
+    return unzip(path)
+
+
+def unzip(path):
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path, members, compression=zipfile.ZIP_STORED):
+    """Write a zip as the package does not; `members` are a dict or pairs."""
+    pairs = members.items() if isinstance(members, dict) else members
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in pairs:
+            archive.writestr(name, data)
+    return path
+
+
+def seal(manifest, arrays: bytes):
+    """Return members whose manifest describes the arrays, as a forger would."""
+    described = {"size": len(arrays), "sha256": hashlib.sha256(arrays).hexdigest()}
+    manifest = {**manifest, "members": {"arrays.safetensors": described}}
+    return {"model.json": json.dumps(manifest), "arrays.safetensors": arrays}
+
+
+def assert_same(loaded, detector, pictures=TEST):
+    np.testing.assert_array_equal(
+        loaded.score_samples(pictures), detector.score_samples(pictures)
+    )
+    np.testing.assert_array_equal(
+        loaded.predict_maps(pictures), detector.predict_maps(pictures)
+    )
+    found, expected = (d.nearest_patches(pictures) for d in (loaded, detector))
+    assert all(np.array_equal(found[name], expected[name]) for name in expected)
+    for name in ("offset_", "map_threshold_"):
+        assert getattr(loaded, name) == getattr(detector, name)
+    for name in ("training_scores_", "training_indices_", "_training_shapes"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(detector, name))
+
+
+ROUND_TRIPS = {
+    "plain": {},
+    "random projection": {"features": {"projection": 8}},
+    "PCA": {"features": {"projection": PCA(6, whiten=True, svd_solver="full")}},
+    "sparse projection": {"features": {"projection": SparseRandomProjection(9)}},
+    "pipeline": {"features": {"projection": make_pipeline(StandardScaler(), PCA(5))}},
+    "cosine": {"metric": "cosine", "n_neighbors": 3, "reduction": 0.2},
+    "reweight": {"reweight": 3, "contamination": 0.2, "smoothing": 0},
+    "crop": {"features": {"crop_size": (40, 36), "image_size": (48, 44)}},
+    "authors' descriptor": {"features": {"descriptor": 20, "layer_weights": None}},
+    "list and array": {
+        "features": {"layers": ["layer2", "layer1"], "layer_weights": np.ones(2)}
+    },
+    "random subset": {"sampler": CoresetSampler(30, method="random", device="cpu")},
+    "every patch": {"sampler": CoresetSampler(method="none")},
+    "RandomState": {"random_state": np.random.RandomState(1)},
+    "unequal sizes": {"features": {"image_size": None}, "pictures": UNEQUAL},
+}
+
+
+@pytest.mark.parametrize("params", ROUND_TRIPS.values(), ids=ROUND_TRIPS)
+def test_round_trip_is_exact(params, tmp_path):
+    detector = make(**params)
+    save(detector, tmp_path / "first.skpc")
+    loaded = load(tmp_path / "first.skpc")
+    assert_same(loaded, detector)
+    save(loaded, tmp_path / "second.skpc")
+    first, second = (tmp_path / f"{name}.skpc" for name in ("first", "second"))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_parameters_survive(tmp_path):
+    detector = make({"projection": PCA(5), "layers": ["layer1"]}, n_neighbors=2)
+    save(detector, str(tmp_path / "model"))
+    loaded = load(str(tmp_path / "model"))
+    for name in ("features", "features_"):
+        assert repr(getattr(loaded, name)) == repr(getattr(detector, name))
+    assert repr(loaded) == repr(detector)
+    assert repr(loaded.memory_bank_) == repr(detector.memory_bank_)
+    assert not hasattr(loaded.features, "projection_")
+    assert loaded.fit(TRAIN).score_samples(TEST).shape == (2,)
+
+
+def test_sampler_keeps_picks_and_radii_but_nothing_of_each_patch(detector, tmp_path):
+    save(detector, tmp_path / "model.skpc")
+    sampler = load(tmp_path / "model.skpc").memory_bank_.sampler_
+    expected = detector.memory_bank_.sampler_
+    np.testing.assert_array_equal(sampler.sample_indices_, expected.sample_indices_)
+    np.testing.assert_array_equal(sampler.radii_, expected.radii_)
+    assert not hasattr(sampler, "min_distances_")
+
+
+def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
+    parts = [
+        detector,
+        detector.features_,
+        detector.memory_bank_,
+        detector.memory_bank_.sampler_,
+    ]
+    for part in parts:
+        learned = part.__getstate__().keys() - part.get_params() - {"_sklearn_version"}
+        left_out = learned - set(persistence._FITTED[type(part)])
+        assert left_out <= {"min_distances_", "nearest_picks_", "_n_channels"}
+
+
+def test_random_state_instances_become_none(tmp_path):
+    detector = make(random_state=np.random.RandomState(1))
+    save(detector, tmp_path / "model.skpc")
+    assert load(tmp_path / "model.skpc").random_state is None
+
+
+def test_arrays_are_writable_and_keep_their_layout(tmp_path):
+    detector = make({"projection": PCA(6, svd_solver="full")})
+    save(detector, tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc")
+    assert loaded.memory_bank_.bank_.flags.writeable
+    for name in ("C_CONTIGUOUS", "F_CONTIGUOUS"):
+        flags = [
+            d.features_.projection_.components_.flags[name] for d in (loaded, detector)
+        ]
+        assert flags[0] == flags[1]
+
+
+def test_file_says_what_it_is_and_holds_no_pickle(members):
+    manifest = json.loads(members["model.json"])
+    assert manifest["format"] == "skpatchcore model"
+    assert manifest["format_version"] == 1
+    assert set(manifest["versions"]) >= {"skpatchcore", "scikit-learn", "timm", "torch"}
+    assert list(members) == ["model.json", "arrays.safetensors"]
+
+
+# The network.
+
+
+def test_file_with_its_network_needs_nothing_else(detector, tmp_path, monkeypatch):
+    save(detector, tmp_path / "model.skpc", include_backbone=True)
+    monkeypatch.setattr(PatchFeatureTransformer, "_load", None)
+    loaded = load(tmp_path / "model.skpc")
+    assert_same(loaded, detector)
+    save(loaded, tmp_path / "again.skpc", include_backbone=True)
+    assert unzip(tmp_path / "again.skpc") == unzip(tmp_path / "model.skpc")
+
+
+def test_only_layers_in_use_are_stored(detector, tmp_path):
+    save(detector, tmp_path / "model.skpc", include_backbone=True)
+    state = safetensors.torch.load(
+        unzip(tmp_path / "model.skpc")["backbone.safetensors"]
+    )
+    assert {name.split(".")[0] for name in state} == {"conv1", "bn1", "layer1"}
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    network = load_backbone(
+        "resnet18",
+        ("layer1",),
+        weights="random",
+        seed=5,
+        device="cpu",
+        precision="auto",
+    )
+    path = tmp_path / "weights.safetensors"
+    safetensors.torch.save_file(network.module.state_dict(), path)
+    return path
+
+
+def test_weights_that_have_moved(weights_file, tmp_path):
+    detector = make({"weights": weights_file})
+    save(detector, tmp_path / "model.skpc")
+    assert_same(load(tmp_path / "model.skpc"), detector)
+    moved = weights_file.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"load\(\.\.\., weights=\.\.\.\)"):
+        load(tmp_path / "model.skpc")
+    assert_same(load(tmp_path / "model.skpc", weights=moved), detector)
+    assert load(tmp_path / "model.skpc", weights=moved).features.weights == moved
+
+
+def test_stored_network_does_not_need_the_weights_file(weights_file, tmp_path):
+    detector = make({"weights": str(weights_file)})
+    expected = detector.score_samples(TEST)
+    save(detector, tmp_path / "model.skpc", include_backbone=True)
+    weights_file.unlink()
+    loaded = load(tmp_path / "model.skpc")
+    np.testing.assert_array_equal(loaded.score_samples(TEST), expected)
+
+
+def test_other_weights_are_noticed(weights_file, tmp_path):
+    detector = make({"weights": weights_file})
+    save(detector, tmp_path / "model.skpc")
+    with pytest.raises(ModelFileError, match=r"has other weights than in the fit"):
+        load(tmp_path / "model.skpc", weights="random")
+
+
+def test_weights_of_unread_layers_do_not_matter(weights_file, tmp_path):
+    detector = make({"weights": weights_file})
+    save(detector, tmp_path / "model.skpc")
+    state = safetensors.torch.load_file(weights_file)
+    trunk = {k: v for k, v in state.items() if not k.startswith(("layer4", "fc"))}
+    safetensors.torch.save_file(trunk, weights_file)
+    assert_same(load(tmp_path / "model.skpc"), detector)
+
+
+def small_module(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(3, 8, 3, stride=4), nn.ReLU())
+
+
+def test_network_given_as_module_is_asked_for(tmp_path):
+    features = {"backbone": small_module(), "layers": ("1",), "weights": None}
+    transformer = PatchFeatureTransformer(**features, image_size=32)
+    detector = PatchCoreDetector(transformer, random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "model.skpc")
+    with pytest.raises(ModelFileError, match=r"Sequential; .* load\(\.\.\., backbone="):
+        load(tmp_path / "model.skpc")
+    assert_same(load(tmp_path / "model.skpc", backbone=small_module()), detector)
+    with pytest.raises(ModelFileError, match="other weights"):
+        load(tmp_path / "model.skpc", backbone=small_module(1))
+    with pytest.raises(ValueError, match=r"timm name.*Sequential"):
+        save(detector, tmp_path / "other.skpc", include_backbone=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.skpc"]
+
+
+def test_device_can_be_changed(members, tmp_path):
+    manifest = json.loads(members["model.json"])
+    params_of(fitted_of(manifest["detector"])["features_"])["device"] = "abacus"
+    path = write(tmp_path / "m", seal(manifest, members["arrays.safetensors"]))
+    with pytest.raises(ModelFileError, match="abacus"):
+        load(path)
+    loaded = load(path, device="cpu")
+    assert (
+        loaded.device == loaded.features_.device == loaded.memory_bank_.device == "cpu"
+    )
+
+
+# What cannot be saved.
+
+
+def test_unfitted_detector_is_not_saved(tmp_path):
+    with pytest.raises(NotFittedError):
+        save(PatchCoreDetector(), tmp_path / "model.skpc")
+    with pytest.raises(TypeError, match="PatchMemoryBank"):
+        save(PatchMemoryBank(), tmp_path / "model.skpc")
+
+
+class FirstRows(BaseEstimator):
+    def fit(self, X):
+        self.sample_indices_ = np.arange(9)
+        return self
+
+
+@pytest.mark.parametrize(
+    ("params", "match"),
+    [
+        (
+            {"features": {"projection": MaxAbsScaler()}},
+            r"projection.*MaxAbsScaler.*PCA",
+        ),
+        ({"sampler": FirstRows()}, r"sampler.*FirstRows.*CoresetSampler"),
+    ],
+)
+def test_foreign_classes_are_named(params, match, tmp_path):
+    with pytest.raises(TypeError, match=match):
+        save(make(**params), tmp_path / "model.skpc")
+    assert not list(tmp_path.iterdir())
+
+
+# What cannot be loaded.
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path / "nowhere.skpc")
+
+
+def assert_rejected(path, match):
+    with pytest.raises(ModelFileError, match=match) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("data", [b"", b"no zip", pickle.dumps({}), b"PK\x05\x06"])
+def test_other_files_are_rejected(data, tmp_path):
+    path = tmp_path / "model.skpc"
+    path.write_bytes(data)
+    assert_rejected(path, "not a zip file")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda m: m.pop("model.json"), "no model.json"),
+        (lambda m: m.pop("arrays.safetensors"), "missing or extra members"),
+        (lambda m: m.update({"code.pkl": b""}), r"missing or extra.*code\.pkl"),
+        (lambda m: m.update({"../arrays.safetensors": b""}), "missing or extra"),
+        (lambda m: m.update({"/etc/passwd": b""}), "missing or extra members"),
+        (lambda m: m.update({"backbone.safetensors": b""}), "but lists"),
+        (lambda m: m.update({"arrays.safetensors": b"other"}), "SHA-256 of arrays"),
+        (lambda m: m.update({"model.json": b" " * 2**20 + b"{}"}), "too large"),
+    ],
+)
+def test_wrong_members_are_rejected(change, match, members, tmp_path):
+    members = dict(members)
+    change(members)
+    assert_rejected(write(tmp_path / "m", members), match)
+
+
+def test_members_of_one_name_are_rejected(members, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = write(tmp_path / "m", [*members.items(), *members.items()])
+    assert_rejected(path, "same name")
+
+
+def test_zip_bombs_are_rejected(members, tmp_path):
+    bomb = {**members, "arrays.safetensors": bytes(2**24)}
+    path = write(tmp_path / "m", bomb, zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 2**16
+    assert_rejected(path, "compressed")
+
+
+def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
+    path = write(tmp_path / "m", members)
+    data = bytearray(path.read_bytes())
+    # Both sizes in the last central directory entry, APPNOTE.TXT 4.3.12.
+    struct.pack_into("<II", data, data.rindex(b"PK\x01\x02") + 20, 2**30, 2**30)
+    path.write_bytes(data)
+    assert_rejected(path, "larger than the file|Overlapped|Bad")
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("{", "Expecting"),
+        ("[]", "'format' must be"),
+        ("null", "'format' must be"),
+        (b"\xff{}", "codec"),
+        ("[" * 100_000, "recursion|nesting|depth"),
+        ('{"format": "skpatchcore model", "x": NaN}', "NaN"),
+        ('{"format": "skpatchcore model", "x": -Infinity}', "-Infinity"),
+        ('{"format": "skpatchcore model", "x": 1e999}', "1e999"),
+        ('{"format": "a picture"}', "'a picture'"),
+        ('{"format": "skpatchcore model"}', "'format_version' must be"),
+        ('{"format": "skpatchcore model", "format_version": true}', "format_version"),
+        ('{"format": "skpatchcore model", "format_version": 2}', "version 2.*newer"),
+        ('{"format": "skpatchcore model", "format_version": 1}', "'members' must be"),
+    ],
+)
+def test_malformed_manifests_are_rejected(text, match, members, tmp_path):
+    path = write(tmp_path / "m", {**members, "model.json": text})
+    assert_rejected(path, match)
+
+
+def params_of(record):
+    return record["estimator"]["params"]
+
+
+def fitted_of(record, *names):
+    for name in names:
+        record = record["estimator"]["fitted"][name]
+    return record["estimator"]["fitted"]
+
+
+ARRAY = {"array": "training_scores_"}
+TAMPERED = {
+    "unknown parameter": (
+        lambda d: params_of(d).update(code="x"),
+        r"no param.*\['code'\]",
+    ),
+    "bad parameter": (lambda d: params_of(d).update(n_neighbors=0), "n_neighbors"),
+    "unknown metric": (lambda d: params_of(d).update(metric="manhattan"), "metric"),
+    "n_neighbors": (
+        lambda d: params_of(fitted_of(d)["memory_bank_"]).update(n_neighbors=10**6),
+        "more neighbours than the bank",
+    ),
+    "layers": (
+        lambda d: params_of(fitted_of(d)["features_"]).update(layers=["layer9"]),
+        "no layer 'layer9'",
+    ),
+    "backbone": (
+        lambda d: params_of(fitted_of(d)["features_"]).update(backbone="hf-hub:a/b"),
+        "no timm model",
+    ),
+    "other network": (
+        lambda d: params_of(fitted_of(d)["features_"]).update(backbone="resnet10t"),
+        "weights than in the fit",
+    ),
+    "foreign class": (
+        lambda d: d["estimator"].update({"class": "LogisticRegression"}),
+        "'LogisticRegression' is none of",
+    ),
+    "other class": (
+        lambda d: d.update(fitted_of(d)["memory_bank_"]),
+        "no PatchCoreDetector",
+    ),
+    "class in the wrong place": (
+        lambda d: fitted_of(d).update(features_=fitted_of(d)["memory_bank_"]),
+        "features_|referred to twice",
+    ),
+    "no class": (lambda d: d["estimator"].pop("class"), "'class' must be"),
+    "unfitted": (lambda d: d["estimator"].update(fitted={}), "is missing"),
+    "unfitted part": (
+        lambda d: fitted_of(d)["features_"]["estimator"].update(fitted={}),
+        "features_._seed is missing",
+    ),
+    "missing attribute": (lambda d: fitted_of(d).pop("offset_"), r"\['offset_'\]"),
+    "extra attribute": (lambda d: fitted_of(d).update(fit=1), r"\['fit'\]"),
+    "no number": (lambda d: fitted_of(d).update(offset_="0"), "offset_ is missing, or"),
+    "no array": (lambda d: fitted_of(d).update(training_scores_=1), "training_scores_"),
+    "array of another place": (
+        lambda d: fitted_of(d).update(training_indices_={"array": "elsewhere"}),
+        "no array 'elsewhere'",
+    ),
+    "array twice": (lambda d: fitted_of(d).update(training_indices_=ARRAY), "twice"),
+    "unknown kind": (lambda d: fitted_of(d).update(offset_={"eval": "1"}), "'eval'"),
+    "empty kind": (lambda d: fitted_of(d).update(offset_={}), "no such kind"),
+    "features": (
+        lambda d: fitted_of(d, "memory_bank_").update(n_features_in_=3),
+        "n_features_in_ is 3",
+    ),
+    "patch features": (
+        lambda d: fitted_of(d, "features_").update(n_patch_features_=3),
+        "n_patch_features_ is 3",
+    ),
+    "layer weights": (
+        lambda d: fitted_of(d, "features_").update(layer_weights_={"tuple": [1, 2]}),
+        "layer_weights_ must be positive, for each layer",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), TAMPERED.values(), ids=TAMPERED)
+def test_tampered_manifests_are_rejected(change, match, members, tmp_path):
+    manifest = json.loads(members["model.json"])
+    change(manifest["detector"])
+    path = write(tmp_path / "m", seal(manifest, members["arrays.safetensors"]))
+    assert_rejected(path, match)
+
+
+BANK = "memory_bank_.bank_"
+PLACES = "memory_bank_.bank_indices_"
+WRONG_ARRAYS = {
+    "dtype": (lambda a: {BANK: a[BANK].astype(np.float64)}, "must be float32.*float64"),
+    "columns": (lambda a: {BANK: a[BANK][:, :-1].copy()}, "bank_ has 63 columns"),
+    "rows": (lambda a: {BANK: a[BANK][:-1].copy()}, r"bank_indices_.*shape \(m\)"),
+    "dimensions": (lambda a: {BANK: a[BANK].ravel()}, r"shape \(m, d\)"),
+    "empty": (lambda a: {BANK: a[BANK][:0]}, r"bank_indices_.*shape \(m\)"),
+    "not a number": (lambda a: {BANK: a[BANK] * np.float32(np.nan)}, "not finite"),
+    "negative place": (lambda a: {PLACES: a[PLACES] - 10**6}, "to no patch"),
+    "place outside": (lambda a: {PLACES: a[PLACES] + 10**6}, "to no patch"),
+    "grid of nothing": (
+        lambda a: {"_training_shapes": 0 * a["_training_shapes"]},
+        "to no patch",
+    ),
+    "more": (lambda a: {"more": np.ones(3)}, r"nothing refers to .*\['more'\]"),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), WRONG_ARRAYS.values(), ids=WRONG_ARRAYS)
+def test_wrong_arrays_are_rejected(change, match, members, tmp_path):
+    arrays = safetensors.numpy.load(members["arrays.safetensors"])
+    arrays = safetensors.numpy.save(arrays | change(arrays))
+    members = seal(json.loads(members["model.json"]), arrays)
+    assert_rejected(write(tmp_path / "m", members), match)
+
+
+def tamper_projection(path, projection, change):
+    """Return a file whose fitted projection and arrays went through `change`."""
+    save(make({"projection": projection, "layers": ("layer1",)}), path)
+    members = unzip(path)
+    manifest = json.loads(members["model.json"])
+    arrays = safetensors.numpy.load(members["arrays.safetensors"])
+    change(fitted_of(manifest["detector"], "features_", "projection_"), arrays)
+    return write(path, seal(manifest, safetensors.numpy.save(arrays)))
+
+
+def widen(fitted, arrays):
+    name = fitted["components_"]["transposed"]
+    arrays[name] = np.concatenate([arrays[name], arrays[name]], axis=1)
+
+
+def point_outside(fitted, arrays):
+    name = fitted["components_"]["csr"]["indices"]["array"]
+    arrays[name] = arrays[name] + 10**6
+
+
+@pytest.mark.parametrize(
+    ("projection", "change", "match"),
+    [
+        (PCA(3), lambda f, a: f.update(transform=1), "'transform' is no fitted"),
+        (PCA(3), lambda f, a: f.update(__class__=1), "'__class__' is no fitted"),
+        (PCA(3), lambda f, a: f.update(whiten=True), "'whiten' is no fitted"),
+        (PCA(3), lambda f, a: f.update(mean_="x"), "projection does not work"),
+        (PCA(3), lambda f, a: f.update(n_features_in_=7), "projection does not work"),
+        (PCA(3), widen, "projection"),
+        (SparseRandomProjection(3), point_outside, "indices"),
+    ],
+)
+def test_tampered_projections_are_rejected(projection, change, match, tmp_path):
+    path = tamper_projection(tmp_path / "m", projection, change)
+    assert_rejected(path, match)
+
+
+def test_tampered_network_is_rejected(detector, tmp_path):
+    path = tmp_path / "m"
+    save(detector, path, include_backbone=True)
+    members = unzip(path)
+    state = safetensors.torch.load(members["backbone.safetensors"])
+    for change, match in [
+        ({"conv1.weight": torch.zeros(64, 3, 7, 7)}, "other weights"),
+        ({"conv1.weight": torch.zeros(1)}, "size mismatch"),
+        ({"conv99.weight": torch.zeros(1)}, "conv99"),
+    ]:
+        changed = safetensors.torch.save(state | change)
+        manifest = json.loads(members["model.json"])
+        manifest["members"]["backbone.safetensors"] = persistence._describe(changed)
+        text = json.dumps(manifest)
+        forged = {"model.json": text, "backbone.safetensors": changed}
+        assert_rejected(write(path, members | forged), match)
+
+
+# Random damage: a file loads as it was, or is rejected, and nothing else happens.
+
+
+def assert_equal_or_rejected(data, path, detector):
+    path.write_bytes(data)
+    try:
+        loaded = load(path)
+    except ModelFileError:
+        return
+    scores = loaded.score_samples(TEST[:1])
+    np.testing.assert_array_equal(scores, detector.score_samples(TEST[:1]))
+
+
+def test_flipped_bytes(detector, members, tmp_path):
+    original = write(tmp_path / "m", members).read_bytes()
+    rng = np.random.default_rng(0)
+    start = original.index(b"PK", 4)
+    # Zip headers and the directory are small; damage there is the interesting one.
+    places = np.concatenate(
+        [
+            rng.integers(0, len(original), 60),
+            rng.integers(0, 40, 40),
+            rng.integers(start, start + 60, 60),
+            rng.integers(len(original) - 150, len(original), 140),
+        ]
+    )
+    for place in places:
+        data = bytearray(original)
+        data[place] ^= 1 << rng.integers(8)
+        assert_equal_or_rejected(data, tmp_path / "m", detector)
+
+
+def test_truncated_files(members, tmp_path):
+    original = write(tmp_path / "m", members).read_bytes()
+    rng = np.random.default_rng(0)
+    lengths = {*range(20), *rng.integers(0, len(original), 60).tolist()}
+    for length in lengths | {len(original) - n for n in range(1, 40)}:
+        (tmp_path / "m").write_bytes(original[:length])
+        with pytest.raises(ModelFileError):
+            load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ["model.json", "arrays.safetensors"])
+def test_damage_under_right_checksums(name, members, tmp_path):
+    """Without the checksums' help, nothing but a clear error comes of damage."""
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        data = bytearray(members[name])
+        data[rng.integers(min(len(data), 4000))] ^= 1 << rng.integers(7)
+        arrays, manifest = members["arrays.safetensors"], members["model.json"]
+        if name == "model.json":
+            forged = {name: bytes(data), "arrays.safetensors": arrays}
+        else:
+            forged = seal(json.loads(manifest), bytes(data))
+        try:
+            load(write(tmp_path / "m", forged))
+        except (ModelFileError, FileNotFoundError):
+            continue
+
+
+# Writing.
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "os.replace", "zipfile.ZipFile.writestr"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_failure_half_way_leaves_the_old_file(
+    step, error, detector, tmp_path, monkeypatch
+):
+    path = tmp_path / "model.skpc"
+    path.write_bytes(b"old")
+
+    def fail(*args):
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, fail)
+        with pytest.raises(type(error)):
+            save(detector, path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.skpc"]
+    assert path.read_bytes() == b"old"
+
+
+def test_existing_file_is_replaced(detector, tmp_path):
+    path = tmp_path / "model.skpc"
+    path.write_bytes(b"old")
+    save(detector, path)
+    assert_same(load(path), detector)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.skpc"]
+
+
+def test_folder_that_is_not_there(detector, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        save(detector, tmp_path / "nowhere" / "model.skpc")
+
+
+# Pickles.
+
+
+def joblib_copy(estimator):
+    buffer = io.BytesIO()
+    joblib.dump(estimator, buffer)
+    buffer.seek(0)
+    return joblib.load(buffer)
+
+
+def pickle_copy(estimator):
+    return pickle.loads(pickle.dumps(estimator))
+
+
+COPIES = [pickle_copy, joblib_copy, copy.deepcopy]
+
+
+@pytest.mark.parametrize("duplicate", COPIES)
+def test_copies_of_a_detector_score_the_same(duplicate, detector):
+    assert_same(duplicate(detector), detector)
+
+
+@pytest.mark.parametrize("algorithm", ["torch", "faiss", "pynndescent"])
+@pytest.mark.parametrize("duplicate", COPIES)
+def test_copies_of_a_bank_score_the_same(duplicate, algorithm):
+    X = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    bank = PatchMemoryBank(algorithm=algorithm, reweight=3, random_state=0).fit(X)
+    copied = duplicate(bank)
+    np.testing.assert_array_equal(copied.score_samples(X), bank.score_samples(X))
+
+
+def test_pickles_hold_the_bank_and_no_network(detector):
+    detector.score_samples(TEST)
+    sampler = detector.memory_bank_.sampler_
+    arrays = (
+        detector.memory_bank_.bank_,
+        sampler.min_distances_,
+        sampler.nearest_picks_,
+    )
+    n_bytes = sum(array.nbytes for array in arrays)
+    assert len(pickle.dumps(detector)) < 1.2 * n_bytes + 20_000
+    assert len(pickle.dumps(detector.memory_bank_)) < 1.2 * n_bytes + 20_000
+
+
+def test_unpickled_detector_is_saved_like_the_original(detector, members, tmp_path):
+    save(pickle_copy(detector), tmp_path / "model.skpc")
+    assert unzip(tmp_path / "model.skpc") == members
