@@ -4,10 +4,14 @@ Fit on pictures of good parts only; get, for a new picture, a score, a decision,
 of where the defect is, and the normal patches it was compared with.
 """
 
-from skpatchcore._coreset import CoresetSampler
-from skpatchcore._detector import PatchCoreDetector
-from skpatchcore._features import PatchFeatureTransformer
-from skpatchcore._memory_bank import PatchMemoryBank
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from skpatchcore._coreset import CoresetSampler
+    from skpatchcore._detector import PatchCoreDetector
+    from skpatchcore._features import PatchFeatureTransformer
+    from skpatchcore._memory_bank import PatchMemoryBank
 
 __version__ = "0.1.0.dev0"
 
@@ -18,3 +22,22 @@ __all__ = [
     "PatchMemoryBank",
     "__version__",
 ]
+
+# Imported at first use: torch takes seconds, and ``skpatchcore --help`` needs none of it.
+_MODULES = {
+    "CoresetSampler": "skpatchcore._coreset",
+    "PatchCoreDetector": "skpatchcore._detector",
+    "PatchFeatureTransformer": "skpatchcore._features",
+    "PatchMemoryBank": "skpatchcore._memory_bank",
+}
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -40,10 +40,16 @@ class Backbone:
         Module names, as in ``module.get_submodule``.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
+
+    Attributes
+    ----------
+    n_channels : list of int
+        Channels of each layer, known after the first pass.
     """
 
     def __init__(self, module, layers, device, precision="auto"):
-        self.module = module
+        # Channels last is how convolutions run fastest, on CPU and GPU alike.
+        self.module = module.to(memory_format=torch.channels_last)
         self.layers = tuple(layers)
         self.device = device
         self.dtype = _PRECISIONS[precision]
@@ -67,10 +73,13 @@ class Backbone:
             outputs = read_layers(self.module, self.layers, batch)
         for name, output in outputs.items():
             if not isinstance(output, torch.Tensor) or output.ndim != 4:
-                got = getattr(output, "shape", type(output).__name__)
+                got = type(output).__name__
+                if isinstance(output, torch.Tensor):
+                    got = tuple(output.shape)
                 raise ValueError(
                     f"Layer {name!r} gives {got}; expected feature maps (b, c, h, w)."
                 )
+        self.n_channels = [outputs[name].shape[1] for name in self.layers]
         return [outputs[name].to(torch.float32) for name in self.layers]
 
 
@@ -162,7 +171,7 @@ def _build_by_name(name: str, weights, seed: int, device: torch.device):
     if weights not in (None, "random"):
         path = Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"weights={os.fspath(weights)!r} does not exist.")
+            raise FileNotFoundError(f"weights={os.fspath(weights)!r} is no file.")
         weights, stamp = str(path.resolve()), path.stat().st_mtime_ns
     # The seed shapes random weights only; elsewhere it would split the cache.
     seed = seed if weights == "random" else None
@@ -176,9 +185,7 @@ def _build_cached(name, weights, stamp, seed, device) -> tuple[nn.Module, frozen
     missing = frozenset()
     if weights not in (None, "random"):
         missing = load_weights(module, weights)
-    # Channels last is how convolutions are computed fastest, on CPU and GPU alike.
-    module = module.eval().requires_grad_(False)
-    return module.to(device, memory_format=torch.channels_last), missing
+    return module.eval().requires_grad_(False).to(device), missing
 
 
 def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
@@ -212,6 +219,11 @@ def load_weights(module: nn.Module, path: str) -> frozenset:
     state = _read_state_dict(path)
     own = module.state_dict()
     usable = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    if not usable:
+        raise ValueError(
+            f"weights={path!r} hold no parameter of the backbone; they begin with "
+            f"{', '.join(list(state)[:3])}. Are they the weights of another network?"
+        )
     module.load_state_dict(usable, strict=False)
     unknown = frozenset(state.keys() - own.keys())
     missing = frozenset(
@@ -230,9 +242,12 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
             f"weights={path!r} could not be read as .safetensors or as a torch state "
             f"dict: {error}"
         ) from error
-    if not isinstance(state, dict) or not state:
+    tensors = {}
+    if isinstance(state, dict):
+        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
         raise ValueError(f"weights={path!r} holds no state dict.")
-    return state
+    return tensors
 
 
 def _check_missing(module, layers, missing: frozenset, weights) -> None:

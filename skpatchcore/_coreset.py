@@ -107,12 +107,12 @@ class CoresetSampler(BaseEstimator):
     --------
     >>> import numpy as np
     >>> from skpatchcore import CoresetSampler
-    >>> X = np.array([[0.0], [1.0], [10.0], [11.0], [5.0]])
-    >>> sampler = CoresetSampler(3, random_state=0).fit(X)
+    >>> X = np.array([[0.0], [1.0], [10.0], [12.0], [5.0]])
+    >>> sampler = CoresetSampler(3, n_starts=1, random_state=0).fit(X)
     >>> sampler.sample_indices_
     array([3, 0, 4])
     >>> sampler.radii_
-    array([11.,  5.,  1.])
+    array([12.,  5.,  2.])
     """
 
     _parameter_constraints = {

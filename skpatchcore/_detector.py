@@ -1,11 +1,10 @@
 """PatchCore on pictures: features, coreset, memory bank and maps composed."""
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import (
@@ -31,7 +30,7 @@ class Inspection(NamedTuple):
     """What one pass over a picture gives.
 
     `score` is scikit-learn's (higher is more normal); `patch_scores` (h, w) are
-    distances; `neighbors` (h, w, k) rows of the bank.
+    distances to the bank.
     """
 
     index: int
@@ -49,8 +48,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
 
     Signs are scikit-learn's for pictures: ``score_samples`` and ``decision_function``
     are higher for more *normal* pictures, ``predict`` gives +1 for normal and -1 for
-    anomalous. Maps and plots are the other way round: ``predict_maps`` is higher where a
-    picture is more *anomalous*.
+    anomalous. Maps and plots are the other way round: ``predict_maps`` is higher where
+    a picture is more *anomalous*.
 
     Parameters
     ----------
@@ -78,10 +77,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         Number of neighbours in eq. 7 of the paper, or no reweighting.
 
     contamination : "auto" or float, default="auto"
-        Share of the training pictures, in (0, 0.5], that `offset_` puts on the anomalous
-        side; "auto" is 0.01. Training patches lie in or near the bank, so new normal
-        pictures are flagged more often than this: set thresholds that matter on normal
-        pictures that were held out.
+        Share of the training pictures, in (0, 0.5], that `offset_` puts on the
+        anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
+        normal pictures are flagged more often than this: set thresholds that matter on
+        normal pictures that were held out.
 
     smoothing : float, default=4.0
         Standard deviation of the Gaussian that smooths maps, in pixels of the network's
@@ -126,8 +125,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
 
     Notes
     -----
-    In a :class:`~sklearn.pipeline.Pipeline` or a grid search, reach the methods for maps
-    through the last step or ``search.best_estimator_``.
+    In a :class:`~sklearn.pipeline.Pipeline` or a grid search, reach the methods for
+    maps through the last step or ``search.best_estimator_``.
 
     References
     ----------
@@ -317,8 +316,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             unsmoothed value per patch.
 
         rim : {"nearest", "nan"}, default="nearest"
-            What "original" maps hold where `crop_size` removed the picture: the value of
-            the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
+            What "original" maps hold where `crop_size` removed the picture: the value
+            of the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
 
         Returns
         -------

@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from skpatchcore._backbone import load_backbone
+from skpatchcore._backbone import Backbone, load_backbone
 from skpatchcore._images import Geometry, check_images, iter_batches, take_images
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
@@ -64,9 +64,9 @@ class PatchFeatureTransformer(
     ----------
     backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
         A model name of timm; "gabor" for a bank of Gabor filters that needs no weights,
-        with the layers "fine" and "coarse"; or a network. A network is copied before use; its mean and
-        standard deviation are taken from its ``pretrained_cfg`` if it has one, else those
-        of ImageNet.
+        with the layers "fine" and "coarse"; or a network. A network is copied before
+        use; its mean and standard deviation are taken from its ``pretrained_cfg`` if it
+        has one, else those of ImageNet.
 
     layers : sequence of str, default=("layer2", "layer3")
         Names of the modules to read, as in ``module.get_submodule``. The forward pass
@@ -86,25 +86,25 @@ class PatchFeatureTransformer(
         Size in pixels of a central crop after resizing. None takes the whole picture.
 
     patch_size : int, default=3
-        Side of the neighbourhood, in positions of each layer's own grid; odd. Beyond the
-        rim zeros are counted, as in both published implementations.
+        Side of the neighbourhood, in positions of each layer's own grid; odd. Beyond
+        the rim zeros are counted, as in both published implementations.
 
     patch_stride : int, default=1
         Step between neighbourhoods, in positions of each layer's own grid.
 
     descriptor : {"centered", "concat"} or int, default="centered"
-        - "concat" takes the mean over each neighbourhood and concatenates the layers, as
-          anomalib does.
+        - "concat" takes the mean over each neighbourhood and concatenates the layers,
+          as anomalib does.
         - "centered" is the same, but the centre of the first layer's neighbourhoods
           counts twice, which makes maps sharper.
-        - An int is the length of the descriptor of the authors' code (there 1024): every
-          neighbourhood, flattened, is pooled adaptively to that length for each layer,
-          and the concatenation again.
+        - An int is the length of the descriptor of the authors' code (there 1024):
+          every neighbourhood, flattened, is pooled adaptively to that length for each
+          layer, and the concatenation again.
 
     layer_weights : "auto", None or sequence of float, default="auto"
         Factor for each layer's block of the concatenation; the larger, the more a layer
-        counts in distances. "auto" learns them from the training patches: every layer is
-        brought to the same total variance as the first, then scaled by the ratio of
+        counts in distances. "auto" learns them from the training patches: every layer
+        is brought to the same total variance as the first, then scaled by the ratio of
         their effective ranks, within 1/2 and 1 (see :func:`balance_layers`). None
         weighs all layers alike, as published; so does "auto" where `descriptor` is an
         int.
@@ -243,8 +243,8 @@ class PatchFeatureTransformer(
         """Build the network, learn layer weights and fit the projection.
 
         All pictures are passed through the network if there is something to learn from
-        them, ``layer_weights="auto"`` or a `projection` that is a transformer; otherwise
-        only the first, for the number of features.
+        them, ``layer_weights="auto"`` or a `projection` that is a transformer;
+        otherwise only the first, for the number of features.
 
         Parameters
         ----------
@@ -326,20 +326,20 @@ class PatchFeatureTransformer(
     def _fit_extract(self, images) -> PatchGrids:
         """Fit on validated pictures and return their features."""
         _check_sizes(self)
-        weights = (1.0,) * len(self.layers)
-        if not (self.layer_weights is None or isinstance(self.layer_weights, str)):
-            weights = _check_layer_weights(self.layer_weights, self.layers)
+        weights = _explicit_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
-        self._seed = int(random_state.randint(np.iinfo(np.int32).max))
-        self._network = self._load()
-        self.layer_weights_ = weights
-        grids = collect_grids(self._iter_grids(images), len(images))
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
+        network = self._load(seed)
+        grids = collect_grids(self._iter_grids(images, network, weights), len(images))
         if self._learns_weights():
-            self.layer_weights_ = balance_layers(grids.patches, self._n_channels)
-            scale = np.repeat(self.layer_weights_, self._n_channels)
-            np.multiply(grids.patches, scale.astype(np.float32), out=grids.patches)
+            weights = balance_layers(grids.patches, network.n_channels)
+            scale = np.repeat(weights, network.n_channels).astype(np.float32)
+            np.multiply(grids.patches, scale, out=grids.patches)
         projection = _fit_projection(self.projection, grids.patches, random_state)
         grids = grids._replace(patches=_project(projection, grids.patches))
+        # Only now, so that a fit that fails leaves an earlier one as it was.
+        self._seed, self._network = seed, network
+        self.layer_weights_ = weights
         self.projection_ = projection
         self.n_patch_features_ = grids.patches.shape[1]
         self.grid_shape_ = tuple(int(size) for size in grids.shapes[0])
@@ -348,41 +348,42 @@ class PatchFeatureTransformer(
     def _learns_weights(self) -> bool:
         return isinstance(self.layer_weights, str) and isinstance(self.descriptor, str)
 
-    def _load(self):
+    def _load(self, seed: int) -> Backbone:
         return load_backbone(
             self.backbone,
             tuple(self.layers),
             weights=self.weights,
-            seed=self._seed,
+            seed=seed,
             device=self.device,
             precision=self.precision,
         )
 
-    def _iter_grids(self, images) -> Iterator[tuple[list[int], torch.Tensor, list]]:
-        """Yield (indices, patch features (b, h, w, d), geometries) batch by batch."""
+    def _fitted_network(self) -> Backbone:
+        """Return the network, built again where a pickle left it out."""
         if not hasattr(self, "_network"):
-            self._network = self._load()
-        batches = iter_batches(
-            images, self.image_size, self.crop_size, self.batch_size
-        )
+            self._network = self._load(self._seed)
+        return self._network
+
+    def _iter_grids(self, images, network: Backbone, layer_weights) -> Iterator[tuple]:
+        """Yield (indices, patch features (b, h, w, d), geometries) batch by batch."""
+        batches = iter_batches(images, self.image_size, self.crop_size, self.batch_size)
         bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
         with bar, torch.inference_mode():
             for indices, batch, geometries in batches:
-                maps = self._network(batch)
-                self._n_channels = [layer.shape[1] for layer in maps]
                 features = describe(
-                    maps,
+                    network(batch),
                     patch_size=self.patch_size,
                     patch_stride=self.patch_stride,
                     descriptor=self.descriptor,
-                    layer_weights=self.layer_weights_,
+                    layer_weights=layer_weights,
                 )
                 yield indices, features.permute(0, 2, 3, 1), geometries
                 bar.update(len(indices))
 
     def _iter_projected(self, images) -> Iterator[tuple[list[int], np.ndarray, list]]:
-        """Yield what `_iter_grids` does, as arrays and through the fitted projection."""
-        for indices, features, geometries in self._iter_grids(images):
+        """Yield what `_iter_grids` does, as arrays, through the fitted projection."""
+        batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)
+        for indices, features, geometries in batches:
             features = features.cpu().numpy()
             if self.projection_ is not None:
                 flat = features.reshape(-1, features.shape[-1])
@@ -434,13 +435,17 @@ def describe(
             for i, m in enumerate(maps)
         ]
     else:
-        maps = [pool_neighborhood(m, patch_size, patch_stride, descriptor) for m in maps]
+        maps = [
+            pool_neighborhood(m, patch_size, patch_stride, descriptor) for m in maps
+        ]
     grid = maps[0].shape[-2:]
     features = torch.cat([upsample(m, grid) for m in maps], dim=1)
     if set(layer_weights) != {1.0}:
         scale = np.repeat(layer_weights, [m.shape[1] for m in maps])
         features = features * features.new_tensor(scale)[:, None, None]
-    return features if isinstance(descriptor, str) else adaptive_pool(features, descriptor)
+    return (
+        features if isinstance(descriptor, str) else adaptive_pool(features, descriptor)
+    )
 
 
 def average_neighborhood(
@@ -465,9 +470,9 @@ def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[floa
     A block's total variance V is the trace of its covariance; its effective rank is the
     exponential of the entropy of the covariance's normalised eigenvalues (Roy and
     Vetterli, "The effective rank", EUSIPCO 2007): in how many directions normal patches
-    vary. A layer's weight is sqrt(V_1 / V), which brings it to the variance of the first
-    layer, times the ratio of effective ranks to the first layer's, within [1/2, 1]: what
-    varies in few directions is coarse, and blurs a map more than it tells.
+    vary. A layer's weight is sqrt(V_1 / V), which brings it to the variance of the
+    first layer, times the ratio of effective ranks to the first layer's, within [1/2,
+    1]: what varies in few directions is coarse, and blurs a map more than it tells.
 
     Parameters
     ----------
@@ -504,8 +509,8 @@ def _spread(block: np.ndarray) -> tuple[float, float]:
 def pool_neighborhood(features, patch_size: int, stride: int, length: int):
     """Pool each position's flattened window (c * patch_size^2) to `length` channels.
 
-    The first half of the descriptor of the authors' code (their ``MeanMapper``). Windows
-    are unfolded one picture at a time: they hold patch_size^2 times the map.
+    The first half of the descriptor of the authors' code (their ``MeanMapper``).
+    Windows are unfolded one picture at a time: they hold patch_size^2 times the map.
     """
     pooled = []
     for picture in features:
@@ -576,7 +581,10 @@ def _check_sizes(params) -> None:
             )
 
 
-def _check_layer_weights(layer_weights, layers) -> tuple[float, ...]:
+def _explicit_layer_weights(layer_weights, layers) -> tuple[float, ...]:
+    """Return the weights given, or ones where they are learned or all alike."""
+    if layer_weights is None or isinstance(layer_weights, str):
+        return (1.0,) * len(layers)
     values = tuple(float(value) for value in layer_weights)
     if len(values) != len(layers) or not all(0 < v < np.inf for v in values):
         raise ValueError(

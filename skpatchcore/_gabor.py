@@ -25,8 +25,8 @@ class GaborBank(nn.Module):
     pixels); both have a stride of 8 pixels.
 
     Every scale filters luminance and two opponent colours with pairs of even and odd
-    Gabor filters in six orientations and keeps the square root of their energy, with the
-    mean colour beside it: 21 channels a scale.
+    Gabor filters in six orientations and keeps the square root of their energy, with
+    the mean colour beside it: 21 channels a scale.
     """
 
     pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

@@ -37,7 +37,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
     The detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3), on
     features extracted before: it takes a matrix, where each row is a sample of one
     patch, or an array of more dimensions, where a sample has many patches and its score
-    is that of its most anomalous ones. Search its parameters on features extracted once.
+    is that of its most anomalous ones. Search its parameters on features extracted
+    once.
 
     Signs are scikit-learn's: ``score_samples`` and ``decision_function`` are higher for
     more *normal* samples; ``score_patches`` is a distance, higher for more *anomalous*

@@ -244,7 +244,7 @@ _detector_options = _options(
     _option(
         "--backbone",
         default="wide_resnet50_2.tv_in1k",
-        help="Network, by its name in timm.",
+        help="Network by its timm name; gabor (layers fine,coarse) has no weights.",
     ),
     _option(
         "--weights",

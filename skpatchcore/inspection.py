@@ -154,7 +154,7 @@ class AnomalyMapDisplay:
 
         Returns
         -------
-        display : AnomalyMapDisplay
+        AnomalyMapDisplay
             The sheet, drawn.
 
         Raises
@@ -222,7 +222,7 @@ class AnomalyMapDisplay:
 
         Returns
         -------
-        display : AnomalyMapDisplay
+        AnomalyMapDisplay
             The sheet, drawn.
 
         Raises
@@ -277,7 +277,7 @@ class AnomalyMapDisplay:
 
         Returns
         -------
-        display : AnomalyMapDisplay
+        AnomalyMapDisplay
             The sheet, drawn.
         """
         check_matplotlib()

@@ -40,6 +40,8 @@ from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._memory_bank import PatchMemoryBank
 
+__all__ = ["ModelFileError", "load", "save"]
+
 _FORMAT, _FORMAT_VERSION = "skpatchcore model", 1
 _MANIFEST = "model.json"
 _ARRAYS, _BACKBONE = "arrays.safetensors", "backbone.safetensors"
@@ -517,16 +519,9 @@ def _check_features(features, n_features: int) -> None:
         raise ValueError(f"its projection gives {shape}, not {n_features} features.")
 
 
-def _network(features) -> Backbone:
-    """Return the network, built again if a pickle has left it out."""
-    if not hasattr(features, "_network"):
-        features._network = features._load()
-    return features._network
-
-
 def _weights(features) -> dict[str, torch.Tensor]:
     """Return the weights that shape the features, as far as can be told."""
-    module = _network(features).module
+    module = features._fitted_network().module
     state = module.state_dict()
     if isinstance(features.backbone, str):
         used = _modules_used(module, features.layers)
@@ -577,7 +572,7 @@ def _fingerprint(features) -> str:
 
 def _build_network(features) -> Backbone:
     try:
-        return features._load()
+        return features._load(features._seed)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error} The detector was fitted with these weights; if they have moved, "

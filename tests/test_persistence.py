@@ -240,7 +240,9 @@ def weights_file(tmp_path):
         precision="auto",
     )
     path = tmp_path / "weights.safetensors"
-    safetensors.torch.save_file(network.module.state_dict(), path)
+    state = network.module.state_dict()
+    state = {name: tensor.contiguous() for name, tensor in state.items()}
+    safetensors.torch.save_file(state, path)
     return path
 
 
