@@ -23,7 +23,7 @@ __all__ = [
     "__version__",
 ]
 
-# Imported at first use: torch takes seconds, and ``skpatchcore --help`` needs none of it.
+# Imported at first use: torch takes seconds, and ``skpatchcore --help`` needs none.
 _MODULES = {
     "CoresetSampler": "skpatchcore._coreset",
     "PatchCoreDetector": "skpatchcore._detector",

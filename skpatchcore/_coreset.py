@@ -88,7 +88,7 @@ class CoresetSampler(BaseEstimator):
     n_features_in_ : int
         Number of features seen during `fit`.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features, if `X` had names that are all strings.
 
     See Also

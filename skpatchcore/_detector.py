@@ -371,12 +371,11 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         Returns
         -------
         matches : Bunch
-            With arrays of shape (n, h, w, n_neighbors), h times w being the patch grid,
-            or lists of n arrays if grids differ:
-
-            picture : int64, position in the `X` given to `fit`
-            row, column : int64, position in that picture's patch grid
-            distance : float64, in the unit of `metric`, ascending
+            The arrays ``picture`` (position in the `X` given to `fit`), ``row`` and
+            ``column`` (position in that picture's patch grid), all int64, and
+            ``distance`` (float64, ascending, in the unit of `metric`), each of shape
+            (n, h, w, n_neighbors), where h times w is the patch grid; lists of n arrays
+            if grids differ.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)

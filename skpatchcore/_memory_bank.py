@@ -111,7 +111,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
     n_features_in_ : int
         Length of a patch vector.
 
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features, if `X` is a matrix with names that are all strings.
 
     See Also
@@ -325,7 +325,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
-        distances, indices = self._query(patches, n_neighbors or self.n_neighbors)
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        distances, indices = self._query(patches, k)
         return distances.reshape(*shape, -1), indices.reshape(*shape, -1)
 
     def _validate_patches(self, X, *, reset: bool):
@@ -397,9 +398,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     def _query(self, patches: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances in the unit of `metric` and bank rows, (n, k) each."""
-        if k > len(self.bank_):
+        if not 1 <= k <= len(self.bank_):
             raise ValueError(
-                f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
+                f"n_neighbors={k} must lie between 1 and the number of rows of the "
+                f"bank, {len(self.bank_)}."
             )
         if not hasattr(self, "_index"):
             self._index = self._build_index()

@@ -229,12 +229,11 @@ def test_neighbors_are_rows_of_the_bank_and_of_the_training_patches(metric):
     assert_allclose(distances.reshape(-1, 3), own, atol=1e-7)
 
 
-def test_more_neighbors_than_the_bank_has_cannot_be_asked_for_later():
+@pytest.mark.parametrize("n_neighbors", [-1, 0, 7])
+def test_a_number_of_neighbors_no_bank_can_give_is_refused(n_neighbors):
     bank = make_bank(6).fit(patches(20, 3))
-    with pytest.raises(
-        ValueError, match="n_neighbors=7 is more than the bank has rows"
-    ):
-        bank.kneighbors(patches(2, 3), n_neighbors=7)
+    with pytest.raises(ValueError, match=rf"n_neighbors={n_neighbors} must .* bank, 6"):
+        bank.kneighbors(patches(2, 3), n_neighbors=n_neighbors)
 
 
 def test_scores_of_patches_are_positive_and_those_of_samples_negative():
