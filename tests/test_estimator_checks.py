@@ -55,7 +55,7 @@ def one_pixel_transformer():
 ESTIMATORS = {
     "sampler": (CoresetSampler(), 41),
     "bank": (PatchMemoryBank(), 47),
-    "transformer": (one_pixel_transformer(), 45),
+    "transformer": (one_pixel_transformer(), 47),
     "detector": (OnePixelDetector(one_pixel_transformer()), 47),
 }
 CHECKS = [
