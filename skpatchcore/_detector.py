@@ -1,7 +1,7 @@
 """PatchCore on pictures: features, coreset, memory bank and maps composed."""
 
 from collections.abc import Iterator, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -331,6 +331,13 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             maps[seen.index] = self._map(seen, size, rim)
         return _stack(maps)
 
+    @validate_params(
+        {
+            "threshold": [Real, None],
+            "size": [StrOptions({"original", "resized", "grid"})],
+        },
+        prefer_skip_nested_validation=True,
+    )
     def predict_masks(self, X, *, threshold=None, size="original"):
         """Return where pictures are anomalous.
 
@@ -357,6 +364,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             return [values > threshold for values in maps]
         return maps > threshold
 
+    @validate_params(
+        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
+        prefer_skip_nested_validation=True,
+    )
     def nearest_patches(self, X, n_neighbors=None):
         """Return the training patches that every patch of a picture is nearest to.
 

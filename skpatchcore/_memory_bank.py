@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
     StrOptions,
+    validate_params,
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -303,6 +304,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         distances, _ = self.kneighbors(X)
         return distances.mean(axis=-1)
 
+    @validate_params(
+        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
+        prefer_skip_nested_validation=True,
+    )
     def kneighbors(self, X, n_neighbors=None):
         """Return the nearest patches of the bank for every patch.
 
@@ -333,7 +338,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """Return patches (n_patches, d), and the shape of `X` without its last axis."""
         ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if ndim > 2:
-            X = check_array(X, dtype=[np.float64, np.float32], allow_nd=True)
+            X = check_array(
+                X, dtype=[np.float64, np.float32], allow_nd=True, input_name="X"
+            )
             shape, X = X.shape[:-1], X.reshape(-1, X.shape[-1])
             return validate_data(self, X, dtype=X.dtype, reset=reset), shape
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
@@ -398,10 +405,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     def _query(self, patches: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances in the unit of `metric` and bank rows, (n, k) each."""
-        if not 1 <= k <= len(self.bank_):
+        if k > len(self.bank_):
             raise ValueError(
-                f"n_neighbors={k} must lie between 1 and the number of rows of the "
-                f"bank, {len(self.bank_)}."
+                f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
             )
         if not hasattr(self, "_index"):
             self._index = self._build_index()

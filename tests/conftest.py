@@ -4,6 +4,8 @@ import os
 
 # Before SciPy is imported: one of scikit-learn's checks needs it, or it is skipped.
 os.environ["SCIPY_ARRAY_API"] = "1"
+# Before torch is: threads that spin while they wait starve those of other processes.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from pathlib import Path
 
