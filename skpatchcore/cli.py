@@ -5,7 +5,6 @@ and mistyped options are answered at once.
 """
 
 import contextlib
-import difflib
 import os
 import time
 import warnings
@@ -16,6 +15,18 @@ from pathlib import Path
 import click
 
 from skpatchcore import __version__
+from skpatchcore._cli_options import (
+    EXISTING_FILE,
+    NEW_FILE,
+    NEW_FOLDER,
+    CommaSeparated,
+    KeywordOr,
+    common_options,
+    detector_options,
+    device_option,
+    option,
+    random_state_option,
+)
 
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
@@ -68,335 +79,6 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
-# Types of options -------------------------------------------------------------------
-
-
-class _CommaSeparated(click.ParamType):
-    """Values between commas, or a list of a configuration file, as a tuple."""
-
-    name = "list"
-
-    def __init__(self, inner=click.STRING):
-        self.inner = inner
-
-    def convert(self, value, param, ctx):
-        parts = value if isinstance(value, list | tuple) else str(value).split(",")
-        parts = [part.strip() if isinstance(part, str) else part for part in parts]
-        if "" in parts or not parts:
-            self.fail(f"{value!r} has nothing before or after a comma.", param, ctx)
-        return tuple(self.inner.convert(part, param, ctx) for part in parts)
-
-
-class _Size(_CommaSeparated):
-    """A short side, or height and width, in pixels."""
-
-    name = "size"
-
-    def __init__(self):
-        super().__init__(click.IntRange(min=1))
-
-    def convert(self, value, param, ctx):
-        sizes = super().convert(value, param, ctx)
-        if len(sizes) > 2:
-            self.fail(f"{value!r} is neither N nor HEIGHT,WIDTH.", param, ctx)
-        return sizes if len(sizes) == 2 else sizes[0]
-
-
-class _Fraction(click.ParamType):
-    """A share, or a number of at least 2: what a lone 1 means is not obvious."""
-
-    name = "fraction"
-
-    def convert(self, value, param, ctx):
-        with contextlib.suppress(ValueError):
-            if int(str(value)) > 1:
-                return int(str(value))
-            self.fail(
-                f"{value!r} is ambiguous; write 1.0 for all patches, a share such as "
-                "0.1, or a number of at least 2.",
-                param,
-                ctx,
-            )
-        share = click.FloatRange(0, 1, min_open=True)
-        return share.convert(value, param, ctx)
-
-
-class _KeywordOr(click.ParamType):
-    """One of a few words, or a value of another type; "none" becomes None."""
-
-    name = "keyword"
-
-    def __init__(self, inner: click.ParamType, *keywords: str):
-        self.inner, self.keywords = inner, keywords
-
-    def convert(self, value, param, ctx):
-        if isinstance(value, str) and value.lower() in self.keywords:
-            return None if value.lower() == "none" else value.lower()
-        try:
-            return self.inner.convert(value, param, ctx)
-        except click.BadParameter as error:
-            words = " or ".join(map(repr, self.keywords))
-            self.fail(f"{error.message.rstrip('.')}; nor is it {words}.", param, ctx)
-
-
-# Configuration file -----------------------------------------------------------------
-
-
-def _use_config(ctx, param, path: Path | None) -> None:
-    """Make the settings in a file the defaults of a command's options."""
-    if path is None:
-        return
-    options = {
-        option.name: option
-        for option in ctx.command.params
-        if isinstance(option, click.Option) and option is not param
-    }
-    settings = {}
-    for key, value in _read_config(path).items():
-        name = str(key).replace("-", "_")
-        if name not in options:
-            close = difflib.get_close_matches(name, options)
-            guess = f" Did you mean {' or '.join(close)}?" if close else ""
-            raise click.BadParameter(
-                f"{path} sets {key!r}, which {ctx.command.name!r} does not know.{guess}"
-            )
-        if name in settings:
-            raise click.BadParameter(f"{path} sets {name!r} twice.")
-        settings[name] = _check_setting(path, key, value, options[name].type)
-    ctx.default_map = {**(ctx.default_map or {}), **settings}
-
-
-def _read_config(path: Path) -> dict:
-    import yaml
-
-    try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first_lines = " ".join(str(error).split())
-        raise click.BadParameter(f"{path} is no YAML file: {first_lines}") from None
-    if not isinstance(settings, dict):
-        raise click.BadParameter(
-            f"{path} must hold lines of the form 'option: value', got "
-            f"{type(settings).__name__}."
-        )
-    return settings
-
-
-def _check_setting(path: Path, key, value, kind: click.ParamType):
-    inner = kind.inner if isinstance(kind, _KeywordOr) else kind
-    if isinstance(value, list) and isinstance(inner, _CommaSeparated):
-        return value
-    if isinstance(value, list | dict):
-        raise click.BadParameter(f"{path}: {key!r} takes one value, got {value!r}.")
-    # "none" is how options spell what YAML calls null.
-    return "none" if value is None else value
-
-
-# Options ----------------------------------------------------------------------------
-
-
-def _options(*decorators):
-    """Return one decorator that adds options in the order given."""
-
-    def add(function):
-        for decorator in reversed(decorators):
-            function = decorator(function)
-        return function
-
-    return add
-
-
-def _option(*names: str, **settings):
-    return click.option(*names, **{"show_default": True, **settings})
-
-
-_POSITIVE = click.IntRange(min=1)
-_EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_NEW_FILE = click.Path(dir_okay=False, path_type=Path)
-_NEW_FOLDER = click.Path(file_okay=False, path_type=Path)
-
-_common_options = _options(
-    _option(
-        "--config",
-        type=_EXISTING_FILE,
-        is_eager=True,
-        expose_value=False,
-        callback=_use_config,
-        help="YAML file of options by name; those on the command line win.",
-    ),
-    click.option("--debug", is_flag=True, help="Show the traceback of an error."),
-)
-_random_state_option = _option(
-    "--random-state",
-    type=click.IntRange(min=0),
-    metavar="N",
-    default=0,
-    help="Seed of all that is random.",
-)
-_device_option = _option(
-    "--device",
-    type=_KeywordOr(click.STRING, "none"),
-    default="none",
-    metavar="NAME|none",
-    help="Where to compute, 'cuda:1' for instance; none: the GPU if there is one.",
-)
-_detector_options = _options(
-    _option(
-        "--backbone",
-        default="wide_resnet50_2.tv_in1k",
-        help="Network by its timm name; gabor (layers fine,coarse) has no weights.",
-    ),
-    _option(
-        "--weights",
-        metavar="FILE|random|none",
-        type=_KeywordOr(click.STRING, "none"),
-        default="none",
-        help="Local weights file, or 'random'; none: those of timm.",
-    ),
-    _option(
-        "--layers",
-        metavar="A,B",
-        type=_CommaSeparated(),
-        default="layer2,layer3",
-        help="Layers of the network to read.",
-    ),
-    _option(
-        "--layer-weights",
-        metavar="X,Y|auto|none",
-        type=_KeywordOr(_CommaSeparated(click.FLOAT), "auto", "none"),
-        default="auto",
-        help="How much each layer counts; none: all alike.",
-    ),
-    _option(
-        "--image-size",
-        metavar="N|H,W|none",
-        type=_KeywordOr(_Size(), "none"),
-        default="256",
-        help="Resize pictures to this short side, or height and width.",
-    ),
-    _option(
-        "--crop-size",
-        metavar="N|H,W|none",
-        type=_KeywordOr(_Size(), "none"),
-        default="none",
-        help="Crop the centre after resizing.",
-    ),
-    _option(
-        "--patch-size",
-        type=_POSITIVE,
-        metavar="N",
-        default=3,
-        help="Side of the neighbourhood that a patch is averaged over; odd.",
-    ),
-    _option(
-        "--patch-stride",
-        type=_POSITIVE,
-        metavar="N",
-        default=1,
-        help="Step between patches.",
-    ),
-    _option(
-        "--descriptor",
-        metavar="centered|concat|N",
-        type=_KeywordOr(_POSITIVE, "centered", "concat"),
-        default="centered",
-        help="How a patch is described; N: as in the authors' code, there 1024.",
-    ),
-    _option(
-        "--projection",
-        metavar="N|none",
-        type=_KeywordOr(_POSITIVE, "none"),
-        default="none",
-        help="Project patch features to N dimensions at random.",
-    ),
-    _option(
-        "--coreset-fraction",
-        metavar="SHARE|N",
-        type=_Fraction(),
-        default="0.1",
-        help="Share, or number, of the training patches to keep.",
-    ),
-    _option(
-        "--coreset-method",
-        type=click.Choice(["greedy", "random", "none"]),
-        default="greedy",
-        help="How to choose the patches to keep; none: keep all.",
-    ),
-    _option(
-        "--coreset-projection-dim",
-        metavar="N|none",
-        type=_KeywordOr(_POSITIVE, "none"),
-        default="128",
-        help="Choose by distances in N random dimensions.",
-    ),
-    _option(
-        "--coreset-n-starts",
-        type=_POSITIVE,
-        metavar="N",
-        default=10,
-        help="Patches drawn at random to find the first to keep.",
-    ),
-    _option(
-        "--n-neighbors",
-        type=_POSITIVE,
-        metavar="N",
-        default=1,
-        help="A patch's score is its mean distance to so many patches kept.",
-    ),
-    _option(
-        "--metric",
-        type=click.Choice(["euclidean", "sqeuclidean", "cosine"]),
-        default="euclidean",
-        help="Distance of patches.",
-    ),
-    _option(
-        "--algorithm",
-        type=click.Choice(["auto", "torch", "faiss", "pynndescent"]),
-        default="auto",
-        help="Nearest-neighbour search.",
-    ),
-    _option(
-        "--reduction",
-        metavar="max|SHARE",
-        type=_KeywordOr(click.FloatRange(0, 1, min_open=True), "max"),
-        default="max",
-        help="A picture's score: that of its worst patch, or mean of a top share.",
-    ),
-    _option(
-        "--reweight",
-        metavar="N|none",
-        type=_KeywordOr(click.IntRange(min=2), "none"),
-        default="none",
-        help="Neighbours in equation 7 of the paper.",
-    ),
-    _option(
-        "--smoothing",
-        type=click.FloatRange(min=0),
-        metavar="SIGMA",
-        default=4.0,
-        help="Standard deviation, in pixels, of the Gaussian that smooths maps.",
-    ),
-    _device_option,
-    _option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
-        default="auto",
-        help="Arithmetic of the network.",
-    ),
-    _option(
-        "--batch-size",
-        type=_POSITIVE,
-        metavar="N",
-        default=32,
-        help="Pictures at a time.",
-    ),
-    _random_state_option,
-    _option(
-        "-v", "--verbose", count=True, show_default=False, help="Show progress bars."
-    ),
-)
-
-
 # Commands ---------------------------------------------------------------------------
 
 
@@ -407,14 +89,14 @@ def main():
 
 
 @main.command()
-@_option(
+@option(
     "--output",
-    type=_NEW_FOLDER,
+    type=NEW_FOLDER,
     default="skpatchcore_demo",
     help="Folder for demo_sheet.png.",
 )
-@_random_state_option
-@_common_options
+@random_state_option
+@common_options
 def demo(output, random_state):
     """Try it out on generated pictures.
 
@@ -444,20 +126,20 @@ def demo(output, random_state):
 
 @main.command()
 @click.argument("data_root", type=click.Path(exists=True, file_okay=False))
-@_option(
+@option(
     "--categories",
     metavar="A,B",
-    type=_CommaSeparated(),
+    type=CommaSeparated(),
     help="Categories, each a folder in DATA_ROOT.  [default: all]",
 )
-@_option(
+@option(
     "--output",
-    type=_NEW_FOLDER,
+    type=NEW_FOLDER,
     default="skpatchcore_benchmark",
     help="Folder for results.csv and results.json.",
 )
-@_detector_options
-@_common_options
+@detector_options
+@common_options
 def benchmark(data_root, categories, output, **settings):
     """Measure on data sets like MVTec AD.
 
@@ -516,21 +198,21 @@ def _summarize(row: dict) -> str:
 
 @main.command()
 @click.argument("train", nargs=-1, required=True, type=click.Path(exists=True))
-@_option("--model", type=_NEW_FILE, required=True, help="File to write, *.skpc.")
-@_option(
+@option("--model", type=NEW_FILE, required=True, help="File to write, *.skpc.")
+@option(
     "--include-backbone",
     is_flag=True,
     help="Store the network's weights in the model as well.",
 )
-@_option(
+@option(
     "--contamination",
     metavar="auto|SHARE",
-    type=_KeywordOr(click.FloatRange(0, 0.5, min_open=True), "auto"),
+    type=KeywordOr(click.FloatRange(0, 0.5, min_open=True), "auto"),
     default="auto",
     help="Share of the training pictures to put beyond the threshold; auto: 0.01.",
 )
-@_detector_options
-@_common_options
+@detector_options
+@common_options
 def fit(train, model, include_backbone, **settings):
     """Learn from pictures of good parts.
 
@@ -576,25 +258,25 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
 
 @main.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True))
-@_option("--model", type=_EXISTING_FILE, required=True, help="File that fit wrote.")
-@_option("--output", type=_NEW_FILE, help="CSV file.  [default: standard output]")
-@_option(
+@option("--model", type=EXISTING_FILE, required=True, help="File that fit wrote.")
+@option("--output", type=NEW_FILE, help="CSV file.  [default: standard output]")
+@option(
     "--overlays",
-    type=_NEW_FOLDER,
+    type=NEW_FOLDER,
     help="Folder for PNG files of the pictures with their anomaly maps laid over.",
 )
-@_option(
+@option(
     "--masks",
-    type=_NEW_FOLDER,
+    type=NEW_FOLDER,
     help="Folder for PNG files that are white where a picture is anomalous.",
 )
-@_option(
+@option(
     "--weights",
-    type=_EXISTING_FILE,
+    type=EXISTING_FILE,
     help="Local weights file of the network, if not the one of the fit.",
 )
-@_device_option
-@_common_options
+@device_option
+@common_options
 def score(pictures, model, output, overlays, masks, weights, device):
     """Score new pictures.
 
