@@ -4,6 +4,7 @@ import contextlib
 import copy
 import difflib
 import functools
+import itertools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -289,7 +290,10 @@ def _modules_run(module: nn.Module, layers: Sequence[str]) -> Iterator[str]:
     started = []
     config = getattr(module, "pretrained_cfg", None) or {}
     size = config.get("input_size", (3, 224, 224))
-    probe = torch.zeros((1, *size), device=next(module.parameters()).device)
+    # A network without weights, such as the bank of Gabor filters, has buffers alone.
+    placed = next(itertools.chain(module.parameters(), module.buffers()), None)
+    device = None if placed is None else placed.device
+    probe = torch.zeros((1, *size), device=device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(_FORWARD_LOCK)

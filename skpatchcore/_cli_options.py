@@ -5,6 +5,7 @@ import difflib
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 # Types of options -------------------------------------------------------------------
 
@@ -148,6 +149,15 @@ def option(*names: str, **settings):
     return click.option(*names, **{"show_default": True, **settings})
 
 
+def _choose_layers(ctx, param, layers: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the layers given, else those that the backbone has."""
+    # A default is processed last, in the order of declaration: the backbone is known.
+    given = ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
+    if given or ctx.params["backbone"] != "gabor":
+        return layers
+    return ("fine", "coarse")
+
+
 _POSITIVE = click.IntRange(min=1)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, path_type=Path)
@@ -182,7 +192,7 @@ detector_options = _options(
     option(
         "--backbone",
         default="wide_resnet50_2.tv_in1k",
-        help="Network by its timm name; gabor (layers fine,coarse) has no weights.",
+        help="Network by its timm name; gabor has no weights.",
     ),
     option(
         "--weights",
@@ -196,7 +206,8 @@ detector_options = _options(
         metavar="A,B",
         type=CommaSeparated(),
         default="layer2,layer3",
-        help="Layers of the network to read.",
+        callback=_choose_layers,
+        help="Layers of the network to read; for gabor, by default fine,coarse.",
     ),
     option(
         "--layer-weights",

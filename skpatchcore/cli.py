@@ -8,8 +8,7 @@ import contextlib
 import os
 import time
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -284,119 +283,33 @@ def score(pictures, model, output, overlays, masks, weights, device):
     result is a CSV of path, score, decision and label. Scores and decisions are higher
     for more normal pictures; a decision below 0 is anomalous.
     """
+    from skpatchcore import _scoring
     from skpatchcore._benchmark import replace_text
     from skpatchcore.persistence import load
 
-    pictures = _find_pictures(pictures)
-    names = {folder: _png_paths(pictures, folder) for folder in (overlays, masks)}
+    pictures = _scoring.find_pictures(pictures)
+    names = {
+        folder: _scoring.png_paths(pictures, folder) for folder in (overlays, masks)
+    }
     detector = load(model, weights=weights, device=device)
-    seen = _inspect(detector, pictures)
-    table = _as_csv(detector, pictures, seen)
+    seen = _scoring.inspect_pictures(detector, pictures)
+    table = _scoring.as_csv(detector, pictures, seen)
     if output is None:
         click.echo(table, nl=False)
     else:
         replace_text(output, table)
     if overlays:
-        _write_overlays(detector, pictures, seen, names[overlays])
+        _save_pngs(_scoring.draw_overlays(detector, pictures, seen), names[overlays])
     if masks:
-        _write_masks(detector, seen, names[masks])
+        _save_pngs(_scoring.draw_masks(detector, seen), names[masks])
 
 
-def _find_pictures(paths: Sequence[str]) -> list[str]:
-    """Return files as they are and the pictures in folders, each once."""
-    from skpatchcore.datasets._listing import list_folders, list_pictures
-
-    def search(folder: Path) -> Iterator[Path]:
-        yield from list_pictures(folder)
-        for subfolder in list_folders(folder):
-            yield from search(subfolder)
-
-    found = []
-    for path in paths:
-        inside = map(str, search(Path(path))) if os.path.isdir(path) else [path]
-        before = len(found)
-        found.extend(inside)
-        if len(found) == before:
-            raise ValueError(f"Found no pictures in {path} or its subfolders.")
-    return list(dict.fromkeys(found))
-
-
-def _png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
-    """Return a file in `folder` for each picture, arranged as the pictures are."""
-    if folder is None:
-        return []
-    sources = [Path(os.path.abspath(picture)) for picture in pictures]
-    root = os.path.commonpath([source.parent for source in sources])
-    relative = [source.relative_to(root) for source in sources]
-    counts = Counter(path.with_suffix(".png") for path in relative)
-    names = [
-        path.with_suffix(".png")
-        if counts[path.with_suffix(".png")] == 1
-        else path.with_name(f"{path.name}.png")
-        for path in relative
-    ]
-    paths = [Path(os.path.abspath(folder)) / name for name in names]
-    lost = set(paths) & set(sources)
-    if lost:
-        raise ValueError(
-            f"{min(lost)} would be overwritten; choose another folder than {folder}."
-        )
-    return paths
-
-
-def _inspect(detector, pictures: Sequence[str]) -> list:
-    """Return what the detector sees in each picture, in their order."""
-    from tqdm import tqdm
-
-    from skpatchcore._images import check_images
-
-    # With disable=None, only a terminal gets to see the bar.
-    with tqdm(total=len(pictures), desc="pictures", disable=None) as bar:
-        found = []
-        for seen in detector._inspect(check_images(pictures)):
-            found.append(seen)
-            bar.update()
-    return sorted(found, key=lambda seen: seen.index)
-
-
-def _as_csv(detector, pictures: Sequence[str], found: Sequence) -> str:
-    import csv
-    import io
-
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["path", "score", "decision", "label"])
-    for path, seen in zip(pictures, found, strict=True):
-        decision = seen.score - detector.offset_
-        label = "normal" if decision >= 0 else "anomalous"
-        table.writerow([path, float(seen.score), float(decision), label])
-    return buffer.getvalue()
-
-
-def _write_overlays(detector, pictures, found, paths: Sequence[Path]) -> None:
-    from skpatchcore._images import check_images
-    from skpatchcore.inspection import blend_overlay, color_limits
-
-    images = check_images(pictures)
-    limits = color_limits(
-        detector.map_threshold_, [seen.patch_scores for seen in found]
-    )
-    for seen, path in zip(found, paths, strict=True):
-        anomaly_map = detector._map(seen, "original")
-        _save_png(blend_overlay(images[seen.index], anomaly_map, limits), path)
-
-
-def _write_masks(detector, found, paths: Sequence[Path]) -> None:
-    for seen, path in zip(found, paths, strict=True):
-        mask = detector._map(seen, "original") > detector.map_threshold_
-        _save_png(mask.astype("uint8") * 255, path)
-
-
-def _save_png(pixels, path: Path) -> None:
+def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    for pixels, path in zip(pictures, paths, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
 
 
 if __name__ == "__main__":

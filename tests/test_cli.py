@@ -218,6 +218,29 @@ def test_options_become_parameters(settings_of, option, text, value):
 
 
 @pytest.mark.parametrize(
+    ("args", "config", "layers"),
+    [
+        (("--backbone", "gabor"), "", ("fine", "coarse")),
+        (("--backbone", "gabor", "--layers", "fine"), "", ("fine",)),
+        (("--layers", "fine", "--backbone", "gabor"), "", ("fine",)),
+        (("--backbone", "gabor", "--layers", "layer2,layer3"), "", None),
+        (("--backbone", "resnet18"), "", None),
+        ((), "backbone: gabor", ("fine", "coarse")),
+        (("--backbone", "gabor"), "layers: [coarse]", ("coarse",)),
+        (("--backbone", "resnet18"), "backbone: gabor", None),
+    ],
+)
+def test_layers_not_given_are_those_of_the_backbone(
+    settings_of, tmp_path, args, config, layers
+):
+    if config:
+        path = tmp_path / "config.yaml"
+        path.write_text(config)
+        args = ("--config", path, *args)
+    assert settings_of(*args)["layers"] == (layers or ("layer2", "layer3"))
+
+
+@pytest.mark.parametrize(
     ("option", "text", "hint"),
     [
         ("--image-size", "1,2,3", "neither N nor HEIGHT,WIDTH"),

@@ -29,6 +29,8 @@ from skpatchcore import (
     PatchCoreDetector,
     PatchFeatureTransformer,
     PatchMemoryBank,
+    _model_file,
+    _model_json,
     persistence,
 )
 from skpatchcore._backbone import load_backbone
@@ -179,7 +181,7 @@ def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
     ]
     for part in parts:
         learned = part.__getstate__().keys() - part.get_params() - {"_sklearn_version"}
-        left_out = learned - set(persistence._FITTED[type(part)])
+        left_out = learned - set(_model_json._FITTED[type(part)])
         assert left_out <= {"min_distances_", "nearest_picks_", "_n_channels"}
 
 
@@ -595,7 +597,7 @@ def test_tampered_network_is_rejected(detector, tmp_path):
     ]:
         changed = safetensors.torch.save(state | change)
         manifest = json.loads(members["model.json"])
-        manifest["members"]["backbone.safetensors"] = persistence._describe(changed)
+        manifest["members"]["backbone.safetensors"] = _model_file._describe(changed)
         text = json.dumps(manifest)
         forged = {"model.json": text, "backbone.safetensors": changed}
         assert_rejected(write(path, members | forged), match)
@@ -743,3 +745,13 @@ def test_pickles_hold_the_bank_and_no_network(detector):
 def test_unpickled_detector_is_saved_like_the_original(detector, members, tmp_path):
     save(pickle_copy(detector), tmp_path / "model.skpc")
     assert unzip(tmp_path / "model.skpc") == members
+
+
+@pytest.mark.parametrize("include_backbone", [False, True])
+def test_detector_on_filters_without_weights_round_trips(tmp_path, include_backbone):
+    features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    detector = PatchCoreDetector(features, random_state=0).fit(pictures)
+    save(detector, tmp_path / "gabor.skpc", include_backbone=include_backbone)
+    loaded = load(tmp_path / "gabor.skpc")
+    assert (loaded.score_samples(pictures) == detector.score_samples(pictures)).all()
