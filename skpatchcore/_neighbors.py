@@ -1,5 +1,6 @@
 """Exact and approximate k-nearest-neighbour indexes behind one small interface."""
 
+import threading
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from functools import cached_property
@@ -17,6 +18,7 @@ _CHUNK_ELEMENTS = 2**24
 # From 2.9 on torch has one setting a backend; in a process that has used it, reading
 # the older setting for all of them raises an error.
 _BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+_PRECISION_LOCK = threading.RLock()
 
 
 class NeighborIndex(ABC):
@@ -256,12 +258,14 @@ def as_tensor(array: np.ndarray) -> torch.Tensor:
 @contextmanager
 def full_precision():
     """Keep the process's choice of TF32 or bf16 products out of exact distances."""
-    before = _matmul_precision()
-    _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
-    try:
-        yield
-    finally:
-        _set_matmul_precision(before)
+    # The choice is the process's: threads in here at once would restore each other's.
+    with _PRECISION_LOCK:
+        before = _matmul_precision()
+        _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
+        try:
+            yield
+        finally:
+            _set_matmul_precision(before)
 
 
 def _matmul_precision() -> list[str]:
