@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from skpatchcore._cache import BoundedMemory
     from skpatchcore._coreset import CoresetSampler
     from skpatchcore._detector import PatchCoreDetector
     from skpatchcore._features import PatchFeatureTransformer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "BoundedMemory",
     "CoresetSampler",
     "PatchCoreDetector",
     "PatchFeatureTransformer",
@@ -25,6 +27,7 @@ __all__ = [
 
 # Imported at first use: torch takes seconds, and ``skpatchcore --help`` needs none.
 _MODULES = {
+    "BoundedMemory": "skpatchcore._cache",
     "CoresetSampler": "skpatchcore._coreset",
     "PatchCoreDetector": "skpatchcore._detector",
     "PatchFeatureTransformer": "skpatchcore._features",

@@ -4,15 +4,19 @@ import contextlib
 import copy
 import difflib
 import functools
+import inspect
 import itertools
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import nn
 
+from skpatchcore._cache import content_key
 from skpatchcore._gabor import GaborBank
 
 _PRECISIONS = {
@@ -24,6 +28,11 @@ _PRECISIONS = {
 # Hooks belong to the module, not to the thread: two forward passes at once through one
 # cached network would read each other's maps.
 _FORWARD_LOCK = threading.RLock()
+# By module, so that networks that serve many fits are looked at once.
+_FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
+# What `vars(module)` holds beside what makes the module different from others.
+_MODULE_STATE = frozenset(vars(nn.Module()))
 
 
 class _LastLayerReached(Exception):
@@ -41,11 +50,6 @@ class Backbone:
         Module names, as in ``module.get_submodule``.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
-
-    Attributes
-    ----------
-    n_channels : list of int
-        Channels of each layer, known after the first pass.
     """
 
     def __init__(self, module, layers, device, precision="auto"):
@@ -80,8 +84,18 @@ class Backbone:
                 raise ValueError(
                     f"Layer {name!r} gives {got}; expected feature maps (b, c, h, w)."
                 )
-        self.n_channels = [outputs[name].shape[1] for name in self.layers]
         return [outputs[name].to(torch.float32) for name in self.layers]
+
+    @property
+    def fingerprint(self) -> str:
+        """What maps depend on, but for the picture: weights, code and arithmetic."""
+        if self.module not in _FINGERPRINTS:
+            _FINGERPRINTS[self.module] = content_key(*_describe_module(self.module))
+        arithmetic = (self.device.type, str(self.dtype), torch.__version__)
+        normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
+        return content_key(
+            _FINGERPRINTS[self.module], self.layers, arithmetic, normalization
+        )
 
 
 def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
@@ -253,6 +267,9 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
 
 def _check_missing(module, layers, missing: frozenset, weights) -> None:
     """Tolerate a misfit of file and network only where no layer asked for looks."""
+    complete = _COMPLETE_LAYERS.setdefault(module, set())
+    if tuple(layers) in complete:
+        return
     used = set(_modules_run(module, layers))
     wrong = sorted(key for key in missing if _owner(module, key) in used)
     if wrong:
@@ -263,6 +280,7 @@ def _check_missing(module, layers, missing: frozenset, weights) -> None:
             f"{', ...' if len(wrong) > 5 else ''}. Are they the weights of another "
             "network?"
         )
+    complete.add(tuple(layers))
 
 
 def _owner(module: nn.Module, key: str) -> str:
@@ -304,3 +322,39 @@ def _modules_run(module: nn.Module, layers: Sequence[str]) -> Iterator[str]:
             stack.callback(handle.remove)
         read_layers(module, layers, probe)
     return started
+
+
+def _describe_module(module: nn.Module) -> Iterator:
+    """Yield, for `content_key`, what `module` computes with; equal for its copies."""
+    for name, value in module.state_dict().items():
+        yield name
+        yield _raw(value)
+    for name, child in module.named_modules():
+        yield name
+        yield f"{type(child).__module__}.{type(child).__qualname__}"
+        for key, value in sorted(vars(child).items()):
+            if key not in _MODULE_STATE and (plain := _plain(value)) is not None:
+                yield (key, plain)
+    for kind in sorted({type(child) for child in module.modules()}, key=str):
+        # Not to be had for what was typed into an interpreter.
+        with contextlib.suppress(OSError, TypeError):
+            yield inspect.getsource(kind)
+
+
+def _plain(value):
+    """Return settings in a form that `content_key` takes, None for anything else."""
+    if isinstance(value, bool | int | float | str | np.ndarray):
+        return value
+    if isinstance(value, torch.Tensor):
+        return _raw(value)
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{value.__module__}.{value.__qualname__}"
+    return None
+
+
+def _raw(tensor: torch.Tensor):
+    """Return dtype, shape and bytes of a tensor; NumPy has no bfloat16."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return (str(tensor.dtype), tuple(tensor.shape), flat.view(torch.uint8).numpy())

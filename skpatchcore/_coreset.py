@@ -1,5 +1,8 @@
 """Coreset subsampling of patch features: the k-centre greedy and its plain rivals."""
 
+import bisect
+import functools
+from collections.abc import Iterator
 from numbers import Integral
 from typing import NamedTuple
 
@@ -13,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from tqdm import tqdm
 
 from skpatchcore._backbone import resolve_device
+from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key
 from skpatchcore._neighbors import as_tensor, full_precision, paired_distances
 
 # Elements of a temporary distance block: 32 MB in float32.
@@ -58,6 +62,19 @@ class CoresetSampler(BaseEstimator):
     n_starts : int, default=10
         The first greedy pick is the row with the largest mean distance to this many
         rows drawn at random, as in the authors' code.
+
+    max_fraction : float, int or None, default=None
+        The largest `fraction` that will be asked for, where `memory` is given: picks
+        are made up to it at once, and smaller fractions are cut from them. None makes
+        as many as `fraction` asks for; a larger fraction later goes on from there.
+        Without `memory` nothing is made in advance.
+
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache on disk for the picks: a set of rows is run through once, and all
+        fractions are cut from the same run, also in other processes and later. The
+        picks are those made without it. With ``random_state=None`` the first draw for a
+        set of rows is remembered; a RandomState instance is never looked up. See
+        :class:`BoundedMemory`.
 
     device : str, torch.device or None, default=None
         Where to compute; None is the GPU if there is one, else the CPU.
@@ -123,6 +140,12 @@ class CoresetSampler(BaseEstimator):
         "method": [StrOptions({"greedy", "random", "none"})],
         "projection_dim": [Interval(Integral, 1, None, closed="left"), None],
         "n_starts": [Interval(Integral, 1, None, closed="left")],
+        "max_fraction": [
+            Interval(RealNotInt, 0, 1, closed="right"),
+            Interval(Integral, 1, None, closed="left"),
+            None,
+        ],
+        "memory": MEMORY_CONSTRAINT,
         "device": [str, torch.device, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -135,6 +158,8 @@ class CoresetSampler(BaseEstimator):
         method="greedy",
         projection_dim=128,
         n_starts=10,
+        max_fraction=None,
+        memory=None,
         device=None,
         random_state=None,
         verbose=0,
@@ -143,6 +168,8 @@ class CoresetSampler(BaseEstimator):
         self.method = method
         self.projection_dim = projection_dim
         self.n_starts = n_starts
+        self.max_fraction = max_fraction
+        self.memory = memory
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -167,14 +194,18 @@ class CoresetSampler(BaseEstimator):
         Raises
         ------
         ValueError
-            If `fraction` is an int larger than n_samples.
+            If `fraction` is an int larger than n_samples, or `max_fraction` is smaller
+            than `fraction`.
         """
         X = validate_data(self, X, dtype=[np.float32, np.float64])
-        n_selected = self._n_selected(len(X))
+        n_selected, n_max = self._n_selected(len(X))
+        cache = check_cache(self.memory)
         if self.method == "none":
             coreset = _keep_all(len(X))
+        elif cache is None or isinstance(self.random_state, np.random.RandomState):
+            coreset = self._select(X, n_selected)
         else:
-            coreset = self._select(X, n_selected, check_random_state(self.random_state))
+            coreset = self._recall(cache, X, n_selected, n_max)
         self.sample_indices_ = coreset.indices
         self.radii_ = coreset.radii
         self.min_distances_ = coreset.distances
@@ -202,30 +233,72 @@ class CoresetSampler(BaseEstimator):
         X = X.to_numpy() if hasattr(X, "iloc") else np.asarray(X)
         return X[self.sample_indices_]
 
-    def _n_selected(self, n_samples: int) -> int:
-        if not isinstance(self.fraction, Integral):
-            return max(1, int(self.fraction * n_samples))
-        if self.fraction > n_samples:
+    def _n_selected(self, n_samples: int) -> tuple[int, int]:
+        """Return how many rows to select, and how many may yet be asked for."""
+        n_selected = _n_rows("fraction", self.fraction, n_samples)
+        if self.max_fraction is None:
+            return n_selected, n_selected
+        n_max = _n_rows("max_fraction", self.max_fraction, n_samples)
+        if n_max < n_selected:
             raise ValueError(
-                f"fraction={self.fraction} rows were asked for, but X has only "
-                f"n_samples = {n_samples}."
+                f"max_fraction={self.max_fraction} must not be smaller than "
+                f"fraction={self.fraction}."
             )
-        return int(self.fraction)
+        return n_selected, n_max
 
-    def _select(self, X, n_selected, random_state) -> Coreset:
+    def _select(self, X, n_selected: int) -> Coreset:
+        X, random_state = self._project(X)
+        if self.method == "greedy":
+            return self._greedy_run(X, random_state).cut(n_selected)
+        picks = random_state.permutation(len(X))[:n_selected]
+        with self._progress(total=n_selected) as bar:
+            return cover(X, picks, bar.update)
+
+    def _recall(self, cache: Cache, X, n_selected: int, n_max: int) -> Coreset:
+        """Take the coreset from the cache, or make it and leave it there."""
+        device = resolve_device(self.device)
+        params = (self.method, self.projection_dim, self.n_starts, self.random_state)
+        run_key = content_key(X, *params, device.type, torch.__version__)
+        key = content_key(run_key, n_selected)
+
+        def compute() -> tuple:
+            if self.method == "random":
+                return tuple(self._select(X, n_selected))
+            with cache.claim([run_key], wait=True):
+                run = self._greedy_run(*self._project(X), cache.get("runs", run_key))
+                if len(run.picks) < n_selected:
+                    run.extend(n_max)
+                    cache.put("runs", run_key, run.record())
+            return tuple(run.cut(n_selected))
+
+        return Coreset(*cache.once("coresets", key, compute))
+
+    def _project(self, X):
+        """Return the rows to compare, and the random state for what comes next."""
+        random_state = check_random_state(self.random_state)
         if self.projection_dim is not None and X.shape[1] > self.projection_dim:
             X = GaussianRandomProjection(
                 self.projection_dim, random_state=random_state
             ).fit_transform(X)
-        X = as_tensor(X).to(resolve_device(self.device))
-        progress = tqdm(total=n_selected, desc="coreset", disable=not self.verbose)
-        with progress:
-            if self.method == "random":
-                picks = random_state.permutation(len(X))[:n_selected]
-                return cover(X, picks, progress.update)
-            starts = random_state.randint(len(X), size=self.n_starts)
-            first = farthest_from(X, starts)
-            return k_center_greedy(X, n_selected, first, progress.update)
+        return as_tensor(X).to(resolve_device(self.device)), random_state
+
+    def _greedy_run(self, X, random_state, record=None) -> "GreedyRun":
+        starts = random_state.randint(len(X), size=self.n_starts)
+        return GreedyRun(X, farthest_from(X, starts), record, self._progress)
+
+    def _progress(self, **kwargs):
+        return tqdm(desc="coreset", disable=not self.verbose, **kwargs)
+
+
+def _n_rows(name: str, fraction, n_samples: int) -> int:
+    if not isinstance(fraction, Integral):
+        return max(1, int(fraction * n_samples))
+    if fraction > n_samples:
+        raise ValueError(
+            f"{name}={fraction} rows were asked for, but X has only n_samples = "
+            f"{n_samples}."
+        )
+    return int(fraction)
 
 
 def farthest_from(X: torch.Tensor, rows: np.ndarray) -> int:
@@ -236,10 +309,8 @@ def farthest_from(X: torch.Tensor, rows: np.ndarray) -> int:
     return int(torch.cat(totals).argmax())
 
 
-def k_center_greedy(
-    X: torch.Tensor, n_selected: int, first: int, update=None
-) -> Coreset:
-    """Pick, again and again, the row of `X` farthest from the rows picked so far.
+class GreedyRun:
+    """The k-centre greedy: pick, again and again, the row farthest from the picks.
 
     The picks are made in blocks without changing them. Of the rows farthest from the
     picks, B are candidates; any other row is no farther than the next distance, tau,
@@ -248,35 +319,95 @@ def k_center_greedy(
     matrix product then updates everyone, where the usual form reads all of `X` for each
     pick.
 
+    A run keeps what every block changed. So each smaller coreset can be cut from it,
+    and it can be continued, with the very picks of a run that never stopped.
+
     Parameters
     ----------
     X : Tensor of shape (n, d), floating point
-    n_selected : int
-        In [1, n].
     first : int
         The row to begin with.
-    update : callable or None
-        Told the number of new picks after each block.
+    record : dict or None
+        What `record` of an earlier run on the same rows gave.
+    progress : callable or None
+        Gives a progress bar in the manner of tqdm, for a `total` number of picks.
 
-    Returns
-    -------
-    coreset : Coreset
+    Attributes
+    ----------
+    picks : list of int
+        Rows picked so far, in order.
     """
-    state = _CoverState(X)
-    new, radii = [first], []
-    while True:
-        state.add(new)
-        if update is not None:
-            update(len(new))
-        n_missing = n_selected - len(state.picks)
-        if n_missing == 0:
-            return state.finish(radii)
-        # A block cut short by tau was too large; one used up may grow. What is too much
-        # goes only afterwards, so that a run is a prefix of every longer one.
-        block = min(max(2 * len(new), _SMALLEST_BLOCK), _LARGEST_BLOCK)
-        new, distances = state.farthest(block)
-        new, distances = new[:n_missing], distances[:n_missing]
-        radii.extend(distances)
+
+    def __init__(self, X: torch.Tensor, first: int, record=None, progress=None):
+        self.X, self._first, self._progress = X, first, progress
+        record = record or dict.fromkeys(("picks", "distances", "ends"), ())
+        self.picks = [int(row) for row in record["picks"]]
+        # Squared distance of each pick to those before it: infinite for the first.
+        self._distances = [float(value) for value in record["distances"]]
+        # Number of picks after each whole block; a last, shorter one is not logged.
+        self._ends = [int(end) for end in record["ends"]]
+        self._log = record.get("log", [])
+
+    def record(self) -> dict:
+        """Return all that is needed to continue, as arrays."""
+        return {
+            "picks": np.array(self.picks),
+            "distances": np.array(self._distances),
+            "ends": np.array(self._ends),
+            "log": self._log,
+        }
+
+    def extend(self, n_selected: int) -> "_CoverState":
+        """Go on until `n_selected` rows are picked."""
+        state = self._replay(len(self._ends))
+        n_before = len(state.picks)
+        self.picks, self._distances = state.picks, self._distances[:n_before]
+        progress = self._progress or functools.partial(tqdm, disable=True)
+        with progress(total=n_selected, initial=n_before) as bar:
+            while len(self.picks) < n_selected:
+                rows, distances = self._next_block(state)
+                whole = len(rows) <= n_selected - len(self.picks)
+                # What is too much goes only now, so that a run is a prefix of every
+                # longer one.
+                rows = rows[: n_selected - len(self.picks)]
+                self._distances += distances[: len(rows)]
+                changes = state.add(rows)
+                if whole:
+                    self._ends.append(len(self.picks))
+                    self._log.append(changes)
+                bar.update(len(rows))
+        return state
+
+    def cut(self, n_selected: int) -> Coreset:
+        """Return the coreset of the first `n_selected` picks, made if need be."""
+        if len(self.picks) < n_selected:
+            state = self.extend(n_selected)
+        else:
+            n_blocks = bisect.bisect_right(self._ends, n_selected)
+            state = self._replay(n_blocks)
+            if len(state.picks) < n_selected:
+                state.add(self.picks[len(state.picks) : n_selected])
+        return state.finish(self._distances[1:n_selected])
+
+    def _next_block(self, state: "_CoverState") -> tuple[list[int], list[float]]:
+        if not self._ends:
+            return [self._first], [np.inf]
+        # A block cut short by tau was too large; one used up may grow.
+        last = self._ends[-1] - ([0, *self._ends][-2])
+        size = min(max(2 * last, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+        return state.farthest(size)
+
+    def _replay(self, n_blocks: int) -> "_CoverState":
+        """Return the state after so many blocks, without any distance computed."""
+        state = _CoverState(self.X)
+        n_picks = self._ends[n_blocks - 1] if n_blocks else 0
+        state.restore(self.picks[:n_picks], self._log[:n_blocks])
+        return state
+
+
+def k_center_greedy(X: torch.Tensor, n_selected: int, first: int) -> Coreset:
+    """Return the first `n_selected` picks of a `GreedyRun` and what they cover."""
+    return GreedyRun(X, first).cut(n_selected)
 
 
 def cover(X: torch.Tensor, picks: np.ndarray, update=None) -> Coreset:
@@ -285,7 +416,7 @@ def cover(X: torch.Tensor, picks: np.ndarray, update=None) -> Coreset:
     radii = np.empty(len(picks))
     for start in range(0, len(picks), _LARGEST_BLOCK):
         block = picks[start : start + _LARGEST_BLOCK].tolist()
-        radii[start : start + len(block)] = state.add(block, with_radii=True)
+        radii[start : start + len(block)] = state.add_with_radii(block)
         if update is not None:
             update(len(block))
     return state.finish(radii[:-1])
@@ -300,30 +431,64 @@ class _CoverState:
         self.centered = X - X.mean(dim=0)
         self.norms = self.centered.square().sum(dim=1)
         self.squared = torch.full_like(self.norms, torch.inf)
-        self.nearest = torch.zeros(len(X), dtype=torch.int64, device=X.device)
+        self.nearest = torch.full((len(X),), -1, device=X.device)
         self.picks: list[int] = []
 
-    def add(self, rows: list[int], with_radii: bool = False) -> np.ndarray:
-        """Account for new picks; return squared radii after each, if asked for."""
-        centers, norms = self.centered[rows], self.norms[rows]
+    def add(self, rows: list[int]) -> tuple:
+        """Account for new picks; return rows whose nearest pick changed, for `restore`.
+
+        A change is a row, its new nearest pick, and the squared distance to it.
+        """
+        before = self.nearest.clone()
+        for part, block in self._products(rows):
+            self._keep_nearer(part, block)
+        self._pick(rows)
+        changed = (self.nearest != before).nonzero()[:, 0]
+        parts = (changed.int(), self.nearest[changed].int(), self.squared[changed])
+        return tuple(part.cpu().numpy() for part in parts)
+
+    def restore(self, picks: list[int], log: list[tuple]) -> None:
+        """Bring the state of nothing picked to that after the changes in `log`."""
+        if log:
+            rows, nearest, squared = map(np.concatenate, zip(*log, strict=True))
+            # Of several changes of a row the last one counts.
+            last = np.full(len(self.X), -1)
+            last[rows] = np.arange(len(rows))
+            device = self.X.device
+            self.nearest = torch.from_numpy(nearest[last]).long().to(device)
+            self.squared = torch.from_numpy(squared[last]).to(device)
+        self.picks = list(picks)
+
+    def add_with_radii(self, rows: list[int]) -> np.ndarray:
+        """Account for new picks; return squared cover radii after each of them."""
         radii = torch.zeros(len(rows), dtype=self.squared.dtype, device=self.X.device)
+        for part, block in self._products(rows):
+            so_far = block.cummin(dim=1).values
+            so_far = torch.minimum(so_far, self.squared[part, None])
+            radii = torch.maximum(radii, so_far.amax(dim=0))
+            self._keep_nearer(part, block)
+        self._pick(rows)
+        return radii.double().cpu().numpy()
+
+    def _products(self, rows: list[int]) -> Iterator[tuple[slice, torch.Tensor]]:
+        """Yield squared distances (b, len(rows)) of a part of all rows to `rows`."""
+        centers, norms = self.centered[rows], self.norms[rows]
         step = max(1, _BLOCK_ELEMENTS // len(rows))
         for start in range(0, len(self.X), step):
             part = slice(start, start + step)
             with full_precision():
                 block = torch.addmm(norms, self.centered[part], centers.T, alpha=-2)
-            block.add_(self.norms[part, None]).clamp_(min=0)
-            if with_radii:
-                so_far = torch.minimum(
-                    block.cummin(dim=1).values, self.squared[part, None]
-                )
-                radii = torch.maximum(radii, so_far.amax(dim=0))
-            best, which = block.min(dim=1)
-            closer = best < self.squared[part]
-            self.squared[part] = torch.where(closer, best, self.squared[part])
-            self.nearest[part] = torch.where(
-                closer, which + len(self.picks), self.nearest[part]
-            )
+            yield part, block.add_(self.norms[part, None]).clamp_(min=0)
+
+    def _keep_nearer(self, part: slice, block: torch.Tensor) -> None:
+        best, which = block.min(dim=1)
+        closer = best < self.squared[part]
+        self.squared[part] = torch.where(closer, best, self.squared[part])
+        self.nearest[part] = torch.where(
+            closer, which + len(self.picks), self.nearest[part]
+        )
+
+    def _pick(self, rows: list[int]) -> None:
         # Never picked twice.
         self.squared[rows] = -torch.inf
         n_before = len(self.picks)
@@ -331,7 +496,6 @@ class _CoverState:
         self.nearest[rows] = torch.arange(
             n_before, len(self.picks), device=self.X.device
         )
-        return radii.double().cpu().numpy()
 
     def farthest(self, n_candidates: int) -> tuple[list[int], list[float]]:
         """Return the next greedy picks and the squared distance at which each is made.

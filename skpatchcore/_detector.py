@@ -86,6 +86,12 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         Standard deviation of the Gaussian that smooths maps, in pixels of the network's
         input, so that it scales with the picture. 0 does not smooth.
 
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache on disk for `features`, `sampler` and the search for neighbours. With it,
+        a whole grid search passes every picture through the network once, runs the
+        greedy once per training set, and compares every picture with a bank once. None
+        keeps nothing. See :class:`BoundedMemory`.
+
     device : str, torch.device or None, default=None
         Where to compute, for `features` and `sampler` too unless they say otherwise;
         None is the GPU if there is one, else the CPU.
@@ -167,6 +173,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         reweight=None,
         contamination="auto",
         smoothing=4.0,
+        memory=None,
         device=None,
         random_state=None,
         verbose=0,
@@ -180,6 +187,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         self.reweight = reweight
         self.contamination = contamination
         self.smoothing = smoothing
+        self.memory = memory
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -417,6 +425,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             features,
             random_state=self.random_state,
             device=self.device,
+            memory=self.memory,
             verbose=self.verbose,
         )
         features._validate_params()

@@ -21,8 +21,11 @@ from torch import nn
 from tqdm import tqdm
 
 from skpatchcore._backbone import Backbone, load_backbone
+from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
 from skpatchcore._descriptors import balance_layers, describe
-from skpatchcore._images import Geometry, check_images, iter_batches, take_images
+from skpatchcore._images import Geometry, check_images, take_images
+from skpatchcore._labels import learnable_rows
+from skpatchcore._layer_maps import iter_layer_maps
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000
@@ -43,6 +46,13 @@ class PatchGrids(NamedTuple):
     def offsets(self) -> np.ndarray:
         """First row of each picture's patches, and the end: (n + 1,)."""
         return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
+
+    def take(self, rows: np.ndarray | None) -> np.ndarray:
+        """Return the patches of the pictures `rows`; None takes all."""
+        if rows is None or len(rows) == len(self.shapes):
+            return self.patches
+        parts = np.split(self.patches, self.offsets[1:-1])
+        return np.concatenate([parts[i] for i in rows])
 
 
 class PatchFeatureTransformer(
@@ -120,6 +130,13 @@ class PatchFeatureTransformer(
     batch_size : int, default=32
         Pictures per forward pass. It sets memory and speed, not results.
 
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache on disk for the layer maps of pictures: a picture passes the network once,
+        whatever the fold of a cross-validation, the candidate of a search or the
+        method that asks, also in other processes and later runs. A picture is known by
+        the contents of its file or its pixels, together with everything its maps depend
+        on, such as the network's weights. See :class:`BoundedMemory`.
+
     output : {"map", "flat", "mean"}, default="map"
         Shape of what `transform` gives for n pictures with a grid of h times w patches:
         "map" (n, h, w, d), "flat" (n, h * w * d), "mean" (n, d), the mean over patches.
@@ -192,6 +209,7 @@ class PatchFeatureTransformer(
         "device": [str, torch.device, None],
         "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
+        "memory": MEMORY_CONSTRAINT,
         "output": [StrOptions({"map", "flat", "mean"})],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -213,6 +231,7 @@ class PatchFeatureTransformer(
         device=None,
         precision="auto",
         batch_size=32,
+        memory=None,
         output="map",
         random_state=None,
         verbose=0,
@@ -230,6 +249,7 @@ class PatchFeatureTransformer(
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
+        self.memory = memory
         self.output = output
         self.random_state = random_state
         self.verbose = verbose
@@ -248,8 +268,9 @@ class PatchFeatureTransformer(
             Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
             tensors (n, c, h, w).
 
-        y : None
-            Ignored, present for API consistency.
+        y : array-like of shape (n,) or None, default=None
+            Outlier labels, +1 and -1: nothing is learned from pictures labelled -1.
+            Labels of any other kind are ignored.
 
         Returns
         -------
@@ -263,9 +284,9 @@ class PatchFeatureTransformer(
             names the culprit.
         """
         images = self._validate_images(X, reset=True)
-        if not (self._learns_weights() or hasattr(self.projection, "fit")):
-            images = take_images(images, [0])
-        self._fit_extract(images)
+        rows = learnable_rows(y, len(images))
+        learns = self._learns_weights() or hasattr(self.projection, "fit")
+        self._fit_extract(take_images(images, rows if learns else rows[:1]))
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -277,15 +298,16 @@ class PatchFeatureTransformer(
         X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
-        y : None
-            Ignored, present for API consistency.
+        y : array-like of shape (n,) or None, default=None
+            As for `fit`. Features of pictures labelled -1 are returned, too.
 
         Returns
         -------
         features : ndarray of float32
             As `transform` gives them.
         """
-        return self._arrange(self._fit_extract(self._validate_images(X, reset=True)))
+        images = self._validate_images(X, reset=True)
+        return self._arrange(self._fit_extract(images, learnable_rows(y, len(images))))
 
     def transform(self, X):
         """Return the patch features of pictures.
@@ -319,26 +341,32 @@ class PatchFeatureTransformer(
         """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
         return check_images(X)
 
-    def _fit_extract(self, images) -> PatchGrids:
-        """Fit on validated pictures and return their features."""
+    def _fit_extract(self, images, rows=None) -> PatchGrids:
+        """Fit on validated pictures and return their features.
+
+        With `rows`, nothing is learned from other pictures than these.
+        """
         _check_sizes(self)
         weights = _explicit_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
         network = self._load(seed)
-        grids = collect_grids(self._iter_grids(images, network, weights), len(images))
+        n_channels = []
+        batches = self._iter_grids(images, network, weights, n_channels)
+        grids = collect_grids(batches, len(images))
         if self._learns_weights():
-            weights = balance_layers(grids.patches, network.n_channels)
-            scale = np.repeat(weights, network.n_channels).astype(np.float32)
+            weights = balance_layers(grids.take(rows), n_channels)
+            scale = np.repeat(weights, n_channels).astype(np.float32)
             np.multiply(grids.patches, scale, out=grids.patches)
-        projection = _fit_projection(self.projection, grids.patches, random_state)
+        projection = _fit_projection(self.projection, grids.take(rows), random_state)
+        shape = grids.shapes[0 if rows is None else rows[0]]
         grids = grids._replace(patches=_project(projection, grids.patches))
         # Only now, so that a fit that fails leaves an earlier one as it was.
         self._seed, self._network = seed, network
         self.layer_weights_ = weights
         self.projection_ = projection
         self.n_patch_features_ = grids.patches.shape[1]
-        self.grid_shape_ = tuple(int(size) for size in grids.shapes[0])
+        self.grid_shape_ = tuple(int(size) for size in shape)
         return grids
 
     def _learns_weights(self) -> bool:
@@ -360,14 +388,28 @@ class PatchFeatureTransformer(
             self._network = self._load(self._seed)
         return self._network
 
-    def _iter_grids(self, images, network: Backbone, layer_weights) -> Iterator[tuple]:
-        """Yield (indices, patch features (b, h, w, d), geometries) batch by batch."""
-        batches = iter_batches(images, self.image_size, self.crop_size, self.batch_size)
+    def _iter_grids(
+        self, images, network: Backbone, layer_weights, n_channels: list | None = None
+    ) -> Iterator[tuple]:
+        """Yield (indices, patch features (b, h, w, d), geometries) batch by batch.
+
+        The widths of the layers' blocks are put into the list `n_channels`.
+        """
+        batches = iter_layer_maps(
+            images,
+            network,
+            image_size=self.image_size,
+            crop_size=self.crop_size,
+            batch_size=self.batch_size,
+            cache=check_cache(self.memory),
+        )
         bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
         with bar, torch.inference_mode():
-            for indices, batch, geometries in batches:
+            for indices, maps, geometries in batches:
+                if n_channels is not None:
+                    n_channels[:] = [layer.shape[1] for layer in maps]
                 features = describe(
-                    network(batch),
+                    maps,
                     patch_size=self.patch_size,
                     patch_stride=self.patch_stride,
                     descriptor=self.descriptor,

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,21 +86,23 @@ def check_images(X) -> Images:
 
 def load_image(source, name: str) -> np.ndarray:
     """Decode one picture to float32 (h, w, 3) in [0, 1]."""
+    if not isinstance(source, np.ndarray):
+        with _naming(name):
+            source = _decode(source)
+    return _array_to_rgb(source, name)
+
+
+def picture_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes:
+    """Return what tells picture `i` from others: the bytes of its file, or pixels."""
+    if not isinstance(images, Images):
+        return images[i]
+    source, name = images._sources[i], images._names[i]
     if isinstance(source, np.ndarray):
-        return _array_to_rgb(source, name)
-    try:
+        return source
+    with _naming(name):
         if isinstance(source, Image.Image):
-            array = _pil_to_array(source)
-        else:
-            # From a path Pillow may map the file into memory, and then garbles grey
-            # TIFFs that EXIF turns by 90 degrees (seen in Pillow 13.0).
-            with open(source, "rb") as file, Image.open(file) as image:
-                array = _pil_to_array(image)
-    except Exception as error:
-        # What Pillow raises for a broken file depends on where it is broken: OSError,
-        # SyntaxError, ValueError, DecompressionBombError, ...
-        raise UnreadableImageError(f"Could not read {name}: {error}") from error
-    return _array_to_rgb(array, name)
+            return _decode(source)
+        return Path(source).read_bytes()
 
 
 def resized_shape(shape: tuple[int, int], image_size) -> tuple[int, int]:
@@ -302,6 +305,26 @@ def _check_array(array: np.ndarray, name: str) -> None:
             f"{name} has dtype {array.dtype}; expected uint8, uint16 or float in "
             "[0, 1]."
         )
+
+
+def _decode(source) -> np.ndarray:
+    if isinstance(source, Image.Image):
+        return _pil_to_array(source)
+    # From a path Pillow may map the file into memory, and then garbles grey TIFFs that
+    # EXIF turns by 90 degrees (seen in Pillow 13.0).
+    with open(source, "rb") as file, Image.open(file) as image:
+        return _pil_to_array(image)
+
+
+@contextmanager
+def _naming(name: str):
+    """Turn what goes wrong while a picture is read into an error that names it."""
+    try:
+        yield
+    except Exception as error:
+        # What Pillow raises for a broken file depends on where it is broken: OSError,
+        # SyntaxError, ValueError, DecompressionBombError, ...
+        raise UnreadableImageError(f"Could not read {name}: {error}") from error
 
 
 def _pil_to_array(image: Image.Image) -> np.ndarray:

@@ -40,3 +40,14 @@ def normal_rows(y, n_samples: int) -> np.ndarray:
             "labelled +1, are needed to learn from."
         )
     return rows
+
+
+def learnable_rows(y, n_samples: int) -> np.ndarray:
+    """Return `normal_rows` where `y` holds outlier labels, else all rows.
+
+    For a transformer, whose `y` may be anything that a later step learns to predict.
+    """
+    labels = np.ravel([] if y is None else np.asarray(y)).tolist()
+    if len(labels) != n_samples or set(labels) != {-1, 1}:
+        return np.arange(n_samples)
+    return normal_rows(y, n_samples)

@@ -17,9 +17,12 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache, content_key
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._labels import normal_rows
+from skpatchcore._neighbor_cache import query_once
 from skpatchcore._neighbors import (
+    NeighborIndex,
     as_tensor,
     build_index,
     paired_distances,
@@ -30,6 +33,12 @@ from skpatchcore._neighbors import (
 # The training scores' quantile that "auto" puts the threshold at.
 _AUTO_CONTAMINATION = 0.01
 _FIRST_SEARCHED = 4
+# Bank rows looked at for a bound beside as many as neighbours are asked for.
+_SPARE_ROWS = 3
+# More than the rounding of a distance in float32 over any number of features in use.
+_SLACK = 1e-4
+# Elements of a temporary matrix: 64 MB in float32.
+_BLOCK_ELEMENTS = 2**24
 
 
 class PatchMemoryBank(OutlierMixin, BaseEstimator):
@@ -76,6 +85,11 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         Share of the training samples, in (0, 0.5], that `offset_` puts on the anomalous
         side; "auto" is 0.01. Training samples lie in or near the bank, so new normal
         samples are flagged more often than this.
+
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache on disk for a sampler that has none of its own, and for the nearest
+        neighbours of samples: whatever `n_neighbors` a search asks for, a sample is
+        compared with a bank once. See :class:`BoundedMemory`.
 
     device : str, torch.device or None, default=None
         Where to search; None is the GPU if there is one, else the CPU.
@@ -150,6 +164,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             StrOptions({"auto"}),
             Interval(Real, 0, 0.5, closed="right"),
         ],
+        "memory": MEMORY_CONSTRAINT,
         "device": [str, torch.device, None],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -165,6 +180,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         reduction="max",
         reweight=None,
         contamination="auto",
+        memory=None,
         device=None,
         random_state=None,
         verbose=0,
@@ -176,6 +192,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         self.reduction = reduction
         self.reweight = reweight
         self.contamination = contamination
+        self.memory = memory
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
@@ -383,7 +400,11 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         if self.random_state is not None:
             seed = int(random_state.randint(np.iinfo(np.int32).max))
         return inherit_params(
-            sampler, random_state=seed, device=self.device, verbose=self.verbose
+            sampler,
+            random_state=seed,
+            device=self.device,
+            memory=self.memory,
+            verbose=self.verbose,
         )
 
     def _check_bank_size(self, n_bank: int) -> None:
@@ -403,16 +424,20 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             random_state=self._index_seed,
         )
 
+    def _search_index(self) -> NeighborIndex:
+        """Return the index, built again where a pickle left it out."""
+        if not hasattr(self, "_index"):
+            self._index = self._build_index()
+        return self._index
+
     def _query(self, patches: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances in the unit of `metric` and bank rows, (n, k) each."""
         if k > len(self.bank_):
             raise ValueError(
                 f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
             )
-        if not hasattr(self, "_index"):
-            self._index = self._build_index()
         patches = self._prepare(patches)
-        squared, indices = self._index.query(patches, k)
+        squared, indices = self._search_index().query(patches, k)
         return squared_to_metric(squared, self.metric), indices
 
     def _prepare(self, patches: np.ndarray) -> np.ndarray:
@@ -421,7 +446,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     def _score(self, patches, offsets):
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
-        distances, indices = self._query(patches, self.n_neighbors)
+        samples = np.split(patches, offsets[1:-1])
+        distances, indices = self._query_once(samples, self.n_neighbors)
         patch_scores = distances.mean(axis=1)
         if self.reweight is None:
             scores = reduce_patches(patch_scores, offsets, self.reduction)
@@ -432,31 +458,60 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             )
         return -scores, patch_scores, indices
 
+    def _query_once(self, samples, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Query patches of each of `samples`, from the cache where they are there."""
+        cache, index = check_cache(self.memory), self._search_index()
+        # An approximate search finds others for another k.
+        if cache is None or not index.exact:
+            return self._query(np.concatenate(samples), k)
+        key = content_key(index.fingerprint, self.metric)
+        return query_once(cache, key, samples, k, self._query, n_bank=len(self.bank_))
+
     def _score_training(self, patches, offsets):
         """Return score_samples and the largest patch distance of training samples."""
         nearest = getattr(self.sampler_, "nearest_picks_", None)
-        if nearest is None or self.n_neighbors > 1 or self.reduction != "max":
+        if nearest is None or self.reduction != "max":
             scores, patch_scores, _ = self._score(patches, offsets)
             return scores, reduce_patches(patch_scores, offsets, "max")
-        # The sampler knows a bank row near each patch, hence an upper bound.
-        bounds = paired_distances(
-            as_tensor(self._prepare(patches)),
-            torch.arange(len(patches)),
-            as_tensor(self.bank_),
-            torch.from_numpy(nearest),
-        )
-        bounds = squared_to_metric(bounds.numpy(), self.metric)
-        farthest, rows, largest = farthest_patches(
-            lambda subset: self._query(patches[subset], 1), bounds, offsets
-        )
+
+        def query(subset):
+            distances, rows = self._query(patches[subset], self.n_neighbors)
+            return distances.mean(axis=1), rows[:, 0]
+
+        bounds = self._bound_scores(patches, nearest)
+        farthest, rows, largest = farthest_patches(query, bounds, offsets)
         scores = largest
         if self.reweight is not None:
             scores = largest * self._reweighting(patches[farthest], largest, rows)
         return -scores, largest
 
+    def _bound_scores(self, patches, nearest) -> np.ndarray:
+        """Return upper bounds of patch scores, from a bank row near each patch.
+
+        Any k bank rows give one; the nearest of those around that row give a good one.
+        """
+        patches, bank = as_tensor(self._prepare(patches)), as_tensor(self.bank_)
+        nearest = torch.from_numpy(nearest)
+        if self.n_neighbors == 1:
+            everyone = torch.arange(len(patches))
+            squared = paired_distances(patches, everyone, bank, nearest)
+            return squared_to_metric(squared.numpy(), self.metric)
+        n_around = min(self.n_neighbors + _SPARE_ROWS, len(self.bank_))
+        _, around = self._query_once([self.bank_], n_around)
+        around = torch.from_numpy(around)
+        step = max(1, _BLOCK_ELEMENTS // (n_around * bank.shape[1]))
+        bounds = []
+        for part, rows in zip(patches.split(step), nearest.split(step), strict=True):
+            squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)
+            closest = squared.topk(self.n_neighbors, largest=False, sorted=False)
+            distances = squared_to_metric(closest.values.numpy(), self.metric)
+            bounds.append(distances.mean(axis=1))
+        # Not in float64, and a bound must not be less than what it bounds.
+        return np.concatenate(bounds).astype(np.float64) * (1 + _SLACK)
+
     def _reweighting(self, patches, distances, rows):
         """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
-        _, neighborhood = self._index.query(self.bank_[rows], self.reweight)
+        _, neighborhood = self._search_index().query(self.bank_[rows], self.reweight)
         squared = squared_distances(
             as_tensor(self._prepare(patches)), as_tensor(self.bank_[neighborhood])
         )
@@ -533,15 +588,15 @@ def farthest_patches(query, bounds, offsets):
     Parameters
     ----------
     query : callable
-        Rows of patches -> nearest distances (n, 1) and bank rows (n, 1).
+        Rows of patches -> their scores (n,) and nearest bank rows (n,).
     bounds : ndarray of shape (n_patches,)
-        Upper bounds of the nearest distances.
+        Upper bounds of the scores.
     offsets : ndarray of shape (n_samples + 1,)
 
     Returns
     -------
     farthest, rows, distances : ndarray of shape (n_samples,)
-        Row of the patch, bank row nearest to it, and their distance.
+        Row of the patch, bank row nearest to it, and its score.
     """
     sample = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     by_bound = np.lexsort((-bounds, sample))
@@ -555,7 +610,7 @@ def farthest_patches(query, bounds, offsets):
         )
         subset = by_bound[ranks]
         distances, rows = query(subset)
-        _keep_largest(best, sample[subset], subset, rows[:, 0], distances[:, 0])
+        _keep_largest(best, sample[subset], subset, rows, distances)
         position[active] = stop
         unfinished = active[stop < offsets[active + 1]]
         next_bounds = bounds[by_bound[position[unfinished]]]

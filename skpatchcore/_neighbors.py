@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from skpatchcore._backbone import resolve_device
+from skpatchcore._cache import content_key
 
 # More candidates than neighbours asked for, so that rounding in the fast product rarely
 # decides which ones are recomputed exactly.
@@ -37,6 +38,8 @@ class NeighborIndex(ABC):
         For backends that draw.
     """
 
+    exact = True
+
     def __init__(self, bank: np.ndarray, *, device=None, random_state: int = 0):
         self.bank = bank
         self.device = resolve_device(device)
@@ -45,6 +48,11 @@ class NeighborIndex(ABC):
         # Rounding is least about the mean; distances are the same about any point.
         self._center = self._bank.mean(dim=0)
         self._build()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What the neighbours of an exact search depend on, but for the queries."""
+        return content_key(self.device.type, torch.__version__, self.bank)
 
     def query(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return squared distances (n, k), ascending, and bank rows (n, k).
@@ -184,6 +192,7 @@ class FaissIndex(NeighborIndex):
 class PyNNDescentIndex(NeighborIndex):
     """Approximate search on a nearest-neighbour graph, for very large banks."""
 
+    exact = False
     # Below this many rows PyNNDescent's own trees are no graph; all rows are searched.
     _MIN_ROWS = 64
 

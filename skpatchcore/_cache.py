@@ -1,0 +1,242 @@
+"""Results that outlive a fit, on disk: layer maps, greedy orders, neighbours."""
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import filelock
+import numpy as np
+from joblib import Memory
+from joblib.disk import memstr_to_bytes
+from sklearn.utils._param_validation import HasMethods
+
+#: What `memory` may be on every estimator, in scikit-learn's language.
+MEMORY_CONSTRAINT = [str, HasMethods(["__fspath__"]), HasMethods(["cache"]), None]
+
+# Part of every key: raise it when what an entry holds, or how it is made, changes.
+_FORMAT = "1"
+_DEFAULT_LIMIT = "20G"
+# The store is measured when so much of its limit has been written since the last time,
+# and cut to what leaves room for as much again.
+_MEASURED_SHARE = 1 / 16
+
+
+class BoundedMemory(Memory):
+    """A :class:`joblib.Memory` that says how large skpatchcore's part of it may grow.
+
+    Estimators take a folder, a :class:`joblib.Memory` or this as `memory`; for the
+    first two the limit is 20 GB. Beyond it, the entries that were not used for longest
+    are deleted. Other things cached in the same folder are left alone.
+
+    Parameters
+    ----------
+    location : str or path-like
+        Folder of the cache. It is created where it is not there, and may be shared by
+        any number of processes.
+
+    bytes_limit : int or str, default="20G"
+        Largest total size of skpatchcore's entries: bytes, or a number with the unit
+        K, M or G.
+
+    compress : bool or int, default=False
+        Whether, and how hard (1 to 9), to compress entries. A smaller cache is slower.
+
+    Attributes
+    ----------
+    bytes_limit : int
+        The limit in bytes.
+
+    See Also
+    --------
+    joblib.Memory : Its methods ``clear()`` and ``reduce_size()`` work here, too.
+
+    Examples
+    --------
+    >>> from skpatchcore import BoundedMemory, PatchCoreDetector
+    >>> memory = BoundedMemory("cache", bytes_limit="5G")  # doctest: +SKIP
+    >>> detector = PatchCoreDetector(memory=memory)  # doctest: +SKIP
+    """
+
+    def __init__(self, location, *, bytes_limit=_DEFAULT_LIMIT, compress=False):
+        super().__init__(os.fspath(location), verbose=0, compress=compress)
+        self.bytes_limit = _as_bytes(bytes_limit)
+
+
+class Cache:
+    """A folder of results, each under a kind and a key made by `content_key`.
+
+    Writing is atomic: an entry is whole or not there. What cannot be read, because it
+    was damaged or deleted meanwhile, counts as not there.
+    """
+
+    def __init__(self, memory: Memory):
+        backend = memory.store_backend
+        # A Path, since joblib extends a string by a folder of its own.
+        own = Memory(
+            Path(backend.location) / "skpatchcore",
+            backend=memory.backend,
+            verbose=0,
+            compress=memory.compress,
+        )
+        self._store = own.store_backend
+        self._limit = getattr(memory, "bytes_limit", memstr_to_bytes(_DEFAULT_LIMIT))
+
+    def get(self, kind: str, key: str):
+        """Return an entry, or None."""
+        entry = (kind, key)
+        try:
+            value = self._store.load_item(entry, verbose=0)
+        except KeyError:
+            return None
+        except MemoryError:
+            raise
+        except Exception:
+            # Whatever a damaged file makes of the unpickler.
+            self._store.clear_item(entry)
+            return None
+        with contextlib.suppress(OSError):
+            # Many file systems do not keep the time of the last access by themselves.
+            os.utime(os.path.join(self._store.location, *entry, "output.pkl"))
+        return value
+
+    def put(self, kind: str, key: str, value) -> None:
+        """Store an entry; a full disk makes a warning, not an error."""
+        entry = (kind, key)
+        self._store.dump_item(entry, value, verbose=0)
+        if not self._store.contains_item(entry):
+            # What was written before the disk was full takes its space.
+            self._store.clear_item(entry)
+        if _growth.add(self._store.location, _n_bytes(value), self._limit):
+            self._store.enforce_store_limits(int(self._limit * (1 - _MEASURED_SHARE)))
+
+    def once(self, kind: str, key: str, compute: Callable):
+        """Return an entry, computed if need be by one process while others wait."""
+        value = self.get(kind, key)
+        if value is None:
+            with self.claim([key], wait=True):
+                value = self.get(kind, key)
+                if value is None:
+                    value = compute()
+                    self.put(kind, key, value)
+        return value
+
+    @contextlib.contextmanager
+    def claim(self, keys: Sequence[str], *, wait: bool) -> Iterator[list[str]]:
+        """Yield those of `keys` that nobody else is at work on; with `wait` all.
+
+        Nobody else gets them until the block ends, or the process does.
+        """
+        with contextlib.ExitStack() as stack:
+            claimed = []
+            # In this order everywhere, so that two who wait never wait for each other.
+            for stripe in sorted({key[:2] for key in keys}):
+                if self._lock(stripe, wait, stack):
+                    claimed += [key for key in keys if key[:2] == stripe]
+            yield claimed
+
+    def _lock(self, stripe: str, wait: bool, stack: contextlib.ExitStack) -> bool:
+        folder = os.path.join(self._store.location, "locks")
+        try:
+            os.makedirs(folder, exist_ok=True)
+            lock = filelock.FileLock(os.path.join(folder, f"{stripe}.lock"))
+            stack.enter_context(lock.acquire(timeout=-1 if wait else 0))
+        except filelock.Timeout:
+            return False
+        except (OSError, NotImplementedError):
+            # No locks on this file system, or no file system: work may be done twice.
+            pass
+        return True
+
+
+class _Growth:
+    """What this process has written to each store since its size was last measured."""
+
+    def __init__(self):
+        self._n_bytes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, location: str, n_bytes: int, limit: int) -> bool:
+        """Account for an entry; return whether it is time to measure the store."""
+        with self._lock:
+            # At the first entry too: nobody knows what others have left.
+            so_far = self._n_bytes.get(location, limit) + n_bytes
+            due = so_far > _MEASURED_SHARE * limit
+            self._n_bytes[location] = 0 if due else so_far
+        return due
+
+
+_growth = _Growth()
+
+
+def check_cache(memory) -> Cache | None:
+    """Return the cache that the parameter `memory` asks for, if any.
+
+    Raises
+    ------
+    TypeError
+        If `memory` is no folder and no joblib.Memory.
+    """
+    if memory is None:
+        return None
+    if isinstance(memory, str | os.PathLike):
+        memory = Memory(os.fspath(memory), verbose=0)
+    if not isinstance(memory, Memory):
+        raise TypeError(
+            f"memory={memory!r} is of type {type(memory).__name__}; expected a folder, "
+            "a joblib.Memory or None."
+        )
+    return None if memory.store_backend is None else Cache(memory)
+
+
+def content_key(*parts) -> str:
+    """Return 32 hex digits that stand for the contents of `parts`.
+
+    Arrays, bytes, strings, numbers, None, and tuples and lists of these. Equal contents
+    give equal keys in every process.
+    """
+    digest = hashlib.sha256(_FORMAT.encode())
+    for part in parts:
+        _update(digest, part)
+    return digest.hexdigest()[:32]
+
+
+def _update(digest, part) -> None:
+    if isinstance(part, np.ndarray):
+        # 0-d arrays have no buffer of bytes, nor have those that are not contiguous.
+        data = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+        digest.update(f"{part.dtype.str}{part.shape}{data.size}:".encode())
+        digest.update(data)
+    elif isinstance(part, bytes):
+        digest.update(f"bytes{len(part)}:".encode())
+        digest.update(part)
+    elif isinstance(part, tuple | list):
+        digest.update(f"sequence{len(part)}:".encode())
+        for item in part:
+            _update(digest, item)
+    else:
+        text = f"{type(part).__name__}{part!r}".encode()
+        digest.update(f"{len(text)}:".encode() + text)
+
+
+def _n_bytes(value) -> int:
+    if isinstance(value, np.ndarray):
+        return value.nbytes
+    if isinstance(value, dict):
+        value = tuple(value.values())
+    return sum(map(_n_bytes, value)) if isinstance(value, tuple | list) else 0
+
+
+def _as_bytes(limit) -> int:
+    try:
+        n_bytes = memstr_to_bytes(limit) if isinstance(limit, str) else int(limit)
+    except (TypeError, ValueError):
+        n_bytes = 0
+    if n_bytes < 1:
+        raise ValueError(
+            f"bytes_limit={limit!r}; expected a positive number of bytes, or a string "
+            "such as '500M' or '20G'."
+        )
+    return n_bytes

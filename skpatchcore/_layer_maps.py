@@ -1,0 +1,128 @@
+"""Layer maps of pictures, each through the network once where there is a cache."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from skpatchcore._backbone import Backbone
+from skpatchcore._cache import Cache, content_key
+from skpatchcore._images import (
+    Geometry,
+    iter_batches,
+    picture_contents,
+    plan_geometry,
+    take_images,
+)
+
+_KIND = "maps"
+
+
+def iter_layer_maps(
+    images: Sequence[np.ndarray],
+    network: Backbone,
+    *,
+    image_size,
+    crop_size,
+    batch_size: int,
+    cache: Cache | None = None,
+) -> Iterator[tuple[list[int], list[torch.Tensor], list[Geometry]]]:
+    """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
+
+    Without a cache batches are those of `iter_batches`. With it, a picture passes the
+    network only where its maps are not there, whoever works on it.
+    """
+    sizes = (image_size, crop_size)
+    if cache is None:
+        for indices, batch, geometries in iter_batches(images, *sizes, batch_size):
+            yield indices, network(batch), geometries
+        return
+    prefix = content_key(network.fingerprint, *map(_as_plain, sizes))
+    pending, wait = range(len(images)), False
+    while pending:
+        busy = []
+        for window in _batched(pending, batch_size):
+            known = _Window(images, window, prefix, cache)
+            with cache.claim(known.missing, wait=wait) as claimed:
+                known.look_up(claimed)
+                known.extract(network, sizes, batch_size, set(claimed))
+            busy += [i for i in window if known.keys[i] not in known.entries]
+            yield from known.batches(sizes, network.device)
+        # What somebody else was extracting comes last, when it is likely to be there.
+        pending, wait = busy, True
+
+
+class _Window:
+    """A few pictures, their keys, and the entries of the cache found for them.
+
+    An entry is (original size of the picture, a map (h, w, c) for each layer).
+    """
+
+    def __init__(self, images, indices: Sequence[int], prefix: str, cache: Cache):
+        self.images, self.cache = images, cache
+        self.keys = {
+            i: content_key(prefix, picture_contents(images, i)) for i in indices
+        }
+        self.entries: dict[str, tuple] = {}
+        self.look_up(self.keys.values())
+
+    @property
+    def missing(self) -> list[str]:
+        return [k for k in dict.fromkeys(self.keys.values()) if k not in self.entries]
+
+    def look_up(self, keys) -> None:
+        """Get the entries of those of `keys` that have none yet."""
+        for key in keys:
+            if key not in self.entries:
+                entry = self.cache.get(_KIND, key)
+                if entry is not None:
+                    self.entries[key] = entry
+
+    def extract(self, network, sizes, batch_size: int, claimed: set[str]) -> None:
+        """Pass those of `claimed` that are missing through the network."""
+        # Copies of a picture have one key: the last of them stands for all.
+        position_of = {key: i for i, key in self.keys.items()}
+        absent = [position_of[key] for key in self.missing if key in claimed]
+        batches = iter_batches(take_images(self.images, absent), *sizes, batch_size)
+        for positions, batch, geometries in batches:
+            # Channels last, as the descriptors have them, too.
+            maps = [
+                layer.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+                for layer in network(batch)
+            ]
+            for j, (position, geometry) in enumerate(
+                zip(positions, geometries, strict=True)
+            ):
+                entry = (geometry.original, [layer[j].copy() for layer in maps])
+                key = self.keys[absent[position]]
+                self.entries[key] = entry
+                self.cache.put(_KIND, key, entry)
+
+    def batches(self, sizes, device) -> Iterator:
+        """Yield what is known, batched by the shapes of maps."""
+        known = [i for i, key in self.keys.items() if key in self.entries]
+        by_shape: dict[tuple, list[int]] = {}
+        for i in known:
+            shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][1])
+            by_shape.setdefault(shapes, []).append(i)
+        for indices in by_shape.values():
+            entries = [self.entries[self.keys[i]] for i in indices]
+            geometries = [plan_geometry(tuple(size), *sizes) for size, _ in entries]
+            layers = zip(*(maps for _, maps in entries), strict=True)
+            maps = [
+                torch.from_numpy(np.stack(layer)).to(device).permute(0, 3, 1, 2)
+                for layer in layers
+            ]
+            yield indices, maps, geometries
+
+
+def _as_plain(size):
+    return size if size is None or np.isscalar(size) else tuple(map(int, size))
+
+
+def _batched(indices: Sequence[int], n: int) -> Iterator[list[int]]:
+    # itertools.batched came with Python 3.12.
+    remaining = iter(indices)
+    while window := list(itertools.islice(remaining, n)):
+        yield window
