@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import filelock
@@ -111,17 +111,6 @@ class Cache:
             self._store.clear_item(entry)
         if _growth.add(self._store.location, _n_bytes(value), self._limit):
             self._store.enforce_store_limits(int(self._limit * (1 - _MEASURED_SHARE)))
-
-    def once(self, kind: str, key: str, compute: Callable):
-        """Return an entry, computed if need be by one process while others wait."""
-        value = self.get(kind, key)
-        if value is None:
-            with self.claim([key], wait=True):
-                value = self.get(kind, key)
-                if value is None:
-                    value = compute()
-                    self.put(kind, key, value)
-        return value
 
     @contextlib.contextmanager
     def claim(self, keys: Sequence[str], *, wait: bool) -> Iterator[list[str]]:

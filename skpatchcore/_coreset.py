@@ -260,18 +260,21 @@ class CoresetSampler(BaseEstimator):
         params = (self.method, self.projection_dim, self.n_starts, self.random_state)
         run_key = content_key(X, *params, device.type, torch.__version__)
         key = content_key(run_key, n_selected)
-
-        def compute() -> tuple:
+        found = cache.get("coresets", key)
+        if found is not None:
+            return Coreset(*found)
+        # Others who want the same run wait for it.
+        with cache.claim([run_key], wait=True):
             if self.method == "random":
-                return tuple(self._select(X, n_selected))
-            with cache.claim([run_key], wait=True):
+                coreset = self._select(X, n_selected)
+            else:
                 run = self._greedy_run(*self._project(X), cache.get("runs", run_key))
                 if len(run.picks) < n_selected:
                     run.extend(n_max)
                     cache.put("runs", run_key, run.record())
-            return tuple(run.cut(n_selected))
-
-        return Coreset(*cache.once("coresets", key, compute))
+                coreset = run.cut(n_selected)
+            cache.put("coresets", key, tuple(coreset))
+        return coreset
 
     def _project(self, X):
         """Return the rows to compare, and the random state for what comes next."""

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from skpatchcore._coreset import CoresetSampler
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import normal_rows
@@ -23,6 +24,7 @@ from skpatchcore._memory_bank import (
     PatchMemoryBank,
     inherit_params,
     labels_from_decision,
+    with_defaults,
 )
 
 
@@ -191,6 +193,22 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         self.device = device
         self.random_state = random_state
         self.verbose = verbose
+
+    def set_params(self, **params):
+        """Set parameters, those of `features` and a `sampler` left at None too.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values; ``sampler__fraction`` is the sampler's ``fraction``.
+
+        Returns
+        -------
+        self : PatchCoreDetector
+            This estimator.
+        """
+        defaults = {"features": PatchFeatureTransformer, "sampler": CoresetSampler}
+        return super().set_params(**with_defaults(self, params, **defaults))
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):

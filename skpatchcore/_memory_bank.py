@@ -197,6 +197,21 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
+    def set_params(self, **params):
+        """Set parameters, those of a `sampler` left at None too.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values; ``sampler__fraction`` is the sampler's ``fraction``.
+
+        Returns
+        -------
+        self : PatchMemoryBank
+            This estimator.
+        """
+        return super().set_params(**with_defaults(self, params, sampler=CoresetSampler))
+
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
         """Choose the bank among the patches of normal samples.
@@ -536,6 +551,17 @@ def unchanged_on_error(estimator):
         vars(estimator).clear()
         vars(estimator).update(before)
         raise
+
+
+def with_defaults(estimator, params: dict, **defaults) -> dict:
+    """Add to `params` the sub-estimators that they are for, where these are None."""
+    missing = {
+        name: default()
+        for name, default in defaults.items()
+        if any(key.startswith(f"{name}__") for key in params)
+        and params.get(name, getattr(estimator, name)) is None
+    }
+    return {**params, **missing}
 
 
 def inherit_params(estimator, **params):

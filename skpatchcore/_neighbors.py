@@ -210,14 +210,17 @@ class PyNNDescentIndex(NeighborIndex):
 
     def _candidates(self, queries, n_candidates):
         bound = torch.full((len(queries),), torch.inf, dtype=torch.float64)
+        # Any rows do where all are looked at, but no row twice.
+        anything = torch.arange(n_candidates).expand(len(queries), -1)
         if self._graph is None:
-            candidates = torch.zeros((len(queries), n_candidates), dtype=torch.int64)
-            return candidates.to(self.device), -bound.to(self.device)
+            return anything.to(self.device), -bound.to(self.device)
         rows, _ = self._graph.query(_as_float32(queries), k=n_candidates)
         candidates = torch.from_numpy(rows.astype(np.int64))
         # A graph in pieces may give fewer than asked for, and -1 for the rest.
-        bound[(candidates < 0).any(dim=1)] = -torch.inf
-        return candidates.clamp(min=0).to(self.device), bound.to(self.device)
+        incomplete = (candidates < 0).any(dim=1)
+        bound[incomplete] = -torch.inf
+        candidates = torch.where(incomplete[:, None], anything, candidates)
+        return candidates.to(self.device), bound.to(self.device)
 
 
 def build_index(

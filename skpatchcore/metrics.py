@@ -15,7 +15,8 @@ Why not the scorers named ``"roc_auc"`` and ``"average_precision"``
     labels 0/1, 1 for anomalous, label and score point in opposite directions and
     ``"roc_auc"`` silently becomes 1 - AUROC. Use `image_auroc_scorer`,
     `average_precision_scorer` and `f1_max_scorer` in ``cross_validate`` and
-    ``GridSearchCV``; they refuse labels other than +1/-1.
+    ``GridSearchCV``; they refuse labels other than +1/-1. The scorers of pixel-level
+    metrics get masks by metadata routing, as shown below.
 
 Examples
 --------
@@ -35,21 +36,48 @@ A useless detector: the "anomalies" have the distribution of the normal samples.
 0.26
 >>> round(float(get_scorer("average_precision")(detector, X, y)), 2)
 0.78
+
+A search for the smallest memory bank that finds defective pixels:
+
+>>> import sklearn
+>>> from sklearn.model_selection import GridSearchCV
+>>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+>>> from skpatchcore.datasets import make_surface_defects
+>>> from skpatchcore.metrics import aupro_scorer
+>>> from skpatchcore.model_selection import OneClassKFold
+>>> surfaces = make_surface_defects(6, 2, 2, image_size=64, random_state=0)
+>>> features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+>>> search = GridSearchCV(
+...     PatchCoreDetector(features, random_state=0),
+...     {"sampler__fraction": [0.01, 0.1]},
+...     scoring=aupro_scorer,
+...     cv=OneClassKFold(2),
+... )
+>>> with sklearn.config_context(enable_metadata_routing=True):
+...     search = search.fit(surfaces.data, surfaces.target, masks=surfaces.masks)
+>>> bool(search.best_score_ > 0.5)
+True
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+from sklearn.base import BaseEstimator
 from sklearn.metrics import auc, make_scorer
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_array, check_consistent_length, column_or_1d
+from sklearn.utils.metadata_routing import UNUSED
+
+from skpatchcore.datasets import read_masks
 
 __all__ = [
     "aupro",
+    "aupro_scorer",
     "average_precision",
     "average_precision_scorer",
     "f1_max",
@@ -57,9 +85,13 @@ __all__ = [
     "image_auroc",
     "image_auroc_scorer",
     "pixel_auroc",
+    "pixel_auroc_scorer",
     "pixel_average_precision",
+    "pixel_average_precision_scorer",
     "pixel_f1_max",
+    "pixel_f1_max_scorer",
     "pixel_metrics",
+    "pixel_metrics_scorer",
 ]
 
 # The official evaluation of MVTec AD joins pixels that touch at a corner.
@@ -622,9 +654,72 @@ def _split_pixels(
 # Scorers ----------------------------------------------------------------------------
 
 
+class _PixelScorer(BaseEstimator):
+    """A pixel-level metric of a detector's maps, for `scoring` of a search.
+
+    Masks come by metadata routing, as ``masks``, in any form that
+    :func:`~skpatchcore.datasets.read_masks` takes.
+    """
+
+    # Asked for from the start: without masks there is nothing to measure.
+    __metadata_request__score = {"estimator": UNUSED, "masks": True}
+
+    def __init__(self, metric: Callable, name: str):
+        self.metric = metric
+        self.name = name
+
+    def score(self, estimator, X, y=None, *, masks=None):
+        if masks is None:
+            raise ValueError(
+                f"{self.name} needs masks: call sklearn.set_config("
+                "enable_metadata_routing=True) and pass masks=..., with an entry for "
+                "each picture, to fit of the search, or params={'masks': ...} to "
+                "cross_validate."
+            )
+        maps = _predict_maps(estimator, X)
+        return self.metric(read_masks(masks, maps), maps)
+
+    # A scorer is called; routing looks for what a method named `score` wants.
+    __call__ = score
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _predict_maps(estimator, X):
+    """Return anomaly maps, also through those who do not pass `predict_maps` on."""
+    if hasattr(estimator, "predict_maps"):
+        return estimator.predict_maps(X)
+    if hasattr(estimator, "best_estimator_"):
+        return _predict_maps(estimator.best_estimator_, X)
+    if isinstance(estimator, Pipeline):
+        for _, step in estimator.steps[:-1]:
+            X = X if step in (None, "passthrough") else step.transform(X)
+        return _predict_maps(estimator.steps[-1][1], X)
+    raise TypeError(
+        f"{type(estimator).__name__} has no predict_maps, which pixel-level scorers "
+        "need: score a PatchCoreDetector, or a Pipeline that ends with one."
+    )
+
+
 def _f1_max_value(y_true: ArrayLike, y_score: ArrayLike) -> float:
     """Give `f1_max` without its threshold: a scorer returns one number."""
     return f1_max(y_true, y_score).f1
+
+
+def _pixel_f1_max_value(masks: _Pictures, maps: _Pictures) -> float:
+    return pixel_f1_max(masks, maps).f1
+
+
+def _all_pixel_values(masks: _Pictures, maps: _Pictures) -> dict[str, float]:
+    """Give `pixel_metrics` under the names of the single metrics."""
+    found = pixel_metrics(masks, maps)
+    return {
+        "pixel_auroc": found.auroc,
+        "pixel_average_precision": found.average_precision,
+        "pixel_f1_max": found.f1,
+        "aupro": found.aupro,
+    }
 
 
 image_auroc_scorer = make_scorer(image_auroc, response_method="decision_function")
@@ -632,3 +727,10 @@ average_precision_scorer = make_scorer(
     average_precision, response_method="decision_function"
 )
 f1_max_scorer = make_scorer(_f1_max_value, response_method="decision_function")
+pixel_auroc_scorer = _PixelScorer(pixel_auroc, "pixel_auroc_scorer")
+pixel_average_precision_scorer = _PixelScorer(
+    pixel_average_precision, "pixel_average_precision_scorer"
+)
+pixel_f1_max_scorer = _PixelScorer(_pixel_f1_max_value, "pixel_f1_max_scorer")
+aupro_scorer = _PixelScorer(aupro, "aupro_scorer")
+pixel_metrics_scorer = _PixelScorer(_all_pixel_values, "pixel_metrics_scorer")

@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
+from sklearn.metrics import f1_score
 from sklearn.model_selection import cross_val_predict, cross_validate
 from sklearn.neighbors import LocalOutlierFactor
 
 from skpatchcore import PatchMemoryBank
-from skpatchcore.metrics import image_auroc, image_auroc_scorer
+from skpatchcore.metrics import image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold
 
 LABELS = np.array([1] * 6 + [-1] * 3)
@@ -178,11 +179,6 @@ def test_groups_reach_it_in_cross_validate(routing):
 
 def test_each_sample_has_one_prediction():
     X, y = data()
-    scores = cross_val_predict(
-        LocalOutlierFactor(novelty=True),
-        X,
-        y,
-        cv=OneClassKFold(5, outliers="split"),
-        method="decision_function",
-    )
-    assert image_auroc(y, scores) > 0.99
+    detector = LocalOutlierFactor(novelty=True)
+    cv = OneClassKFold(5, outliers="split")
+    assert f1_score(y, cross_val_predict(detector, X, y, cv=cv), pos_label=-1) > 0.9
