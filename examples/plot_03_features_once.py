@@ -22,7 +22,7 @@ from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import image_auroc
 
-surfaces = make_surface_defects(texture="brushed", random_state=0)
+surfaces = make_surface_defects(texture="cast", random_state=0)
 ((train, test),) = surfaces.cv
 
 # %%

@@ -3,7 +3,38 @@
 import warnings
 
 import numpy as np
-from sklearn.utils import check_array
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils import check_array, column_or_1d
+
+
+def check_outlier_labels(y: ArrayLike, name: str = "y") -> NDArray:
+    """Return labels as a 1-D array that holds nothing but +1 and -1.
+
+    Raises
+    ------
+    ValueError
+        If a label is another number or a string; the message calls `y` by `name`.
+    """
+    y = column_or_1d(y)
+    labels = set(y.tolist())
+    if labels - {-1, 1}:
+        shown = ", ".join(sorted(map(repr, labels))[:5])
+        raise ValueError(
+            f"{name} must hold the labels +1 (normal) and -1 (anomalous), got "
+            f"{shown}{', ...' if len(labels) > 5 else ''}. {_remedy(labels, name)}"
+        )
+    return y
+
+
+def _remedy(labels: set, name: str) -> str:
+    if any(isinstance(label, str) for label in labels):
+        return (
+            f"If normal samples are called 'good', pass np.where({name} == 'good', 1, "
+            "-1)."
+        )
+    return (
+        f"If 1 stands for anomalous in your labels, pass np.where({name} == 1, -1, 1)."
+    )
 
 
 def normal_rows(y, n_samples: int) -> np.ndarray:

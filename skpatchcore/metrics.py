@@ -15,8 +15,14 @@ Why not the scorers named ``"roc_auc"`` and ``"average_precision"``
     labels 0/1, 1 for anomalous, label and score point in opposite directions and
     ``"roc_auc"`` silently becomes 1 - AUROC. Use `image_auroc_scorer`,
     `average_precision_scorer` and `f1_max_scorer` in ``cross_validate`` and
-    ``GridSearchCV``; they refuse labels other than +1/-1. The scorers of pixel-level
-    metrics get masks by metadata routing, as shown below.
+    ``GridSearchCV``; they refuse labels other than +1/-1.
+
+Scorers of anomaly maps
+    `pixel_auroc_scorer`, `pixel_average_precision_scorer`, `pixel_f1_max_scorer` and
+    `aupro_scorer` compare ``estimator.predict_maps(X)`` with ``masks``, which are
+    anything that `skpatchcore.datasets.read_masks` reads. Masks reach them by metadata
+    routing, and need no request of yours. `pixel_metrics_scorer` gives all four from
+    one pass over the pictures: the one to use where more than one is wanted.
 
 Examples
 --------
@@ -37,43 +43,43 @@ A useless detector: the "anomalies" have the distribution of the normal samples.
 >>> round(float(get_scorer("average_precision")(detector, X, y)), 2)
 0.78
 
-A search for the smallest memory bank that finds defective pixels:
+All pixel-level metrics of the official split of a data set:
 
->>> import sklearn
->>> from sklearn.model_selection import GridSearchCV
+>>> from sklearn import config_context
+>>> from sklearn.model_selection import cross_validate
 >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 >>> from skpatchcore.datasets import make_surface_defects
->>> from skpatchcore.metrics import aupro_scorer
->>> from skpatchcore.model_selection import OneClassKFold
->>> surfaces = make_surface_defects(6, 2, 2, image_size=64, random_state=0)
->>> features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
->>> search = GridSearchCV(
-...     PatchCoreDetector(features, random_state=0),
-...     {"sampler__fraction": [0.01, 0.1]},
-...     scoring=aupro_scorer,
-...     cv=OneClassKFold(2),
+>>> from skpatchcore.metrics import pixel_metrics_scorer
+>>> surfaces = make_surface_defects(
+...     n_train=4, n_test_good=1, n_test_defective=2, image_size=64, random_state=0
 ... )
->>> with sklearn.config_context(enable_metadata_routing=True):
-...     search = search.fit(surfaces.data, surfaces.target, masks=surfaces.masks)
->>> bool(search.best_score_ > 0.5)
-True
+>>> features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+>>> with config_context(enable_metadata_routing=True):
+...     result = cross_validate(
+...         PatchCoreDetector(features, random_state=0),
+...         surfaces.data,
+...         surfaces.target,
+...         cv=surfaces.cv,
+...         scoring=pixel_metrics_scorer,
+...         params={"masks": surfaces.masks},
+...     )
+>>> [name for name in sorted(result) if name.startswith("test_")]
+['test_aupro', 'test_pixel_auroc', 'test_pixel_average_precision', 'test_pixel_f1_max']
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from sklearn.base import BaseEstimator
 from sklearn.metrics import auc, make_scorer
-from sklearn.pipeline import Pipeline
 from sklearn.utils import Bunch, check_array, check_consistent_length, column_or_1d
-from sklearn.utils.metadata_routing import UNUSED
 
-from skpatchcore.datasets import read_masks
+from skpatchcore._labels import check_outlier_labels
+from skpatchcore._scorers import PixelScorer
 
 __all__ = [
     "aupro",
@@ -339,17 +345,9 @@ def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> _Ranking:
 
 def _check_labels(y_true: ArrayLike) -> NDArray:
     """Labels as a 1-D array that holds both +1 and -1 and nothing else."""
-    y_true = column_or_1d(y_true)
-    labels = set(y_true.tolist())
-    if labels - {-1, 1}:
-        shown = ", ".join(sorted(map(repr, labels))[:5])
-        raise ValueError(
-            "y_true must hold the labels +1 (normal) and -1 (anomalous), got "
-            f"{shown}{', ...' if len(labels) > 5 else ''}. If 1 stands for anomalous "
-            "in your labels, pass np.where(y_true == 1, -1, 1)."
-        )
+    y_true = check_outlier_labels(y_true, "y_true")
     for label, name in ((1, "normal"), (-1, "anomalous")):
-        if label not in labels:
+        if label not in y_true:
             raise ValueError(
                 f"y_true holds no {name} picture ({label:+d}) among its "
                 f"{y_true.size}: the metric needs both classes."
@@ -654,54 +652,6 @@ def _split_pixels(
 # Scorers ----------------------------------------------------------------------------
 
 
-class _PixelScorer(BaseEstimator):
-    """A pixel-level metric of a detector's maps, for `scoring` of a search.
-
-    Masks come by metadata routing, as ``masks``, in any form that
-    :func:`~skpatchcore.datasets.read_masks` takes.
-    """
-
-    # Asked for from the start: without masks there is nothing to measure.
-    __metadata_request__score = {"estimator": UNUSED, "masks": True}
-
-    def __init__(self, metric: Callable, name: str):
-        self.metric = metric
-        self.name = name
-
-    def score(self, estimator, X, y=None, *, masks=None):
-        if masks is None:
-            raise ValueError(
-                f"{self.name} needs masks: call sklearn.set_config("
-                "enable_metadata_routing=True) and pass masks=..., with an entry for "
-                "each picture, to fit of the search, or params={'masks': ...} to "
-                "cross_validate."
-            )
-        maps = _predict_maps(estimator, X)
-        return self.metric(read_masks(masks, maps), maps)
-
-    # A scorer is called; routing looks for what a method named `score` wants.
-    __call__ = score
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-def _predict_maps(estimator, X):
-    """Return anomaly maps, also through those who do not pass `predict_maps` on."""
-    if hasattr(estimator, "predict_maps"):
-        return estimator.predict_maps(X)
-    if hasattr(estimator, "best_estimator_"):
-        return _predict_maps(estimator.best_estimator_, X)
-    if isinstance(estimator, Pipeline):
-        for _, step in estimator.steps[:-1]:
-            X = X if step in (None, "passthrough") else step.transform(X)
-        return _predict_maps(estimator.steps[-1][1], X)
-    raise TypeError(
-        f"{type(estimator).__name__} has no predict_maps, which pixel-level scorers "
-        "need: score a PatchCoreDetector, or a Pipeline that ends with one."
-    )
-
-
 def _f1_max_value(y_true: ArrayLike, y_score: ArrayLike) -> float:
     """Give `f1_max` without its threshold: a scorer returns one number."""
     return f1_max(y_true, y_score).f1
@@ -711,14 +661,14 @@ def _pixel_f1_max_value(masks: _Pictures, maps: _Pictures) -> float:
     return pixel_f1_max(masks, maps).f1
 
 
-def _all_pixel_values(masks: _Pictures, maps: _Pictures) -> dict[str, float]:
-    """Give `pixel_metrics` under the names of the single metrics."""
-    found = pixel_metrics(masks, maps)
+def _pixel_metrics_values(masks: _Pictures, maps: _Pictures) -> dict[str, float]:
+    """Give the single metrics by their names, for multi-metric scoring."""
+    report = pixel_metrics(masks, maps)
     return {
-        "pixel_auroc": found.auroc,
-        "pixel_average_precision": found.average_precision,
-        "pixel_f1_max": found.f1,
-        "aupro": found.aupro,
+        "pixel_auroc": report.auroc,
+        "pixel_average_precision": report.average_precision,
+        "pixel_f1_max": report.f1,
+        "aupro": report.aupro,
     }
 
 
@@ -727,10 +677,11 @@ average_precision_scorer = make_scorer(
     average_precision, response_method="decision_function"
 )
 f1_max_scorer = make_scorer(_f1_max_value, response_method="decision_function")
-pixel_auroc_scorer = _PixelScorer(pixel_auroc, "pixel_auroc_scorer")
-pixel_average_precision_scorer = _PixelScorer(
-    pixel_average_precision, "pixel_average_precision_scorer"
+
+pixel_auroc_scorer = PixelScorer("pixel_auroc_scorer", pixel_auroc)
+pixel_average_precision_scorer = PixelScorer(
+    "pixel_average_precision_scorer", pixel_average_precision
 )
-pixel_f1_max_scorer = _PixelScorer(_pixel_f1_max_value, "pixel_f1_max_scorer")
-aupro_scorer = _PixelScorer(aupro, "aupro_scorer")
-pixel_metrics_scorer = _PixelScorer(_all_pixel_values, "pixel_metrics_scorer")
+pixel_f1_max_scorer = PixelScorer("pixel_f1_max_scorer", _pixel_f1_max_value)
+aupro_scorer = PixelScorer("aupro_scorer", aupro)
+pixel_metrics_scorer = PixelScorer("pixel_metrics_scorer", _pixel_metrics_values)

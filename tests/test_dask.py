@@ -1,6 +1,5 @@
 """The search of tests/test_search.py on a cluster of processes."""
 
-import warnings
 
 import pytest
 from joblib import parallel_config

@@ -18,6 +18,7 @@ MODULES = [
     "skpatchcore.datasets",
     "skpatchcore.inspection",
     "skpatchcore.metrics",
+    "skpatchcore.model_selection",
     "skpatchcore.persistence",
 ]
 

@@ -2,17 +2,13 @@
 
 import pickle
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import sklearn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from skimage.measure import label
-from sklearn.base import BaseEstimator, OutlierMixin, clone
-from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import IsolationForest
 from sklearn.metrics import (
     average_precision_score,
@@ -25,8 +21,6 @@ from sklearn.metrics import (
 )
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validate
 from sklearn.neighbors import LocalOutlierFactor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer
 
 from skpatchcore import metrics
 from skpatchcore.metrics import (
@@ -42,7 +36,6 @@ from skpatchcore.metrics import (
     pixel_f1_max,
     pixel_metrics,
 )
-from skpatchcore.model_selection import OneClassKFold
 
 IMAGE_METRICS = [image_auroc, average_precision, f1_max]
 PIXEL_METRICS = [
@@ -522,114 +515,3 @@ def test_sklearn_names_mislead_where_the_scorers_do_not(samples):
     shuffled = np.random.default_rng(1).permutation(y)
     assert get_scorer("average_precision")(detector, X, shuffled) > 0.7
     assert average_precision_scorer(detector, X, shuffled) < 0.4
-
-
-# Scorers of pixel-level metrics -------------------------------------------------------
-
-PIXEL_SCORERS = {
-    "pixel_auroc": metrics.pixel_auroc_scorer,
-    "pixel_average_precision": metrics.pixel_average_precision_scorer,
-    "pixel_f1_max": metrics.pixel_f1_max_scorer,
-    "aupro": metrics.aupro_scorer,
-}
-
-
-class Brightness(OutlierMixin, BaseEstimator):
-    """Finds a picture as anomalous as it is bright, and so each of its pixels."""
-
-    def fit(self, X, y=None):
-        self.fitted_ = True
-        return self
-
-    def decision_function(self, X):
-        return -np.max(X, axis=(1, 2))
-
-    def predict_maps(self, X):
-        return np.asarray(X)
-
-
-@pytest.fixture
-def bright():
-    rng = np.random.default_rng(0)
-    X = rng.uniform(size=(12, 8, 8))
-    masks = np.zeros(X.shape, dtype=bool)
-    masks[8:, 2:5, 2:6] = True
-    X[masks] += 0.6
-    return X, np.repeat([1, -1], [8, 4]), masks
-
-
-@pytest.mark.parametrize("name", PIXEL_SCORERS)
-def test_a_pixel_scorer_gives_the_metric_of_the_maps(name, bright):
-    X, y, masks = bright
-    expected = getattr(metrics, name)(masks, X)
-    expected = getattr(expected, "f1", expected)
-    scorer = PIXEL_SCORERS[name]
-    detector = Brightness().fit(X)
-    assert scorer(detector, X, y, masks=masks) == expected
-    # In other forms: None is a picture without defect.
-    assert scorer(detector, X, y, masks=[None] * 8 + list(masks[8:])) == expected
-    assert metrics.pixel_metrics_scorer(detector, X, y, masks=masks)[name] == expected
-
-
-def test_pixel_scorers_see_through_pipelines_and_searches(bright):
-    X, y, masks = bright
-    pipeline = make_pipeline(FunctionTransformer(), "passthrough", Brightness()).fit(X)
-    scorer = metrics.pixel_auroc_scorer
-    expected = scorer(Brightness().fit(X), X, y, masks=masks)
-    assert scorer(pipeline, X, y, masks=masks) == expected
-    search = SimpleNamespace(best_estimator_=pipeline)
-    assert scorer(search, X, y, masks=masks) == expected
-
-
-def test_pixel_scorers_get_masks_by_routing(bright):
-    X, y, masks = bright
-    with sklearn.config_context(enable_metadata_routing=True):
-        found = cross_validate(
-            Brightness(),
-            X,
-            y,
-            scoring={"image": metrics.image_auroc_scorer, **PIXEL_SCORERS},
-            cv=OneClassKFold(2),
-            params={"masks": masks},
-            error_score="raise",
-        )
-        search = GridSearchCV(
-            make_pipeline(Brightness()),
-            {"brightness": [Brightness()]},
-            scoring=metrics.pixel_metrics_scorer,
-            refit="aupro",
-            cv=OneClassKFold(2),
-            error_score="raise",
-        ).fit(X, y, masks=masks)
-    for fold, (_, test) in enumerate(OneClassKFold(2).split(X, y)):
-        expected = metrics.pixel_metrics(masks[test], X[test])
-        assert found["test_pixel_auroc"][fold] == expected.auroc
-        assert found["test_aupro"][fold] == expected.aupro
-        assert search.cv_results_[f"split{fold}_test_aupro"][0] == expected.aupro
-
-
-def test_pixel_scorers_take_masks_under_another_name(bright):
-    X, y, masks = bright
-    with sklearn.config_context(enable_metadata_routing=True):
-        scorer = clone(metrics.aupro_scorer).set_score_request(masks="defects")
-        found = cross_validate(
-            Brightness(),
-            X,
-            y,
-            scoring=scorer,
-            cv=OneClassKFold(2),
-            params={"defects": masks},
-            error_score="raise",
-        )
-    assert (found["test_score"] > 0.5).all()
-
-
-def test_pixel_scorers_say_what_is_missing(bright):
-    X, y, masks = bright
-    scorer = metrics.pixel_auroc_scorer
-    with pytest.raises(ValueError, match=r"pixel_auroc_scorer needs masks.*enable_m"):
-        scorer(Brightness(), X, y)
-    with pytest.raises(TypeError, match="DummyClassifier has no predict_maps"):
-        scorer(DummyClassifier(), X, y, masks=masks)
-    assert repr(scorer) == repr(pickle.loads(pickle.dumps(scorer)))
-    assert repr(scorer) == "pixel_auroc_scorer"
