@@ -26,6 +26,7 @@ from skpatchcore._neighbors import (
     as_tensor,
     build_index,
     paired_distances,
+    rows_at_once,
     squared_distances,
     squared_to_metric,
 )
@@ -37,8 +38,6 @@ _FIRST_SEARCHED = 4
 _SPARE_ROWS = 3
 # More than the rounding of a distance in float32 over any number of features in use.
 _SLACK = 1e-4
-# Elements of a temporary matrix: 64 MB in float32.
-_BLOCK_ELEMENTS = 2**24
 
 
 class PatchMemoryBank(OutlierMixin, BaseEstimator):
@@ -514,7 +513,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         n_around = min(self.n_neighbors + _SPARE_ROWS, len(self.bank_))
         _, around = self._query_once([self.bank_], n_around)
         around = torch.from_numpy(around)
-        step = max(1, _BLOCK_ELEMENTS // (n_around * bank.shape[1]))
+        step = rows_at_once(bank, n_around)
         bounds = []
         for part, rows in zip(patches.split(step), nearest.split(step), strict=True):
             squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)

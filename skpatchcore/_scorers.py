@@ -60,8 +60,8 @@ class PixelScorer:
         TypeError
             If there are no maps to be had from `estimator`.
         ValueError
-            If `masks` is missing or does not fit the maps, or the metric is not defined, as
-            when no pixel is anomalous.
+            If `masks` is missing or does not fit the maps, or the metric is not
+            defined, as when no pixel is anomalous.
         """
         if masks is None:
             raise ValueError(
