@@ -31,16 +31,15 @@ from skpatchcore._tuned_threshold import TunedThresholdDetector, normality
 __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 
 
-def _estimator_has(name):
-    return lambda self: hasattr(self.estimator, name)
+def _gives_maps(self):
+    # One pass over a picture gives its score and map: what a PatchCoreDetector has.
+    return hasattr(self.estimator, "_inspect")
 
 
-def _one_estimator_has(name):
-    # The models of several folds would each name neighbours of their own.
-    return lambda self: (
-        hasattr(self.estimator, name)
-        and (self.method != "cross" or isinstance(self.estimator, FrozenEstimator))
-    )
+def _gives_matches(self):
+    # The estimators of several folds would each name neighbours of their own.
+    one = self.method != "cross" or isinstance(self.estimator, FrozenEstimator)
+    return one and hasattr(self.estimator, "nearest_patches")
 
 
 class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -142,7 +141,9 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
       the K estimators disagree much about what is anomalous, as tiny banks do. What is
       proven is less: at most ``2 alpha + 2 (1 - alpha) (K - 1) / (n + K)`` for any K,
       and ``2 alpha`` for leaving one out ([4]_, theorems 1 and 4). All rows calibrate,
-      and most of them fit, so at small n it wastes much less than "split".
+      and most of them fit, so at small n it wastes less than "split". Calibration
+      scores that tie across folds, as those of mutual nearest neighbours do, round
+      p-values up.
     - for "refit": not bounded in general, as the final estimator's scores are not
       exchangeable with those of the folds' estimators. It is no more than for "cross"
       if more training data can only raise scores. Distances to a bank are such: nearest
@@ -153,8 +154,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Too few samples for `alpha` raise an error rather than give a detector that never
     flags anything.
 
-    With K estimators a picture passes the network K times, in `fit` and after it;
-    a detector that caches features needs one pass for each picture.
+    With K estimators a picture passes the network K times, in `fit` and after it; with
+    ``PatchCoreDetector(memory=...)``, which keeps features, once.
 
     References
     ----------
@@ -191,11 +192,10 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     (array([0.01]), array([-1]))
     """
 
-    # Why not nonconform, the package for conformal anomaly detection: it takes matrices
-    # of numbers, where a picture is a path or an array of its own size; its detectors
-    # give p-values and selections but are no scikit-learn outlier detectors with
-    # offset_ and predict; it knows nothing of maps; and it brings pandas, optuna and
-    # kdepy for what is one searchsorted here.
+    # Why not nonconform, the package for conformal anomaly detection: its detectors
+    # give p-values and selections from NumPy matrices, while this one takes pictures
+    # and paths as they come, has offset_ and predict as scikit-learn's outlier
+    # detectors do, and calibrates maps; what could be shared is one searchsorted.
 
     _parameter_constraints = {
         "estimator": [
@@ -393,7 +393,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             -scores, -self.offset_, self._calibration.scale(self.offset_)
         )
 
-    @available_if(_estimator_has("predict_maps"))
+    @available_if(_gives_maps)
     @validate_params(
         {
             "size": [StrOptions({"original", "resized"})],
@@ -434,7 +434,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             return [self._merge_maps(maps, normalized) for maps in pictures]
         return self._merge_maps(fold_maps, normalized)
 
-    @available_if(_estimator_has("predict_maps"))
+    @available_if(_gives_maps)
     @validate_params(
         {
             "threshold": [Real, None],
@@ -469,7 +469,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             return [values > threshold for values in maps]
         return maps > threshold
 
-    @available_if(_one_estimator_has("nearest_patches"))
+    @available_if(_gives_matches)
     def nearest_patches(self, X, n_neighbors=None):
         """Return the training patches that every patch of a picture is nearest to.
 
@@ -561,7 +561,6 @@ def _score_pictures(estimator, X):
     """Return scores, and the largest map value of each picture if X are pictures."""
     if not hasattr(estimator, "_inspect"):
         return normality(estimator, X), None
-    # One pass through the network gives both.
     images = estimator._validate_images(X, reset=False)
     scores, peaks = np.empty((2, len(images)))
     for seen in estimator._inspect(images):
