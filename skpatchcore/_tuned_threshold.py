@@ -8,6 +8,7 @@ from sklearn.base import (
     _fit_context,
     clone,
 )
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.model_selection import check_cv
 from sklearn.utils import _safe_indexing, get_tags, indexable
@@ -43,12 +44,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         recall, which does not depend on how many defects are among the samples; or a
         function of true and predicted labels, ``scoring(y_true, y_pred) -> float``.
 
-    cv : int, splitter or "prefit", default="prefit"
-        "prefit": `estimator` is fitted, and all of `X` is for tuning. Otherwise the
+    cv : int, splitter, None or "prefit", default="prefit"
+        "prefit": `estimator` is fitted, and all of `X` is for tuning; so it is for a
+        :class:`~sklearn.frozen.FrozenEstimator`, whatever `cv` says. Otherwise the
         folds are scored by estimators fitted on the normal rows of the others, and the
         final one is fitted on all normal rows; its scores are not quite those of the
         folds' estimators, so prefer "prefit" if there are enough normal samples. An int
-        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling.
+        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling; None is
+        5.
 
     Attributes
     ----------
@@ -127,7 +130,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         """
         (X,) = indexable(X)
         y = _check_labels(y, _num_samples(X))
-        if self.cv == "prefit":
+        if self.cv == "prefit" or isinstance(self.estimator, FrozenEstimator):
             check_is_fitted(self.estimator)
             estimator, scores = self.estimator, normality(self.estimator, X)
         else:

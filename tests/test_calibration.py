@@ -522,6 +522,8 @@ def test_tuned_threshold_has_the_best_f1(rng, labelled):
     assert detector.offset_ == pytest.approx(best.threshold)
     assert f1_score(y, detector.predict(X), pos_label=-1) == pytest.approx(best.f1)
     assert detector.estimator_ is fitted
+    frozen = TunedThresholdDetector(FrozenEstimator(fitted), cv=5).fit(X, y)
+    assert frozen.offset_ == detector.offset_
 
 
 def test_tuned_threshold_from_folds(labelled):
