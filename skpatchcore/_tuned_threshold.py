@@ -50,8 +50,8 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         folds are scored by estimators fitted on the normal rows of the others, and the
         final one is fitted on all normal rows; its scores are not quite those of the
         folds' estimators, so prefer "prefit" if there are enough normal samples. An int
-        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling; None is
-        5.
+        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling, None
+        is 5.
 
     Attributes
     ----------

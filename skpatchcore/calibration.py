@@ -257,12 +257,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         splits = self._split(X, rows)
         held_out = np.concatenate([rows[test] for _, test in splits])
         check_supported(self.alpha, len(held_out))
-        estimators, scores, peaks = [], [], []
-        for train, test in splits:
-            estimators.append(self._fit_estimator(X, rows[train]))
-            found = _score_pictures(estimators[-1], _safe_indexing(X, rows[test]))
-            scores.append(found[0])
-            peaks.append(found[1])
+        estimators, scores, peaks = self._score_held_out(X, rows, splits)
         folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
         self._training_rows = rows[splits[0][0]]
         if self.method == "refit" and len(splits) > 1:
@@ -270,10 +265,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             self._training_rows = rows
         self.estimators_ = estimators
         self.calibration_indices_ = held_out
-        self._set_calibration(np.concatenate(scores), folds)
-        if peaks[0] is not None:
-            self._map_calibration = Calibration(-np.concatenate(peaks), folds)
-            self.map_threshold_ = -self._map_calibration.offset(self.alpha)
+        self._set_calibration(scores, peaks, folds)
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimators[0], name):
                 setattr(self, name, getattr(estimators[0], name))
@@ -532,7 +524,19 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             return estimator
         return estimator.fit(_safe_indexing(X, rows))
 
-    def _set_calibration(self, scores, folds):
+    def _score_held_out(self, X, rows, splits):
+        """Return an estimator for each split, and what they give for held-out rows."""
+        estimators = [self._fit_estimator(X, rows[train]) for train, _ in splits]
+        scores, peaks = zip(
+            *(
+                _score_pictures(estimator, _safe_indexing(X, rows[test]))
+                for estimator, (_, test) in zip(estimators, splits, strict=True)
+            ),
+            strict=True,
+        )
+        return estimators, np.concatenate(scores), np.concatenate(peaks)
+
+    def _set_calibration(self, scores, peaks, folds):
         # A score that is NaN would be compared with everything in vain.
         scores = check_array(
             scores, dtype=np.float64, ensure_2d=False, input_name="scores of X"
@@ -542,6 +546,9 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         self.calibration_folds_ = folds
         self.offset_ = self._calibration.offset(self.alpha)
         self.min_alpha_ = 1 / (len(scores) + 1)
+        if len(peaks):
+            self._map_calibration = Calibration(-peaks, folds)
+            self.map_threshold_ = -self._map_calibration.offset(self.alpha)
 
     def _merge_maps(self, fold_maps, normalized):
         calibration = self._map_calibration
@@ -558,9 +565,9 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
 
 def _score_pictures(estimator, X):
-    """Return scores, and the largest map value of each picture if X are pictures."""
+    """Return scores, and the largest map value of each picture, or none."""
     if not hasattr(estimator, "_inspect"):
-        return normality(estimator, X), None
+        return normality(estimator, X), np.empty(0)
     images = estimator._validate_images(X, reset=False)
     scores, peaks = np.empty((2, len(images)))
     for seen in estimator._inspect(images):
