@@ -146,10 +146,10 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
       p-values up.
     - for "refit": not bounded in general, as the final estimator's scores are not
       exchangeable with those of the folds' estimators. It is no more than for "cross"
-      if more training data can only raise scores. Distances to a bank are such: nearest
-      neighbours only get nearer, exactly so if every patch is kept
-      (``CoresetSampler(1.0)``) and nearly so with a coreset. Then it raises fewer
-      alarms than `alpha`, and misses a little more.
+      if more training data can only raise scores, as distances to a bank of every patch
+      do (``CoresetSampler(1.0)``). With a coreset that is no theorem: rates between 3 %
+      and 5.5 % were measured for 5 %, the highest for a fixed number of picks, which
+      has to cover more patches in the final fit than in the folds'.
 
     Too few samples for `alpha` raise an error rather than give a detector that never
     flags anything.
