@@ -15,6 +15,7 @@ numpydoc_validate = pytest.importorskip("numpydoc.validate")
 IGNORED = {"GL01", "SA01", "ES01", "EX01", "RT02"}
 MODULES = [
     "skpatchcore",
+    "skpatchcore.calibration",
     "skpatchcore.datasets",
     "skpatchcore.inspection",
     "skpatchcore.metrics",

@@ -1,7 +1,8 @@
-"""scikit-learn's own checks, through the real code of all four estimators."""
+"""scikit-learn's own checks, through the real code of all estimators."""
 
 import numpy as np
 import pytest
+from sklearn.ensemble import IsolationForest
 from sklearn.utils import estimator_checks
 from sklearn.utils._testing import SkipTest, ignore_warnings
 from sklearn.utils.estimator_checks import estimator_checks_generator
@@ -14,6 +15,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
+from skpatchcore.calibration import ConformalDetector
 
 
 class Identity(nn.Identity):
@@ -51,12 +53,28 @@ def one_pixel_transformer():
     )
 
 
+def conformal(estimator, method):
+    # The checks have ten samples and up, which support this level and no lower one.
+    return ConformalDetector(estimator, alpha=0.2, method=method, random_state=0)
+
+
 # Counts of scikit-learn 1.9; a release may add checks, never take all away.
 ESTIMATORS = {
     "sampler": (CoresetSampler(), 41),
     "bank": (PatchMemoryBank(), 47),
     "transformer": (one_pixel_transformer(), 47),
     "detector": (OnePixelDetector(one_pixel_transformer()), 47),
+    "conformal_forest": (
+        conformal(IsolationForest(n_estimators=5, random_state=0), "cross"),
+        45,
+    ),
+    "conformal_bank": (conformal(PatchMemoryBank(random_state=0), "split"), 46),
+    "conformal_bank_refit": (conformal(PatchMemoryBank(random_state=0), "refit"), 46),
+    "conformal_bank_cross": (conformal(PatchMemoryBank(random_state=0), "cross"), 46),
+    "conformal_detector": (
+        conformal(OnePixelDetector(one_pixel_transformer(), random_state=0), "cross"),
+        46,
+    ),
 }
 CHECKS = [
     pytest.param(estimator, check, id=f"{name}-{check.func.__name__}-{i}")
