@@ -17,7 +17,7 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache, content_key
+from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._labels import normal_rows
 from skpatchcore._neighbor_cache import query_once
@@ -475,11 +475,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
     def _query_once(self, samples, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Query patches of each of `samples`, from the cache where they are there."""
         cache, index = check_cache(self.memory), self._search_index()
-        # An approximate search finds others for another k.
         if cache is None or not index.exact:
             return self._query(np.concatenate(samples), k)
-        key = content_key(index.fingerprint, self.metric)
-        return query_once(cache, key, samples, k, self._query, n_bank=len(self.bank_))
+        squared, rows = query_once(cache, index, list(map(self._prepare, samples)), k)
+        return squared_to_metric(squared, self.metric), rows
 
     def _score_training(self, patches, offsets):
         """Return score_samples and the largest patch distance of training samples."""

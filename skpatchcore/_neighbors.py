@@ -55,7 +55,7 @@ class NeighborIndex(ABC):
     @cached_property
     def fingerprint(self) -> str:
         """What the neighbours of an exact search depend on, but for the queries."""
-        return content_key(self.device.type, torch.__version__, self.bank)
+        return bank_fingerprint(self.bank, self.device)
 
     def query(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return squared distances (n, k), ascending, and bank rows (n, k).
@@ -236,6 +236,11 @@ def build_index(
         "pynndescent": PyNNDescentIndex,
     }
     return backends[algorithm](bank, device=device, random_state=random_state)
+
+
+def bank_fingerprint(bank: np.ndarray, device: torch.device) -> str:
+    """Return what exact neighbours among the rows of `bank` depend on."""
+    return content_key(device.type, torch.__version__, bank)
 
 
 def squared_to_metric(squared: np.ndarray, metric: str) -> np.ndarray:

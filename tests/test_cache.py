@@ -498,6 +498,30 @@ def test_a_bank_scores_the_same_with_a_cache(algorithm, metric, tmp_path):
         assert cached.offset_ == plain.offset_
 
 
+@pytest.mark.parametrize("order", [(0.1, 0.2, 0.5), (0.5, 0.1, 0.2)])
+@pytest.mark.parametrize("duplicates", [False, True])
+def test_banks_of_one_run_share_their_neighbours(order, duplicates, tmp_path):
+    """A smaller coreset begins a larger one: only the further rows are searched."""
+    X = np.random.default_rng(0).normal(size=(12, 30, 3)).astype(np.float32)
+    X = np.round(X) if duplicates else X
+    for fraction in order:
+        plain, cached = (
+            PatchMemoryBank(
+                sampler(fraction=fraction), n_neighbors=3, random_state=0, memory=m
+            ).fit(X)
+            for m in (None, tmp_path)
+        )
+        new = X[:, ::-1] + np.float32(0.5)
+        assert_array_equal(cached.score_samples(new), plain.score_samples(new))
+        assert_array_equal(rows_of(cached, new), rows_of(plain, new))
+        assert cached.offset_ == plain.offset_
+
+
+def rows_of(bank, X):
+    offsets = np.arange(len(X) + 1) * X.shape[1]
+    return bank._score(X.reshape(-1, X.shape[-1]), offsets)[2]
+
+
 def test_a_saved_detector_has_no_cache(tmp_path):
     from skpatchcore.persistence import load, save
 

@@ -1,6 +1,5 @@
 """The search of tests/test_search.py on a cluster of processes."""
 
-
 import pytest
 from joblib import parallel_config
 from numpy.testing import assert_allclose

@@ -30,6 +30,7 @@ from skpatchcore import (
 )
 from skpatchcore._backbone import Backbone
 from skpatchcore._coreset import GreedyRun
+from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import (
     average_precision_scorer,
@@ -245,6 +246,15 @@ def test_cross_validate_returns_estimators_that_share_the_cache(
     )
     for estimator in found["estimator"]:
         estimator.predict_maps(surfaces.data)
+    assert counts["pictures"] == N_PICTURES
+
+
+def test_conformal_folds_extract_nothing_twice(surfaces, tmp_path, counts):
+    detector = ConformalDetector(make_detector(tmp_path), alpha=0.1, random_state=0)
+    detector.fit(surfaces.data, surfaces.target)
+    assert counts["pictures"] == np.sum(surfaces.target == 1)
+    detector.predict(surfaces.data)
+    detector.predict_maps(surfaces.data)
     assert counts["pictures"] == N_PICTURES
 
 
