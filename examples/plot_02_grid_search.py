@@ -4,9 +4,8 @@ A grid for the price of one fit
 ===============================
 
 How large must the memory bank be, and how many neighbours should be averaged? A grid
-search answers, and with ``memory=`` it costs little more than one cross-validation:
-every picture passes the network once, and the coreset of a training set is chosen once,
-whatever the number of candidates.
+search answers. With ``memory=`` every picture passes the network once, and the coreset
+of a training set is chosen once, whatever the number of candidates.
 """
 
 # %%
