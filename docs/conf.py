@@ -21,4 +21,9 @@ myst_heading_anchors = 3
 autosummary_generate = True
 # Members are listed by autosummary; numpydoc would list them again.
 numpydoc_show_class_members = False
-autodoc_default_options = {"members": True, "inherited-members": False}
+autodoc_default_options = {
+    "members": True,
+    "inherited-members": False,
+    # Made by scikit-learn, whose texts refer to its own glossary.
+    "exclude-members": "set_split_request, set_fit_request, set_score_request",
+}
