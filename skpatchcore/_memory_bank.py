@@ -19,17 +19,15 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
 from skpatchcore._coreset import CoresetSampler
-from skpatchcore._labels import normal_rows
-from skpatchcore._neighbor_cache import query_once
-from skpatchcore._neighbors import (
-    NeighborIndex,
+from skpatchcore._distances import (
     as_tensor,
-    build_index,
     paired_distances,
     rows_at_once,
     squared_distances,
-    squared_to_metric,
 )
+from skpatchcore._labels import normal_rows
+from skpatchcore._neighbor_cache import query_once
+from skpatchcore._neighbors import NeighborIndex, build_index, squared_to_metric
 
 # The training scores' quantile that "auto" puts the threshold at.
 _AUTO_CONTAMINATION = 0.01

@@ -1,8 +1,6 @@
 """Exact and approximate k-nearest-neighbour indexes behind one small interface."""
 
-import threading
 from abc import ABC, abstractmethod
-from contextlib import contextmanager
 from functools import cached_property
 
 import numpy as np
@@ -10,19 +8,20 @@ import torch
 
 from skpatchcore._backbone import resolve_device
 from skpatchcore._cache import content_key
+from skpatchcore._distances import (
+    as_tensor,
+    full_precision,
+    paired_distances,
+    rounding_error,
+    rows_at_once,
+    squared_distances,
+)
 
 # More candidates than neighbours asked for, so that rounding in the fast product rarely
 # decides which ones are recomputed exactly.
 _SPARE_CANDIDATES = 8
 # Elements of a temporary matrix: 64 MB in float32.
 _CHUNK_ELEMENTS = 2**24
-# Elements compared directly at a time: on a CPU they should stay in its caches, which
-# makes that some eight times as fast; a GPU wants much to do at once.
-_DIRECT_ELEMENTS = {"cpu": 2**18}
-# From 2.9 on torch has one setting a backend; in a process that has used it, reading
-# the older setting for all of them raises an error.
-_BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-_PRECISION_LOCK = threading.RLock()
 
 
 class NeighborIndex(ABC):
@@ -127,18 +126,9 @@ class NeighborIndex(ABC):
         return partial, queries.double().square().sum(dim=1).sqrt()
 
     def _rounding_error(self, norm: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Bound the error of a squared distance from a product in `dtype`.
-
-        With unit roundoff u and centred q, b of length d, the dot product errs by at
-        most d u |q||b| / (1 - d u) (Higham, Accuracy and Stability of Numerical
-        Algorithms, 2nd ed., eq. 3.5), and by one u more where |b|^2 is summed with it;
-        centring, norms and the sum add a few u (|q| + |b|)^2. Twice the sum of all is
-        2 (d + 8) u (|q| + |b|)^2 with room to spare.
-        """
-        unit_roundoff = torch.finfo(dtype).eps / 2
-        d = self._bank.shape[1]
+        """Bound the error of squared distances from `_product`, computed in `dtype`."""
         largest = self._norms.max().double().sqrt()
-        return 2 * (d + 8) * unit_roundoff * (norm + largest).square()
+        return rounding_error(self._bank.shape[1], dtype, norm + largest)
 
     @cached_property
     def _centered(self) -> torch.Tensor:
@@ -251,64 +241,6 @@ def squared_to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
     if metric == "sqeuclidean":
         return squared
     return squared / 2 if metric == "cosine" else np.sqrt(squared)
-
-
-def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Squared distances (n, c) of rows a (n, d) to their b (n, c, d), in float64."""
-    return (b.double() - a.double()[:, None]).square_().sum(dim=-1)
-
-
-def paired_distances(a, rows_a, b, rows_b) -> torch.Tensor:
-    """Squared distances (n,) of a[rows_a] to b[rows_b], in float64."""
-    step = rows_at_once(a)
-    parts = [
-        squared_distances(a[i], b[j][:, None])[:, 0]
-        for i, j in zip(rows_a.split(step), rows_b.split(step), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def rows_at_once(bank: torch.Tensor, n_candidates: int = 1) -> int:
-    """Return for how many rows to compare candidates directly at a time."""
-    n_elements = _DIRECT_ELEMENTS.get(bank.device.type, _CHUNK_ELEMENTS // 2)
-    return max(1, n_elements // (n_candidates * bank.shape[1]))
-
-
-def as_tensor(array: np.ndarray) -> torch.Tensor:
-    """Return `array` as a tensor, copied only where torch could not share it."""
-    # torch warns of read-only memory, such as joblib's memory maps.
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
-
-
-@contextmanager
-def full_precision():
-    """Keep the process's choice of TF32 or bf16 products out of exact distances."""
-    # The choice is the process's: threads in here at once would restore each other's.
-    with _PRECISION_LOCK:
-        before = _matmul_precision()
-        _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
-        try:
-            yield
-        finally:
-            _set_matmul_precision(before)
-
-
-def _matmul_precision() -> list[str]:
-    if _BY_BACKEND:
-        return [backend.fp32_precision for backend in _matmul_backends()]
-    return [torch.get_float32_matmul_precision()]
-
-
-def _set_matmul_precision(precision: list[str]) -> None:
-    if not _BY_BACKEND:
-        torch.set_float32_matmul_precision(*precision)
-        return
-    for backend, value in zip(_matmul_backends(), precision, strict=True):
-        backend.fp32_precision = value
-
-
-def _matmul_backends():
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
 
 
 def _as_float32(tensor: torch.Tensor) -> np.ndarray:

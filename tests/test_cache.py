@@ -29,7 +29,7 @@ from skpatchcore import (
 )
 from skpatchcore._backbone import Backbone, load_backbone
 from skpatchcore._cache import check_cache, content_key
-from skpatchcore._coreset import GreedyRun
+from skpatchcore._k_center import GreedyRun
 
 KEY = content_key("a key")
 

@@ -1,54 +1,21 @@
-"""The k-centre greedy against its definition, and the sampler around it."""
+"""The sampler around the k-centre greedy."""
 
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from sklearn.random_projection import GaussianRandomProjection
+from test_k_center import blobs, cover_radii, greedy
 
-from skpatchcore import CoresetSampler
-from skpatchcore._coreset import cover, farthest_from, k_center_greedy
+from skpatchcore import CoresetSampler, _cells, _k_center
+from skpatchcore._k_center import farthest_from
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 
 METHODS = ["greedy", "random", "none"]
-# (n, d): one block, several, more than fit at once; few and many dimensions.
-SHAPES = [(2, 1), (17, 2), (40, 3), (300, 8), (700, 64), (900, 128), (2000, 16)]
-
-
-# Data and definitions ---------------------------------------------------------------
-
-
-def blobs(n, d, dtype=np.float32, seed=0):
-    rng = np.random.default_rng(seed)
-    centers = 4 * rng.normal(size=(8, d))
-    return (centers[rng.integers(8, size=n)] + rng.normal(size=(n, d))).astype(dtype)
-
-
-def greedy_one_by_one(X, n_selected, first):
-    """Picks, radii, and how much farther each pick was than the runner-up."""
-    X = X.astype(np.float64)
-    nearest, picks, radii, leads = np.full(len(X), np.inf), [first], [], []
-    while True:
-        nearest = np.minimum(nearest, np.linalg.norm(X - X[picks[-1]], axis=1))
-        radii.append(nearest.max())
-        if len(picks) == n_selected:
-            return np.array(picks), np.array(radii), np.array(leads)
-        second, last = np.sort(nearest)[-2:]
-        leads.append(1 - second / last if last > 0 else 0.0)
-        picks.append(int(nearest.argmax()))
-
-
-def cover_radii(X, picks):
-    """Cover radius after each pick, by brute force."""
-    distances = cdist(X.astype(np.float64), X[picks].astype(np.float64))
-    return np.minimum.accumulate(distances, axis=1).max(axis=0)
 
 
 def assert_covers(X, sampler):
@@ -63,125 +30,6 @@ def assert_covers(X, sampler):
     assert_allclose(sampler.min_distances_, recorded, rtol=1e-9, atol=1e-12 * scale)
     own = sampler.nearest_picks_[sampler.sample_indices_]
     assert_array_equal(own, np.arange(len(picks)))
-
-
-def assert_farthest_first(X, picks, tolerance):
-    """Every pick is a farthest row, to within `tolerance` of the largest distance."""
-    assert len(set(picks.tolist())) == len(picks)
-    distances = cdist(X.astype(np.float64), X[picks].astype(np.float64))
-    so_far = np.minimum.accumulate(distances, axis=1)
-    at_pick = so_far[picks[1:], np.arange(len(picks) - 1)]
-    farthest = so_far.max(axis=0)[:-1]
-    assert np.all(at_pick >= farthest - tolerance * max(distances.max(), 1e-300))
-
-
-def greedy(X, n_selected, first=0):
-    return k_center_greedy(torch.from_numpy(X), n_selected, first)
-
-
-# The kernel -------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("n", "d"), SHAPES)
-def test_picks_are_those_made_one_at_a_time(n, d, dtype):
-    X = blobs(n, d, dtype)
-    n_selected = max(2, n // 3)
-    expected, radii, leads = greedy_one_by_one(X, n_selected, first=n // 2)
-    coreset = greedy(X, n_selected, first=n // 2)
-    # After a tie to within rounding either row is right, and the rest follows from it.
-    ties = np.flatnonzero(leads < (5e-6 if dtype == np.float32 else 1e-12))
-    n_sure = ties[0] + 1 if len(ties) else n_selected
-    assert n_sure >= min(n_selected, 30)
-    assert_array_equal(coreset.indices[:n_sure], expected[:n_sure])
-    assert_allclose(coreset.radii[: n_sure - 1], radii[: n_sure - 1], rtol=1e-5)
-    assert_farthest_first(X, coreset.indices, tolerance=1e-6)
-    assert_allclose(coreset.radii, cover_radii(X, coreset.indices), rtol=1e-5)
-
-
-@pytest.mark.parametrize("block", [1, 2, 7, 64])
-def test_picks_do_not_depend_on_the_block_size(monkeypatch, block):
-    X = blobs(200, 12, np.float64)
-    expected = greedy(X, 80)
-    monkeypatch.setattr("skpatchcore._coreset._SMALLEST_BLOCK", block)
-    monkeypatch.setattr("skpatchcore._coreset._LARGEST_BLOCK", block)
-    monkeypatch.setattr("skpatchcore._coreset._BLOCK_ELEMENTS", 1000)
-    coreset = greedy(X, 80)
-    assert_array_equal(coreset.indices, expected.indices)
-    assert_allclose(coreset.radii, expected.radii, rtol=1e-12)
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    X=st.tuples(st.integers(1, 60), st.integers(1, 3)).flatmap(
-        lambda shape: arrays(np.float32, shape, elements=st.integers(-2, 2))
-    ),
-    data=st.data(),
-)
-def test_on_grids_full_of_ties_every_pick_is_a_farthest_row(X, data):
-    n_selected = data.draw(st.integers(1, len(X)))
-    first = data.draw(st.integers(0, len(X) - 1))
-    coreset = greedy(X, n_selected, first)
-    assert coreset.indices[0] == first
-    assert_farthest_first(X, coreset.indices, tolerance=1e-5)
-    assert_allclose(coreset.radii, cover_radii(X, coreset.indices), atol=1e-6)
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    X=arrays(np.float32, (50, 2), elements=st.integers(0, 3)),
-    sizes=st.lists(st.integers(1, 50), min_size=2, max_size=2).map(sorted),
-)
-def test_a_run_is_a_prefix_of_every_longer_one_even_among_ties(X, sizes):
-    few, many = (greedy(X, size).indices for size in sizes)
-    assert_array_equal(few, many[: len(few)])
-
-
-def test_a_large_common_offset_does_not_change_what_is_farthest():
-    X = blobs(600, 32) + np.float32(1e4)
-    expected, radii, leads = greedy_one_by_one(X, 120, first=3)
-    assert leads.min() > 1e-6
-    coreset = greedy(X, 120, first=3)
-    assert_array_equal(coreset.indices, expected)
-    assert_allclose(coreset.radii, radii, rtol=1e-5)
-
-
-@pytest.mark.parametrize("offset", [0, 1e4])
-def test_collinear_rows_are_halved_again_and_again(offset):
-    X = np.arange(65, dtype=np.float32)[:, None] * np.ones((1, 5), np.float32) + offset
-    coreset = greedy(X, 65, first=0)
-    expected = np.sqrt(5) * np.repeat(
-        [64, 32, 16, 8, 4, 2, 1, 0], [1, *2 ** np.arange(7)]
-    )
-    # After 0 and 64, each halving of all gaps takes as many picks as there are gaps.
-    expected = np.concatenate([expected[:1], expected[1:]])
-    assert_allclose(coreset.radii, expected[:65], rtol=1e-5, atol=1e-5)
-    assert sorted(coreset.indices) == list(range(65))
-
-
-def test_the_first_pick_has_the_largest_mean_distance_to_the_starts():
-    X = blobs(200, 5)
-    starts = np.array([3, 3, 77, 120])
-    mean = cdist(X, X[starts]).mean(axis=1)
-    assert farthest_from(torch.from_numpy(X), starts) == mean.argmax()
-
-
-def test_the_first_pick_does_not_depend_on_the_chunk_size(monkeypatch):
-    X, starts = torch.from_numpy(blobs(200, 5)), np.array([1, 50])
-    expected = farthest_from(X, starts)
-    monkeypatch.setattr("skpatchcore._coreset._BLOCK_ELEMENTS", 64)
-    assert farthest_from(X, starts) == expected
-
-
-def test_coverage_of_given_picks_equals_brute_force():
-    X = blobs(900, 6)
-    picks = np.random.default_rng(1).permutation(900)[:600]
-    coreset = cover(torch.from_numpy(X), picks)
-    assert_array_equal(coreset.indices, picks)
-    assert_allclose(coreset.radii, cover_radii(X, picks), rtol=1e-5)
-
-
-# The sampler ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -399,7 +247,8 @@ def test_temporary_matrices_stay_small(monkeypatch):
         return result
 
     monkeypatch.setattr(torch, "addmm", measure)
-    monkeypatch.setattr("skpatchcore._coreset._BLOCK_ELEMENTS", 5000)
+    monkeypatch.setattr(_cells, "_BLOCK_ELEMENTS", 5000)
+    monkeypatch.setattr(_k_center, "_LARGEST_BLOCK", 64)
     CoresetSampler(300, random_state=0).fit(blobs(1500, 3))
     assert 0 < largest <= 5000
 

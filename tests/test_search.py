@@ -29,7 +29,7 @@ from skpatchcore import (
     PatchMemoryBank,
 )
 from skpatchcore._backbone import Backbone
-from skpatchcore._coreset import GreedyRun
+from skpatchcore._k_center import GreedyRun
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import (
@@ -136,7 +136,7 @@ def test_a_second_search_in_a_new_process_computes_nothing(
         import numpy as np
         import test_search
         from skpatchcore._backbone import Backbone
-        from skpatchcore._coreset import GreedyRun
+        from skpatchcore._k_center import GreedyRun
 
         def never(*args):
             raise AssertionError("computed once more")
