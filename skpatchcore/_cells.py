@@ -115,4 +115,7 @@ def near_pairs(a, limits, b, norms) -> tuple[torch.Tensor, torch.Tensor]:
         The squares |b_j|^2.
     """
     block = torch.addmm(norms, a, b.T, alpha=-2)
-    return (block < limits[:, None]).nonzero(as_tuple=True)
+    # Not what is surely too far: an overflow must not hide anything.
+    rows = (~(block.amin(dim=1) >= limits)).nonzero()[:, 0]
+    i, j = (~(block[rows] >= limits[rows, None])).nonzero(as_tuple=True)
+    return rows[i], j

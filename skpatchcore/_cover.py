@@ -142,6 +142,8 @@ class Cover:
     def _possible_pairs(self, points, near, limits, cell: int, members: slice):
         """Return rows and positions that a product cannot rule out, for one cell."""
         position = near[:, cell].nonzero()[:, 0]
+        if len(position) == 0:
+            return position, position
         offsets = points[position] - self._cells.centers[cell]
         norms = offsets.square().sum(dim=1)
         a, limits = self._cells.offsets[members], limits[members]

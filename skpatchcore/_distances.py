@@ -43,7 +43,7 @@ def rows_at_once(bank: torch.Tensor, n_candidates: int = 1) -> int:
     return max(1, n_elements // (n_candidates * bank.shape[1]))
 
 
-def rounding_error(n_features: int, dtype: torch.dtype, reach):
+def rounding_error(n_features: int, dtype: torch.dtype, reach: torch.Tensor):
     """Bound the error of |a|^2 + |b|^2 - 2 a.b in `dtype`, where |a| + |b| <= `reach`.
 
     With unit roundoff u and vectors of length d, the dot product errs by at most
@@ -51,10 +51,12 @@ def rounding_error(n_features: int, dtype: torch.dtype, reach):
     ed., eq. 3.5), and by one u more where a squared norm is summed with it; norms that
     were rounded, the sum, and a and b themselves being rounded differences to a common
     centre add a few u (|a| + |b|)^2. Twice the sum of all is 2 (d + 8) u (|a| + |b|)^2
-    with room to spare.
+    with room to spare; where numbers are too small for that, each operation errs by
+    less than the smallest normal one. What may overflow has no bound: infinity.
     """
-    unit_roundoff = torch.finfo(dtype).eps / 2
-    return 2 * (n_features + 8) * unit_roundoff * reach**2
+    limits = torch.finfo(dtype)
+    error = 2 * (n_features + 8) * (limits.eps / 2 * reach**2 + limits.tiny)
+    return error.masked_fill(~(4 * reach**2 < limits.max), torch.inf)
 
 
 @contextmanager

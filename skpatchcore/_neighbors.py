@@ -10,27 +10,25 @@ from skpatchcore._backbone import resolve_device
 from skpatchcore._cache import content_key
 from skpatchcore._distances import (
     as_tensor,
-    full_precision,
-    paired_distances,
     rounding_error,
     rows_at_once,
     squared_distances,
 )
+from skpatchcore._projected_search import ProjectedSearch
 
 # More candidates than neighbours asked for, so that rounding in the fast product rarely
 # decides which ones are recomputed exactly.
 _SPARE_CANDIDATES = 8
-# Elements of a temporary matrix: 64 MB in float32.
+# Elements of queries taken to the device at a time: 64 MB in float32.
 _CHUNK_ELEMENTS = 2**24
 
 
 class NeighborIndex(ABC):
     """Euclidean nearest neighbours of queries among the rows of a bank.
 
-    A backend proposes candidates; distances are always recomputed here, directly as
-    differences in float64, so they depend neither on the backend's rounding nor on the
-    other queries of a batch. Where a backend cannot tell that its candidates hold the
-    nearest rows, all rows that may be nearer are looked at.
+    Whatever a backend finds, distances are always computed directly as differences in
+    float64, so they depend neither on the backend's rounding nor on the other queries
+    of a batch.
 
     Parameters
     ----------
@@ -47,8 +45,7 @@ class NeighborIndex(ABC):
         self.device = resolve_device(device)
         self.random_state = random_state
         self._bank = as_tensor(bank).to(self.device)
-        # Rounding is least about the mean; distances are the same about any point.
-        self._center = self._bank.mean(dim=0)
+        self._search = ProjectedSearch(self._bank)
         self._build()
 
     @cached_property
@@ -61,30 +58,48 @@ class NeighborIndex(ABC):
 
         Equal distances come in the order of their rows.
         """
-        rows = max(1, _CHUNK_ELEMENTS // len(self.bank))
+        rows = max(1, _CHUNK_ELEMENTS // self.bank.shape[1])
         pairs = [
-            self._query_chunk(queries[start : start + rows], k)
-            for start in range(0, len(queries), rows)
+            self._query_chunk(as_tensor(queries[i : i + rows]).to(self.device), k)
+            for i in range(0, len(queries), rows)
         ]
         squared, indices = zip(*pairs, strict=True)
-        return np.concatenate(squared), np.concatenate(indices)
+        return torch.cat(squared).cpu().numpy(), torch.cat(indices).cpu().numpy()
+
+    def _build(self) -> None:  # noqa: B027
+        """Prepare the search; overridden where there is something to prepare."""
+
+    @abstractmethod
+    def _query_chunk(self, queries: torch.Tensor, k: int):
+        """Return what `query` does, as tensors."""
+
+
+class TorchIndex(NeighborIndex):
+    """Exact search by matrix products, on the CPU or a GPU."""
 
     def _query_chunk(self, queries, k):
-        queries = as_tensor(queries).to(self.device)
+        return self._search.query(queries, k)
+
+
+class CandidateIndex(NeighborIndex):
+    """A backend that proposes candidates, and a bound of all others.
+
+    Where it cannot tell that its candidates hold the nearest rows, the exact search is
+    asked.
+    """
+
+    def _query_chunk(self, queries, k):
         n_candidates = min(len(self.bank), k + _SPARE_CANDIDATES)
         if n_candidates == len(self.bank):
-            candidates = torch.arange(n_candidates, device=self.device)
-            found = self._nearest_of(queries, candidates.expand(len(queries), -1), k)
-            return tuple(part.cpu().numpy() for part in found)
+            return self._search.query(queries, k)
         candidates, bound = self._candidates(queries, n_candidates)
         squared, indices = self._nearest_of(queries, candidates, k)
         # A row outside may tie with the bound; NaN, after an overflow, is in doubt too.
         doubtful = (~(squared[:, -1] < bound)).nonzero()[:, 0]
         if len(doubtful):
-            squared[doubtful], indices[doubtful] = self._search_all(
-                queries[doubtful], squared[doubtful, -1], k
-            )
-        return squared.cpu().numpy(), indices.cpu().numpy()
+            found = self._search.query(queries[doubtful], k)
+            squared[doubtful], indices[doubtful] = found
+        return squared, indices
 
     def _nearest_of(self, queries, candidates, k):
         """Return exact squared distances and rows of the `k` nearest candidates."""
@@ -101,46 +116,6 @@ class NeighborIndex(ABC):
         squared, order = squared.sort(dim=1, stable=True)
         return squared[:, :k], candidates.gather(1, order[:, :k])
 
-    def _search_all(self, queries, reach, k):
-        """Return the `k` nearest of all rows; the last is no farther than `reach`."""
-        # Queries in doubt are often copies of each other, such as an even background.
-        queries, inverse = torch.unique(queries, dim=0, return_inverse=True)
-        reach = torch.empty_like(reach[: len(queries)]).index_copy_(0, inverse, reach)
-        partial, norm = self._product(queries)
-        limit = reach - norm.square() + self._rounding_error(norm, self._bank.dtype)
-        possible = ~(partial > limit[:, None])
-        rows = possible.any(dim=0).nonzero()[:, 0]
-        query, column = possible[:, rows].nonzero(as_tuple=True)
-        squared = reach.new_full((len(queries), len(rows)), torch.inf)
-        squared[query, column] = paired_distances(
-            queries, query, self._bank, rows[column]
-        )
-        squared, order = squared.sort(dim=1, stable=True)
-        return squared[inverse, :k], rows[order[inverse, :k]]
-
-    def _product(self, queries):
-        """Return |b|^2 - 2 q.b (n, m) and |q| (n,), about the centre."""
-        queries = queries - self._center
-        with full_precision():
-            partial = torch.addmm(self._norms, queries, self._centered.T, alpha=-2)
-        return partial, queries.double().square().sum(dim=1).sqrt()
-
-    def _rounding_error(self, norm: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Bound the error of squared distances from `_product`, computed in `dtype`."""
-        largest = self._norms.max().double().sqrt()
-        return rounding_error(self._bank.shape[1], dtype, norm + largest)
-
-    @cached_property
-    def _centered(self) -> torch.Tensor:
-        return self._bank - self._center
-
-    @cached_property
-    def _norms(self) -> torch.Tensor:
-        return self._centered.double().square().sum(dim=1).to(self._bank.dtype)
-
-    def _build(self) -> None:  # noqa: B027
-        """Prepare the search; overridden where there is something to prepare."""
-
     @abstractmethod
     def _candidates(self, queries: torch.Tensor, n_candidates: int):
         """Return candidate rows (n, c) and a lower bound (n,).
@@ -149,17 +124,7 @@ class NeighborIndex(ABC):
         """
 
 
-class TorchIndex(NeighborIndex):
-    """Exact search by a matrix product on vectors centred at the bank's mean."""
-
-    def _candidates(self, queries, n_candidates):
-        partial, norm = self._product(queries)
-        values, candidates = partial.topk(n_candidates, dim=1, largest=False)
-        nearest_outside = values[:, -1].double() + norm.square()
-        return candidates, nearest_outside - self._rounding_error(norm, partial.dtype)
-
-
-class FaissIndex(NeighborIndex):
+class FaissIndex(CandidateIndex):
     """Flat search of faiss, on CPU, or on GPU where faiss-gpu is there and a device."""
 
     def _build(self):
@@ -170,18 +135,22 @@ class FaissIndex(NeighborIndex):
             self._flat = faiss.index_cpu_to_gpu(
                 self._resources, self.device.index or 0, self._flat
             )
-        self._flat.add(_as_float32(self._centered))
+        # Rounding is least about the mean; distances are the same about any point.
+        self._center = self._bank.mean(dim=0)
+        centered = self._bank - self._center
+        self._largest = centered.double().square().sum(dim=1).max().sqrt()
+        self._flat.add(_as_float32(centered))
 
     def _candidates(self, queries, n_candidates):
         centered = queries - self._center
         values, candidates = self._flat.search(_as_float32(centered), n_candidates)
         nearest_outside = torch.from_numpy(values[:, -1]).double().to(self.device)
-        norm = centered.double().square().sum(dim=1).sqrt()
-        bound = nearest_outside - self._rounding_error(norm, torch.float32)
-        return torch.from_numpy(candidates).to(self.device), bound
+        reach = centered.double().square().sum(dim=1).sqrt() + self._largest
+        error = rounding_error(self.bank.shape[1], torch.float32, reach)
+        return torch.from_numpy(candidates).to(self.device), nearest_outside - error
 
 
-class PyNNDescentIndex(NeighborIndex):
+class PyNNDescentIndex(CandidateIndex):
     """Approximate search on a nearest-neighbour graph, for very large banks."""
 
     exact = False

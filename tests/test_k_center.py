@@ -105,7 +105,7 @@ def sort_into_small_cells(patch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1, 1e-3, 1e15, 1e-15])
+@pytest.mark.parametrize("scale", [1, 1e-3, 1e15, 1e18, 1e-15, 1e-22])
 def test_picks_are_the_same_with_rows_sorted_into_cells(small_cells, dtype, scale):
     X = (blobs(900, 6, dtype) * scale).astype(dtype)
     expected, radii, leads = greedy_one_by_one(X, 400, first=3)

@@ -9,12 +9,12 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
-from skpatchcore import _neighbors
+from skpatchcore import _neighbors, _projected_search
+from skpatchcore._distances import full_precision
 from skpatchcore._neighbors import (
-    NeighborIndex,
+    CandidateIndex,
     TorchIndex,
     build_index,
-    full_precision,
     squared_to_metric,
 )
 
@@ -61,11 +61,7 @@ def assert_nearest(found, bank, queries, k):
     assert_array_equal(found[1], rows)
 
 
-def fail(*args, **kwargs):
-    raise AssertionError("not to be called")
-
-
-class FirstRows(NeighborIndex):
+class FirstRows(CandidateIndex):
     """Proposes the wrong rows, and says so: none of the others is farther than 0."""
 
     def _candidates(self, queries, n_candidates):
@@ -260,6 +256,7 @@ def test_an_answer_does_not_depend_on_the_chunk_size(
     bank[50:90] = queries[0]
     expected = make_index(bank, algorithm).query(queries, 3)
     monkeypatch.setattr(_neighbors, "_CHUNK_ELEMENTS", n_elements)
+    monkeypatch.setattr(_projected_search, "_BLOCK_ELEMENTS", {"cpu": n_elements})
     squared, rows = make_index(bank, algorithm).query(queries, 3)
     assert_array_equal(squared, expected[0])
     assert_array_equal(rows, expected[1])
@@ -268,11 +265,11 @@ def test_an_answer_does_not_depend_on_the_chunk_size(
 # The certificate --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("algorithm", EXACT)
-def test_ordinary_data_are_certified_by_the_product_alone(monkeypatch, algorithm):
+def test_ordinary_data_are_certified_by_what_faiss_finds(monkeypatch):
     bank, queries = sample(600, 384), sample(100, 384, seed=1)
-    monkeypatch.setattr(NeighborIndex, "_search_all", fail)
-    assert_nearest(make_index(bank, algorithm).query(queries, 3), bank, queries, 3)
+    index = make_index(bank, "faiss")
+    monkeypatch.setattr(index, "_search", None)
+    assert_nearest(index.query(queries, 3), bank, queries, 3)
 
 
 @pytest.mark.parametrize("k", [1, 5])
@@ -281,28 +278,6 @@ def test_where_nothing_is_certified_all_rows_are_looked_at(k):
     bank[200:230] = queries[:30]
     queries = np.concatenate([queries, queries[:10], queries[:10]])
     assert_nearest(FirstRows(bank).query(queries, k), bank, queries, k)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("d", [1, 8, 384, 1536])
-@pytest.mark.parametrize("n_outliers", [0, 1])
-def test_the_product_never_errs_by_more_than_the_bound(d, dtype, n_outliers):
-    bank, queries = sample(300, d, dtype) + dtype(5), sample(50, d, dtype, seed=1)
-    bank[:n_outliers] *= 100
-    queries[:n_outliers] *= 100
-    index = TorchIndex(bank)
-    partial, norm = index._product(torch.from_numpy(queries))
-    squared = partial.double() + norm.square()[:, None]
-    # In extended precision, since the products of float64 data are judged too.
-    differences = queries[:, None].astype(np.longdouble) - bank.astype(np.longdouble)
-    exact = np.square(differences).sum(axis=-1)
-    error = np.abs(squared.numpy() - exact).max(axis=1).astype(np.float64)
-    bound = index._rounding_error(norm, partial.dtype).numpy()
-    assert np.all(error <= bound)
-    # Nor is it so loose that it says nothing.
-    assert np.all(
-        bound <= 1e-3 * (np.linalg.norm(bank, axis=1).max() + norm.numpy()) ** 2
-    )
 
 
 # Settings of the process ------------------------------------------------------------

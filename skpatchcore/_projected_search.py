@@ -1,0 +1,211 @@
+"""Exact nearest neighbours by lower bounds of distances in a few dimensions."""
+
+from functools import cached_property
+
+import numpy as np
+import torch
+from sklearn.utils.extmath import randomized_svd
+
+from skpatchcore._distances import (
+    full_precision,
+    paired_distances,
+    rounding_error,
+    squared_distances,
+)
+from skpatchcore._threads import map_threads
+
+# A projection keeps at least this share of a bank's variance in at most this share of
+# its dimensions; where that cannot be, there is none. The basis need not be exact, so
+# it comes from a sample of rows.
+_LEAST_VARIANCE, _LARGEST_SHARE, _MAX_SAMPLE = 0.98, 0.5, 2048
+# With fewer rows than this for each row compared, a product costs less than comparing.
+_FEWEST_ROWS = 256
+# Rows of which the least bound is looked at first.
+_GROUP = 64
+# Elements of a block of products: 8 MB in float32, for caches to hold.
+_BLOCK_ELEMENTS = {"cpu": 2**21}
+_MANY_ELEMENTS = 2**25
+# Where more than this share of a bank is left for direct comparison, a product in all
+# dimensions is the faster.
+_CROWDED = 1 / 64
+
+
+class ProjectedSearch:
+    """Find the nearest rows of a bank to queries, by their exact distances.
+
+    An orthogonal projection shortens distances, and the length of what it leaves out
+    changes by no more than the distance: so with that length as one more coordinate,
+    squared distances in the space of the projection are lower bounds of the true ones.
+    They come from a product of matrices, less a bound of its rounding. The k rows with
+    the least bounds are compared directly, in float64; then all others whose bounds are
+    no larger than what that gave. However wide the bound is, nothing is missed: the
+    wider, the more rows are compared.
+
+    Features of a network vary in few directions, so few rows are left. Queries for
+    which too many are left, are compared by a product in all dimensions.
+
+    Parameters
+    ----------
+    bank : Tensor of shape (m, d), floating point
+    """
+
+    def __init__(self, bank: torch.Tensor):
+        self.bank = bank
+
+    def query(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return squared distances (n, k), ascending, float64, and bank rows (n, k).
+
+        Equal distances come in the order of their rows.
+        """
+        n_elements = _BLOCK_ELEMENTS.get(self.bank.device.type, _MANY_ELEMENTS)
+        parts = queries.split(max(1, n_elements // len(self.bank)))
+        space = self._whole
+        if len(self.bank) >= _FEWEST_ROWS * (k + 1):
+            space = self._projected or self._whole
+        with full_precision():
+            found = map_threads(
+                lambda part: self._query_part(part, k, space), parts, queries.device
+            )
+            squared, rows = zip(*found, strict=True)
+        return torch.cat(squared), torch.cat(rows)
+
+    def _query_part(self, queries, k: int, space: "_Space"):
+        query, row = space.possible_pairs(queries, k, self.bank)
+        n_rows = torch.bincount(query, minlength=len(queries))
+        crowded = n_rows > max(_CROWDED * len(self.bank), 4 * k)
+        if not crowded.any():
+            return self._compare(queries, query, row, k)
+        squared = queries.new_empty((len(queries), k), dtype=torch.float64)
+        rows = torch.empty_like(squared, dtype=torch.int64)
+        alone = ~crowded[query]
+        place = torch.cumsum(~crowded, 0) - 1
+        squared[~crowded], rows[~crowded] = self._compare(
+            queries[~crowded], place[query[alone]], row[alone], k
+        )
+        squared[crowded], rows[crowded] = self._query_crowded(queries[crowded], k)
+        return squared, rows
+
+    def _query_crowded(self, queries, k: int):
+        # Often copies of each other, such as those of an even background.
+        queries, inverse = torch.unique(queries, dim=0, return_inverse=True)
+        pairs = self._whole.possible_pairs(queries, k, self.bank)
+        squared, rows = self._compare(queries, *pairs, k)
+        return squared[inverse], rows[inverse]
+
+    def _compare(self, queries, query, row, k: int):
+        """Return exact squared distances and rows of the `k` nearest of pairs."""
+        squared = paired_distances(queries, query, self.bank, row)
+        # By query, then distance, then row.
+        order = row.argsort(stable=True)
+        order = order[squared[order].argsort(stable=True)]
+        order = order[query[order].argsort(stable=True)]
+        query = query[order]
+        places = torch.arange(len(query), device=query.device)
+        order = order[places - torch.searchsorted(query, query) < k]
+        return squared[order].reshape(-1, k), row[order].reshape(-1, k)
+
+    @cached_property
+    def _projected(self) -> "_Space | None":
+        basis = _principal_directions(self.bank)
+        return None if basis is None else _Space(self.bank, basis)
+
+    @cached_property
+    def _whole(self) -> "_Space":
+        return _Space(self.bank)
+
+
+class _Space:
+    """Bank rows about their mean, as they are or in a projection.
+
+    Parameters
+    ----------
+    bank : Tensor of shape (m, d)
+    basis : Tensor of shape (d, r), float64, or None
+        Orthonormal columns.
+    """
+
+    def __init__(self, bank: torch.Tensor, basis: torch.Tensor | None = None):
+        self.center, self.basis = bank.mean(dim=0), basis
+        n_missing = -len(bank) % _GROUP
+        points = torch.cat([self.embed(part) for part in bank.split(_GROUP**2)])
+        norms = points.double().square().sum(dim=1)
+        self.largest = norms.max().sqrt()
+        # Rows that fill the last group are farther than any other.
+        self.points = torch.nn.functional.pad(points, (0, 0, 0, n_missing))
+        norms = torch.nn.functional.pad(norms, (0, n_missing), value=torch.inf)
+        self.norms = norms.to(bank.dtype)
+
+    def embed(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return coordinates of `rows`: no farther apart than they are themselves."""
+        if self.basis is None:
+            return rows - self.center
+        offsets = rows.double() - self.center
+        inside = offsets @ self.basis
+        outside = offsets.square().sum(dim=1) - inside.square().sum(dim=1)
+        outside = outside.clamp_(min=0).sqrt_()
+        return torch.cat([inside, outside[:, None]], dim=1).to(rows.dtype)
+
+    def products(self, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return |b|^2 - 2 p.b (n, groups, rows), |p|^2 (n,) and a bound of the error.
+
+        Not of each of the two, that is, but of their sum: the squared distance of a
+        point p to a row b in this space.
+        """
+        norms = points.double().square().sum(dim=1)
+        products = torch.addmm(self.norms, points, self.points.T, alpha=-2)
+        reach = norms.sqrt() + self.largest
+        error = rounding_error(points.shape[1], points.dtype, reach)
+        return products.unflatten(1, (-1, _GROUP)), norms, error
+
+    def possible_pairs(
+        self, queries, k: int, bank
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return queries and bank rows of all pairs that may be among the `k` nearest.
+
+        Queries come in their order.
+        """
+        bounds, norms, error = self.products(self.embed(queries))
+        least = bounds.amin(dim=2)
+        values, rows = _least(bounds, least, k)
+        if self.basis is None:
+            # The true k-th is at most the error from the k-th computed, and so are all
+            # that are no farther.
+            cut = values.amax(dim=1).double() + 2 * error
+        else:
+            nearby = squared_distances(queries, bank[rows.clamp(max=len(bank) - 1)])
+            nearby = nearby.masked_fill(rows >= len(bank), torch.inf).amax(dim=1)
+            cut = nearby - norms + error
+        cut = cut.to(bounds.dtype)
+        # Not what is surely too far: an overflow must not hide anything.
+        query, group = (~(least > cut[:, None])).nonzero(as_tuple=True)
+        near = ~(bounds[query, group] > cut[query, None])
+        i, j = near.nonzero(as_tuple=True)
+        query, row = query[i], group[i] * _GROUP + j
+        return query[row < len(bank)], row[row < len(bank)]
+
+
+def _least(bounds, least, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the `k` least of `bounds` (n, groups, rows), and their rows, (n, k)."""
+    # They are in the k groups whose `least` (n, groups) are the least.
+    groups = least.topk(min(k, least.shape[1]), dim=1, largest=False).indices
+    inside = groups[:, :, None].expand(-1, -1, _GROUP)
+    values, places = bounds.gather(1, inside).flatten(1).topk(k, dim=1, largest=False)
+    return values, groups.gather(1, places // _GROUP) * _GROUP + places % _GROUP
+
+
+def _principal_directions(bank: torch.Tensor) -> torch.Tensor | None:
+    """Return a basis (d, r) that keeps most of a bank's variance, if r is small."""
+    sample = bank[:: -(-len(bank) // _MAX_SAMPLE)].double().cpu().numpy()
+    sample = sample - sample.mean(axis=0)
+    variance = np.square(sample).sum()
+    largest = int(_LARGEST_SHARE * bank.shape[1])
+    if largest == 0 or len(sample) < 2 * largest or not 0 < variance < np.inf:
+        return None
+    _, lengths, basis = randomized_svd(sample, largest, n_iter=2, random_state=0)
+    kept = np.cumsum(lengths**2) / variance
+    if kept[-1] < _LEAST_VARIANCE:
+        return None
+    r = int(np.searchsorted(kept, _LEAST_VARIANCE)) + 1
+    # Orthonormal to the last digit, as bounds rely on it.
+    basis, _ = np.linalg.qr(basis[:r].T)
+    return torch.from_numpy(basis).to(bank.device)
