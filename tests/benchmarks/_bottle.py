@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.random_projection import GaussianRandomProjection
 
 from skpatchcore import PatchFeatureTransformer
 from skpatchcore.datasets import load_mvtec_ad
@@ -79,10 +78,10 @@ def to_dimensions(X: np.ndarray, d: int, random_state: int = 0) -> np.ndarray:
     """
     if d == X.shape[-1]:
         return X
-    projection = GaussianRandomProjection(d, random_state=random_state)
-    flat = X.reshape(-1, X.shape[-1])
-    projected = projection.fit(flat[:1]).transform(flat)
-    return projected.astype(np.float32).reshape(*X.shape[:-1], d)
+    # scikit-learn's projection warns when it is to go up.
+    rng = np.random.default_rng(random_state)
+    matrix = rng.normal(scale=d**-0.5, size=(X.shape[-1], d))
+    return X @ matrix.astype(np.float32)
 
 
 def write_more(folder: Path, n_pictures: int) -> list[str]:
