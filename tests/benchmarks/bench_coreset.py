@@ -56,21 +56,28 @@ def pace(run: Callable[[int], object], few: int, many: int) -> Pace:
     return Pace.through(few, seconds(run, few), many, seconds(run, many))
 
 
-def shortfall(X: torch.Tensor, picks: np.ndarray) -> np.ndarray:
-    """Return for each pick how much nearer it is than the farthest row, relatively.
+def follow(X: torch.Tensor, picks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how far each pick falls short of the farthest row, and cover radii.
 
-    In float64, one pick at a time: 0 where the pick is the farthest row, or as far.
+    In float64, one pick at a time. A pick's shortfall is relative to the distance of
+    the farthest row: 0 if the pick is that row, or ties with it.
+
+    >>> X = torch.tensor([[0.0], [1.0], [8.0], [10.0]])
+    >>> follow(X, np.array([0, 2, 3]))
+    (array([0. , 0.2, 0. ]), array([10.,  2.,  1.]))
     """
     X = X.double() - X.double().mean(dim=0)
     norms = X.square().sum(dim=1)
     squared = torch.full_like(norms, torch.inf)
-    missing = np.zeros(len(picks))
+    farthest, own = np.empty(len(picks)), np.empty(len(picks))
     for i, row in enumerate(picks.tolist()):
-        if i:
-            missing[i] = 1 - float(squared[row] / squared.max()) ** 0.5
+        farthest[i], own[i] = squared.max(), squared[row]
         new = torch.addmv(norms, X, X[row], alpha=-2).add_(norms[row])
         squared = torch.minimum(squared, new.clamp_(min=0))
-    return missing
+    # Nothing is known before the first pick, which is given.
+    farthest, own = np.sqrt(farthest[1:]), np.sqrt(own[1:])
+    radii = np.append(farthest, float(squared.max()) ** 0.5)
+    return np.insert(1 - own / farthest, 0, 0.0), radii
 
 
 def synthetic(n_rows: int, d: int) -> np.ndarray:
@@ -112,52 +119,51 @@ def compare(features: np.ndarray, X: torch.Tensor, n_selected: int, args) -> Non
         rivals["anomalib"] = anomalib
     k_center_greedy(X, min(1000, n_selected), 0)
     medians = take_turns(rivals, args.repeats)
+    part = f"from {args.rival_picks} picks"
     rows = [
-        {
-            "picks by": name,
-            "s": taken,
-            "how": f"from {args.rival_picks} picks"
-            if name in extrapolated
-            else "whole",
-        }
-        for name, taken in medians.items()
+        {"picks by": name, "s": s, "timed": part if name in extrapolated else "whole"}
+        for name, s in medians.items()
     ]
     title = f"{len(X)} x {X.shape[1]}, {n_selected} picks, {args.threads} threads"
     print_table(f"{title}, median of {args.repeats}", with_ratios(rows, "s", OURS))
 
 
 def check(X: torch.Tensor, n_picks: int) -> None:
-    missing = shortfall(X, k_center_greedy(X, n_picks, 0).indices)
+    coreset = k_center_greedy(X, n_picks, 0)
+    shortfalls, radii = follow(X, coreset.indices)
     print(
-        f"\nOf the first {n_picks} picks, {np.mean(missing > 0):.2%} are not the "
-        f"farthest row in float64, and nearer by at most {missing.max():.1e} of it."
+        f"\nOf the first {n_picks} picks, {np.count_nonzero(shortfalls > 0)} are not "
+        f"the farthest row in float64, by at most {shortfalls.max():.1e} of its "
+        f"distance; radii err by at most {np.abs(coreset.radii / radii - 1).max():.1e}."
     )
 
 
 def grow(X: torch.Tensor, n_selected: int, n_repeats: int) -> None:
     """Time a quarter, half and all of the rows, at fixed picks and a fixed share."""
     order = torch.randperm(len(X), generator=torch.Generator().manual_seed(0))
-    parts = [X[order[: len(X) // share]].contiguous() for share in (4, 2, 1)]
+    shares = {len(X) // part: n_selected // part for part in (4, 2, 1)}
+    fixed = min(shares.values())
     runs = {
-        f"{len(part)}/{n}": partial(seconds, k_center_greedy, part, n, 0)
-        for i, part in enumerate(parts)
-        for n in {n_selected // 4, n_selected // (4, 2, 1)[i]}
+        (n_rows, n): partial(seconds, k_center_greedy, X[order[:n_rows]], n, 0)
+        for n_rows, share in shares.items()
+        for n in sorted({fixed, share})
     }
     medians = take_turns(runs, n_repeats)
     rows = []
-    for i, part in enumerate(parts):
-        fixed, share = n_selected // 4, n_selected // (4, 2, 1)[i]
-        row = {
-            "rows": len(part),
-            f"s, {fixed} picks": medians[f"{len(part)}/{fixed}"],
-            "picks": share,
-            "s, fixed share": medians[f"{len(part)}/{share}"],
-        }
-        before = rows[-1] if rows else row
-        for column in (f"s, {fixed} picks", "s, fixed share"):
-            row[f"x, {column[3:]}"] = row[column] / before[column]
-        rows.append(row)
-    print_table("Growth: seconds, and times those of half as many rows", rows)
+    for n_rows, share in shares.items():
+        taken = {"fixed": medians[n_rows, fixed], "share": medians[n_rows, share]}
+        before = rows[-1] if rows else {"s, fixed": np.nan, "s, share": np.nan}
+        rows.append(
+            {
+                "rows": n_rows,
+                "s, fixed": taken["fixed"],
+                "times half": taken["fixed"] / before["s, fixed"],
+                "picks": share,
+                "s, share": taken["share"],
+                "times half again": taken["share"] / before["s, share"],
+            }
+        )
+    print_table(f"Growth, at {fixed} picks and at a fixed share", rows)
 
 
 def main() -> None:
