@@ -22,11 +22,19 @@ import numpy as np
 import timm
 import torch
 from _anomalib import Anomalib
-from _timing import Pace, in_fresh_process, limit_threads, print_table, seconds
+from _timing import (
+    Pace,
+    in_fresh_process,
+    limit_threads,
+    print_table,
+    seconds,
+    with_ratios,
+)
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.persistence import load, save
 
+OURS = "skpatchcore"
 NETWORK = "wide_resnet50_2"
 N_FEATURES = 1536
 
@@ -60,7 +68,11 @@ def predict(folder: Path, batch_size: int) -> dict:
         for start in range(0, len(pictures), batch_size):
             predict_maps(pictures[start : start + batch_size])
 
-    return {"pictures/s": len(pictures) / seconds(predict_all)}
+    return pictures_per_second(len(pictures), seconds(predict_all))
+
+
+def pictures_per_second(n_pictures: int, taken: float) -> dict:
+    return {"ms a picture": 1e3 * taken / n_pictures, "pictures/s": n_pictures / taken}
 
 
 def least(batch_size: int, n_bank: int, dtype: torch.dtype, n_repeats: int) -> dict:
@@ -100,7 +112,7 @@ def anomalib_fit(rival: Anomalib, fraction: float, n_picks: int) -> dict:
 def anomalib_predict(rival: Anomalib, batch_size: int) -> dict:
     found = rival.run("predict", batch_size=batch_size)
     memory = {name: found[name] for name in ("imports_MB", "peak_MB")}
-    return {"pictures/s": found["n_pictures"] / found["seconds"], **memory}
+    return {**pictures_per_second(found["n_pictures"], found["seconds"]), **memory}
 
 
 def medians(turns: list[dict[str, dict]]) -> list[dict]:
@@ -132,22 +144,24 @@ def run(folder: Path, rival: Anomalib | None, args) -> None:
     fits, predictions = [], {batch_size: [] for batch_size in args.batches}
     for _ in range(args.repeats):
         job = (folder, args.fraction, args.precision)
-        fits.append({"skpatchcore": in_fresh_process(fit, *job)})
+        fits.append({OURS: in_fresh_process(fit, *job)})
         if rival is not None:
             fits[-1]["anomalib"] = anomalib_fit(rival, args.fraction, args.rival_picks)
         for batch_size, turns in predictions.items():
-            turns.append({"skpatchcore": in_fresh_process(predict, folder, batch_size)})
+            turns.append({OURS: in_fresh_process(predict, folder, batch_size)})
             if rival is not None:
                 turns[-1]["anomalib"] = anomalib_predict(rival, batch_size)
             for name in args.least:
                 job = (batch_size, n_bank, getattr(torch, name), 5)
                 found = in_fresh_process(least, *job)
-                both = found["network"] + found["product"]
-                turns[-1][f"least, {name}"] = {"pictures/s": 1e3 / both, **found}
+                both = (found["network"] + found["product"]) / 1e3
+                turns[-1][f"least, {name}"] = {**pictures_per_second(1, both), **found}
     title = f"{n_train} pictures, {n_bank} picks, {args.threads} threads"
-    print_table(f"Fit: {title}, median of {args.repeats}", medians(fits))
+    rows = with_ratios(medians(fits), "s", OURS)
+    print_table(f"Fit: {title}, median of {args.repeats}", rows)
     for batch_size, turns in predictions.items():
-        print_table(f"Prediction, {batch_size} at a time", medians(turns))
+        rows = with_ratios(medians(turns), "ms a picture", OURS)
+        print_table(f"Prediction, {batch_size} at a time", rows)
 
 
 def main() -> None:
