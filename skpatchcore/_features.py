@@ -1,6 +1,7 @@
 """Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from numbers import Integral
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from torch import nn
 from tqdm import tqdm
 
 from skpatchcore._backbone import Backbone, load_backbone
+from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
 from skpatchcore._descriptors import balance_layers, describe
 from skpatchcore._images import Geometry, check_images, take_images
@@ -395,39 +397,51 @@ class PatchFeatureTransformer(
 
         The widths of the layers' blocks are put into the list `n_channels`.
         """
+        limit = BatchLimit(self.batch_size, network.device)
         batches = iter_layer_maps(
             images,
             network,
             image_size=self.image_size,
             crop_size=self.crop_size,
-            batch_size=self.batch_size,
+            limit=limit,
             cache=check_cache(self.memory),
         )
         bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
-        with bar, torch.inference_mode():
+        with bar, closing(batches):
             for indices, maps, geometries in batches:
                 if n_channels is not None:
                     n_channels[:] = [layer.shape[1] for layer in maps]
-                features = describe(
-                    maps,
-                    patch_size=self.patch_size,
-                    patch_stride=self.patch_stride,
-                    descriptor=self.descriptor,
-                    layer_weights=layer_weights,
-                )
-                yield indices, features.permute(0, 2, 3, 1), geometries
+                size = geometries[0].crop
+                with limit.measure("descriptor", size, len(indices)):
+                    features = self._describe(maps, layer_weights)
+                # What a batch takes is given back before the next one.
+                del maps
+                yield indices, features, geometries
+                del features
                 bar.update(len(indices))
+
+    @torch.inference_mode()
+    def _describe(self, maps, layer_weights) -> torch.Tensor:
+        features = describe(
+            maps,
+            patch_size=self.patch_size,
+            patch_stride=self.patch_stride,
+            descriptor=self.descriptor,
+            layer_weights=layer_weights,
+        )
+        return features.permute(0, 2, 3, 1)
 
     def _iter_projected(self, images) -> Iterator[tuple[list[int], np.ndarray, list]]:
         """Yield what `_iter_grids` does, as arrays, through the fitted projection."""
         batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)
-        for indices, features, geometries in batches:
-            features = features.cpu().numpy()
-            if self.projection_ is not None:
-                flat = features.reshape(-1, features.shape[-1])
-                flat = _project(self.projection_, flat)
-                features = flat.reshape(*features.shape[:-1], -1)
-            yield indices, features, geometries
+        with closing(batches):
+            for indices, features, geometries in batches:
+                features = features.cpu().numpy()
+                if self.projection_ is not None:
+                    flat = features.reshape(-1, features.shape[-1])
+                    flat = _project(self.projection_, flat)
+                    features = flat.reshape(*features.shape[:-1], -1)
+                yield indices, features, geometries
 
     def _arrange(self, grids: PatchGrids) -> np.ndarray:
         if self.output == "mean":
