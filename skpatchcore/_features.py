@@ -1,5 +1,6 @@
 """Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from numbers import Integral
@@ -24,13 +25,15 @@ from tqdm import tqdm
 from skpatchcore._backbone import Backbone, load_backbone
 from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
-from skpatchcore._descriptors import balance_layers, describe
+from skpatchcore._descriptors import MAX_BALANCE_PATCHES, balance_layers, describe
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import learnable_rows
 from skpatchcore._layer_maps import iter_layer_maps
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000
+# Patches are projected in parts of this size, as transformers make copies of their own.
+_PROJECTION_BYTES = 32 * 2**20
 
 
 class PatchGrids(NamedTuple):
@@ -49,12 +52,14 @@ class PatchGrids(NamedTuple):
         """First row of each picture's patches, and the end: (n + 1,)."""
         return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
 
-    def take(self, rows: np.ndarray | None) -> np.ndarray:
-        """Return the patches of the pictures `rows`; None takes all."""
+    def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
+        """Return patches of the pictures `rows`, or of all: `n_most`, drawn evenly."""
         if rows is None or len(rows) == len(self.shapes):
-            return self.patches
-        parts = np.split(self.patches, self.offsets[1:-1])
-        return np.concatenate([parts[i] for i in rows])
+            return self.patches[:: -(-len(self.patches) // n_most)]
+        # Numbers of patches, not patches: features are there only once.
+        ends = self.offsets
+        kept = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in rows])
+        return self.patches[kept[:: -(-len(kept) // n_most)]]
 
 
 class PatchFeatureTransformer(
@@ -309,7 +314,11 @@ class PatchFeatureTransformer(
             As `transform` gives them.
         """
         images = self._validate_images(X, reset=True)
-        return self._arrange(self._fit_extract(images, learnable_rows(y, len(images))))
+        grids = self._fit_extract(images, learnable_rows(y, len(images)))
+        features = self._arrange(grids)
+        # Projected in place, they would keep the memory of what was projected.
+        whole = features.base is None or features.base.size == features.size
+        return features if whole else features.copy()
 
     def transform(self, X):
         """Return the patch features of pictures.
@@ -332,7 +341,9 @@ class PatchFeatureTransformer(
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
-        return self._arrange(collect_grids(self._iter_projected(images), len(images)))
+        with closing(self._iter_projected(images)) as batches:
+            grids = collect_grids(batches, len(images))
+        return self._arrange(grids)
 
     @property
     def _n_features_out(self) -> int:
@@ -355,14 +366,23 @@ class PatchFeatureTransformer(
         network = self._load(seed)
         n_channels = []
         batches = self._iter_grids(images, network, weights, n_channels)
-        grids = collect_grids(batches, len(images))
+        with closing(batches):
+            grids = collect_grids(batches, len(images))
         if self._learns_weights():
-            weights = balance_layers(grids.take(rows), n_channels)
+            weights = balance_layers(
+                grids.sample(rows, MAX_BALANCE_PATCHES), n_channels
+            )
             scale = np.repeat(weights, n_channels).astype(np.float32)
             np.multiply(grids.patches, scale, out=grids.patches)
-        projection = _fit_projection(self.projection, grids.take(rows), random_state)
+        sample = grids.sample(rows, _MAX_PROJECTION_PATCHES)
+        projection = _fit_projection(self.projection, sample, random_state)
+        del sample
         shape = grids.shapes[0 if rows is None else rows[0]]
-        grids = grids._replace(patches=_project(projection, grids.patches))
+        # What a transformer was fitted on may be a part of it, and must be left alone.
+        patches = _project_all(
+            projection, grids.patches, in_place=isinstance(self.projection, Integral)
+        )
+        grids = grids._replace(patches=patches)
         # Only now, so that a fit that fails leaves an earlier one as it was.
         self._seed, self._network = seed, network
         self.layer_weights_ = weights
@@ -493,8 +513,11 @@ def collect_grids(batches, n_pictures: int) -> PatchGrids:
     d = block.shape[-1]
     if not strays:
         return PatchGrids(block.reshape(-1, d), shapes, geometries)
-    parts = [strays.get(i, block[i]).reshape(-1, d) for i in range(n_pictures)]
-    return PatchGrids(np.concatenate(parts), shapes, geometries)
+    grids = PatchGrids(np.empty((shapes.prod(axis=1).sum(), d), np.float32), shapes, [])
+    for i, (start, end) in enumerate(itertools.pairwise(grids.offsets)):
+        # Each is given back once it is copied.
+        grids.patches[start:end] = strays.pop(i, block[i]).reshape(-1, d)
+    return grids._replace(geometries=geometries)
 
 
 def _check_sizes(params) -> None:
@@ -535,8 +558,25 @@ def _fit_projection(projection, patches: np.ndarray, random_state):
     if isinstance(projection, Integral):
         projection = GaussianRandomProjection(projection, random_state=random_state)
         return projection.fit(patches[:1])
-    step = -(-len(patches) // _MAX_PROJECTION_PATCHES)
-    return clone(projection).fit(patches[::step])
+    return clone(projection).fit(patches)
+
+
+def _project_all(projection, patches: np.ndarray, *, in_place: bool) -> np.ndarray:
+    """Project part by part; with `in_place` into the memory of `patches` if it fits."""
+    if projection is None:
+        return patches
+    n, d = patches.shape
+    width = _project(projection, patches[:1]).shape[1]
+    if in_place and width <= d:
+        # Rows get narrower: they are written before the place of those yet to be read.
+        projected = patches.reshape(-1)[: n * width].reshape(n, width)
+    else:
+        projected = np.empty((n, width), dtype=np.float32)
+    step = max(1, _PROJECTION_BYTES // (d * patches.itemsize))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        projected[rows] = _project(projection, patches[rows])
+    return projected
 
 
 def _project(projection, patches: np.ndarray) -> np.ndarray:
