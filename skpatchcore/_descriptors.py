@@ -8,7 +8,7 @@ from scipy.special import entr
 from torch.nn import functional as F
 
 # Covariances of layers need no more patches than this, drawn evenly.
-_MAX_BALANCE_PATCHES = 20_000
+MAX_BALANCE_PATCHES = 20_000
 _TINY = np.finfo(np.float64).tiny
 
 
@@ -78,9 +78,8 @@ def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[floa
     weights : tuple of float
         1 for the first layer, and for layers that do not vary.
     """
-    step = -(-len(patches) // _MAX_BALANCE_PATCHES)
     ends = np.cumsum(n_channels)[:-1]
-    blocks = np.split(patches[::step].astype(np.float64), ends, axis=1)
+    blocks = np.split(patches.astype(np.float64), ends, axis=1)
     variances, ranks = zip(*map(_spread, blocks), strict=True)
     if min(variances) == 0:
         return (1.0,) * len(blocks)

@@ -1,6 +1,7 @@
 """PatchCore on pictures: features, coreset, memory bank and maps composed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from numbers import Integral, Real
 from typing import NamedTuple
 
@@ -287,8 +288,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
         scores = np.empty(len(images))
-        for seen in self._inspect(images):
-            scores[seen.index] = seen.score
+        with closing(self._inspect(images)) as inspections:
+            for seen in inspections:
+                scores[seen.index] = seen.score
         return scores
 
     def decision_function(self, X):
@@ -352,10 +354,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
-        maps = [None] * len(images)
-        for seen in self._inspect(images):
-            maps[seen.index] = self._map(seen, size, rim)
-        return _stack(maps)
+        with closing(self._iter_maps(images, size, rim)) as maps:
+            return _gather(maps, len(images))
 
     @validate_params(
         {
@@ -384,11 +384,11 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             A list of n arrays if their sizes differ.
         """
         check_is_fitted(self)
+        images = self._validate_images(X, reset=False)
         threshold = self.map_threshold_ if threshold is None else threshold
-        maps = self.predict_maps(X, size=size)
-        if isinstance(maps, list):
-            return [values > threshold for values in maps]
-        return maps > threshold
+        with closing(self._iter_maps(images, size)) as maps:
+            masks = ((i, values > threshold) for i, values in maps)
+            return _gather(masks, len(images))
 
     @validate_params(
         {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
@@ -418,14 +418,15 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         images = self._validate_images(X, reset=False)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         found = [None] * len(images)
-        for indices, grids, _ in self.features_._iter_projected(images):
-            distances, rows = self.memory_bank_._query(
-                grids.reshape(-1, grids.shape[-1]), k
-            )
-            shape = (*grids.shape[:3], k)
-            places = [part.reshape(shape) for part in self._locate(rows)]
-            for j, i in enumerate(indices):
-                found[i] = [part[j] for part in (*places, distances.reshape(shape))]
+        with closing(self.features_._iter_projected(images)) as batches:
+            for indices, grids, _ in batches:
+                distances, rows = self.memory_bank_._query(
+                    grids.reshape(-1, grids.shape[-1]), k
+                )
+                shape = (*grids.shape[:3], k)
+                places = [part.reshape(shape) for part in self._locate(rows)]
+                for j, i in enumerate(indices):
+                    found[i] = [part[j] for part in (*places, distances.reshape(shape))]
         names = ("picture", "row", "column", "distance")
         columns = zip(*found, strict=True)
         return Bunch(
@@ -455,13 +456,20 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
 
     def _inspect(self, images) -> Iterator[Inspection]:
         """Yield what one pass over each picture gives, not always in their order."""
-        for indices, grids, geometries in self.features_._iter_projected(images):
-            n, h, w, d = grids.shape
-            scores, patch_scores, _ = self.memory_bank_._score(
-                grids.reshape(-1, d), np.arange(n + 1) * h * w
-            )
-            patch_scores = patch_scores.reshape(n, h, w)
-            yield from map(Inspection, indices, scores, patch_scores, geometries)
+        with closing(self.features_._iter_projected(images)) as batches:
+            for indices, grids, geometries in batches:
+                n, h, w, d = grids.shape
+                scores, patch_scores, _ = self.memory_bank_._score(
+                    grids.reshape(-1, d), np.arange(n + 1) * h * w
+                )
+                patch_scores = patch_scores.reshape(n, h, w)
+                yield from map(Inspection, indices, scores, patch_scores, geometries)
+
+    def _iter_maps(self, images, size: str, rim: str = "nearest") -> Iterator[tuple]:
+        """Yield (index, map) of each picture, not always in their order."""
+        with closing(self._inspect(images)) as inspections:
+            for seen in inspections:
+                yield seen.index, self._map(seen, size, rim)
 
     def _map(self, seen: Inspection, size: str, rim: str = "nearest") -> np.ndarray:
         return anomaly_map(
@@ -487,6 +495,23 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
+
+
+def _gather(arrays: Iterable[tuple[int, np.ndarray]], n: int):
+    """Return n arrays, given with their indices, as one, or as a list if shapes differ.
+
+    One array is filled as they come: outputs are not held twice.
+    """
+    gathered, filled = None, []
+    for i, values in arrays:
+        if gathered is None:
+            gathered = np.empty((n, *values.shape), values.dtype)
+        if isinstance(gathered, np.ndarray) and values.shape != gathered.shape[1:]:
+            earlier = {j: gathered[j].copy() for j in filled}
+            gathered = [earlier.get(j) for j in range(n)]
+        gathered[i] = values
+        filled.append(i)
+    return gathered
 
 
 def _stack(arrays: list[np.ndarray]):

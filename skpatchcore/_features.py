@@ -1,6 +1,8 @@
 """Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
 
+import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from numbers import Integral
 from typing import NamedTuple
 
@@ -21,14 +23,17 @@ from torch import nn
 from tqdm import tqdm
 
 from skpatchcore._backbone import Backbone, load_backbone
+from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
-from skpatchcore._descriptors import balance_layers, describe
+from skpatchcore._descriptors import MAX_BALANCE_PATCHES, balance_layers, describe
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import learnable_rows
 from skpatchcore._layer_maps import iter_layer_maps
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000
+# Patches are projected in parts of this size, as transformers make copies of their own.
+_PROJECTION_BYTES = 32 * 2**20
 
 
 class PatchGrids(NamedTuple):
@@ -47,12 +52,14 @@ class PatchGrids(NamedTuple):
         """First row of each picture's patches, and the end: (n + 1,)."""
         return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
 
-    def take(self, rows: np.ndarray | None) -> np.ndarray:
-        """Return the patches of the pictures `rows`; None takes all."""
+    def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
+        """Return patches of the pictures `rows`, or of all: `n_most`, drawn evenly."""
         if rows is None or len(rows) == len(self.shapes):
-            return self.patches
-        parts = np.split(self.patches, self.offsets[1:-1])
-        return np.concatenate([parts[i] for i in rows])
+            return self.patches[:: -(-len(self.patches) // n_most)]
+        # Numbers of patches, not patches: features are there only once.
+        ends = self.offsets
+        kept = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in rows])
+        return self.patches[kept[:: -(-len(kept) // n_most)]]
 
 
 class PatchFeatureTransformer(
@@ -125,10 +132,16 @@ class PatchFeatureTransformer(
         Where the network runs; None is the GPU if there is one, else the CPU.
 
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Arithmetic of the network. "auto" is float32. Features are float32 in any case.
+        Arithmetic of the network. "auto" is float16 where the device has matrix units
+        for it, a GPU since Volta or a processor with AMX for float16, and float32
+        elsewhere: AUROC on real classes is the same to 0.001. "bfloat16" is not chosen
+        by itself, as it moves the AUROC of hard classes by more. Features are float32
+        in any case.
 
     batch_size : int, default=32
-        Pictures per forward pass. It sets memory and speed, not results.
+        Most pictures per forward pass. Fewer go at once where they take more memory
+        than is good: on a CPU 128 MB, on a GPU a quarter of what is
+        free, up to 4 GB. It sets memory and speed; results differ by rounding alone.
 
     memory : str, path-like, joblib.Memory or None, default=None
         Cache on disk for the layer maps of pictures: a picture passes the network once,
@@ -307,7 +320,11 @@ class PatchFeatureTransformer(
             As `transform` gives them.
         """
         images = self._validate_images(X, reset=True)
-        return self._arrange(self._fit_extract(images, learnable_rows(y, len(images))))
+        grids = self._fit_extract(images, learnable_rows(y, len(images)))
+        features = self._arrange(grids)
+        # Projected in place, they would keep the memory of what was projected.
+        whole = features.base is None or features.base.size == features.size
+        return features if whole else features.copy()
 
     def transform(self, X):
         """Return the patch features of pictures.
@@ -330,7 +347,9 @@ class PatchFeatureTransformer(
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
-        return self._arrange(collect_grids(self._iter_projected(images), len(images)))
+        with closing(self._iter_projected(images)) as batches:
+            grids = collect_grids(batches, len(images))
+        return self._arrange(grids)
 
     @property
     def _n_features_out(self) -> int:
@@ -353,14 +372,23 @@ class PatchFeatureTransformer(
         network = self._load(seed)
         n_channels = []
         batches = self._iter_grids(images, network, weights, n_channels)
-        grids = collect_grids(batches, len(images))
+        with closing(batches):
+            grids = collect_grids(batches, len(images))
         if self._learns_weights():
-            weights = balance_layers(grids.take(rows), n_channels)
+            weights = balance_layers(
+                grids.sample(rows, MAX_BALANCE_PATCHES), n_channels
+            )
             scale = np.repeat(weights, n_channels).astype(np.float32)
             np.multiply(grids.patches, scale, out=grids.patches)
-        projection = _fit_projection(self.projection, grids.take(rows), random_state)
+        sample = grids.sample(rows, _MAX_PROJECTION_PATCHES)
+        projection = _fit_projection(self.projection, sample, random_state)
+        del sample
         shape = grids.shapes[0 if rows is None else rows[0]]
-        grids = grids._replace(patches=_project(projection, grids.patches))
+        # What a transformer was fitted on may be a part of it, and must be left alone.
+        patches = _project_all(
+            projection, grids.patches, in_place=isinstance(self.projection, Integral)
+        )
+        grids = grids._replace(patches=patches)
         # Only now, so that a fit that fails leaves an earlier one as it was.
         self._seed, self._network = seed, network
         self.layer_weights_ = weights
@@ -395,39 +423,51 @@ class PatchFeatureTransformer(
 
         The widths of the layers' blocks are put into the list `n_channels`.
         """
+        limit = BatchLimit(self.batch_size, network.device)
         batches = iter_layer_maps(
             images,
             network,
             image_size=self.image_size,
             crop_size=self.crop_size,
-            batch_size=self.batch_size,
+            limit=limit,
             cache=check_cache(self.memory),
         )
         bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
-        with bar, torch.inference_mode():
+        with bar, closing(batches):
             for indices, maps, geometries in batches:
                 if n_channels is not None:
                     n_channels[:] = [layer.shape[1] for layer in maps]
-                features = describe(
-                    maps,
-                    patch_size=self.patch_size,
-                    patch_stride=self.patch_stride,
-                    descriptor=self.descriptor,
-                    layer_weights=layer_weights,
-                )
-                yield indices, features.permute(0, 2, 3, 1), geometries
+                size = geometries[0].crop
+                with limit.measure("descriptor", size, len(indices)):
+                    features = self._describe(maps, layer_weights)
+                # What a batch takes is given back before the next one.
+                del maps
+                yield indices, features, geometries
+                del features
                 bar.update(len(indices))
+
+    @torch.inference_mode()
+    def _describe(self, maps, layer_weights) -> torch.Tensor:
+        features = describe(
+            maps,
+            patch_size=self.patch_size,
+            patch_stride=self.patch_stride,
+            descriptor=self.descriptor,
+            layer_weights=layer_weights,
+        )
+        return features.permute(0, 2, 3, 1)
 
     def _iter_projected(self, images) -> Iterator[tuple[list[int], np.ndarray, list]]:
         """Yield what `_iter_grids` does, as arrays, through the fitted projection."""
         batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)
-        for indices, features, geometries in batches:
-            features = features.cpu().numpy()
-            if self.projection_ is not None:
-                flat = features.reshape(-1, features.shape[-1])
-                flat = _project(self.projection_, flat)
-                features = flat.reshape(*features.shape[:-1], -1)
-            yield indices, features, geometries
+        with closing(batches):
+            for indices, features, geometries in batches:
+                features = features.cpu().numpy()
+                if self.projection_ is not None:
+                    flat = features.reshape(-1, features.shape[-1])
+                    flat = _project(self.projection_, flat)
+                    features = flat.reshape(*features.shape[:-1], -1)
+                yield indices, features, geometries
 
     def _arrange(self, grids: PatchGrids) -> np.ndarray:
         if self.output == "mean":
@@ -479,8 +519,11 @@ def collect_grids(batches, n_pictures: int) -> PatchGrids:
     d = block.shape[-1]
     if not strays:
         return PatchGrids(block.reshape(-1, d), shapes, geometries)
-    parts = [strays.get(i, block[i]).reshape(-1, d) for i in range(n_pictures)]
-    return PatchGrids(np.concatenate(parts), shapes, geometries)
+    grids = PatchGrids(np.empty((shapes.prod(axis=1).sum(), d), np.float32), shapes, [])
+    for i, (start, end) in enumerate(itertools.pairwise(grids.offsets)):
+        # Each is given back once it is copied.
+        grids.patches[start:end] = strays.pop(i, block[i]).reshape(-1, d)
+    return grids._replace(geometries=geometries)
 
 
 def _check_sizes(params) -> None:
@@ -521,8 +564,25 @@ def _fit_projection(projection, patches: np.ndarray, random_state):
     if isinstance(projection, Integral):
         projection = GaussianRandomProjection(projection, random_state=random_state)
         return projection.fit(patches[:1])
-    step = -(-len(patches) // _MAX_PROJECTION_PATCHES)
-    return clone(projection).fit(patches[::step])
+    return clone(projection).fit(patches)
+
+
+def _project_all(projection, patches: np.ndarray, *, in_place: bool) -> np.ndarray:
+    """Project part by part; with `in_place` into the memory of `patches` if it fits."""
+    if projection is None:
+        return patches
+    n, d = patches.shape
+    width = _project(projection, patches[:1]).shape[1]
+    if in_place and width <= d:
+        # Rows get narrower: they are written before the place of those yet to be read.
+        projected = patches.reshape(-1)[: n * width].reshape(n, width)
+    else:
+        projected = np.empty((n, width), dtype=np.float32)
+    step = max(1, _PROJECTION_BYTES // (d * patches.itemsize))
+    for start in range(0, n, step):
+        rows = slice(start, start + step)
+        projected[rows] = _project(projection, patches[rows])
+    return projected
 
 
 def _project(projection, patches: np.ndarray) -> np.ndarray:

@@ -1,8 +1,9 @@
 """Whatever a user calls pictures, as validated float arrays and batches."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
+
+from skpatchcore._read_ahead import read_ahead
 
 _EXPECTED = (
     "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
@@ -20,6 +23,12 @@ _EXPECTED = (
 _CHANNELS = (1, 2, 3, 4)
 # Resampling by the user may overshoot [0, 1] by rounding alone.
 _RANGE_TOLERANCE = 1e-4
+# What pictures read ahead of the network may take: 27 of 900 x 900 pixels, one of 4000
+# x 3000. While it is read, a picture is held twice in floats of three channels.
+_AHEAD_BYTES = 512 * 2**20
+_BYTES_PER_PIXEL = 2 * 3 * 4
+# A PIL image reads its file at first use, by a file object that others may share.
+_PIL_LOCK = threading.Lock()
 
 
 class UnreadableImageError(OSError, ValueError):
@@ -176,28 +185,72 @@ def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
 
 
 def iter_batches(
-    images: Sequence[np.ndarray], image_size, crop_size, batch_size: int
+    images: Sequence[np.ndarray],
+    image_size,
+    crop_size,
+    batch_size: int | Callable[[tuple[int, int]], int],
+    *,
+    pinned: bool = False,
 ) -> Iterator[tuple[list[int], torch.Tensor, list[Geometry]]]:
     """Yield (indices, batch (b, c, h, w), geometries), at most `batch_size` at a time.
 
     Pictures are batched with others of their input size. Few are held at once: when
     sizes vary so much that none fills a batch, the fullest is handed out early.
+    `batch_size` may be a function of the input size (h, w), asked anew for each
+    picture. Close the iterator to stop the threads that read ahead.
     """
+    most = batch_size if callable(batch_size) else lambda size: batch_size
     pending: dict[tuple, list] = {}
-    for i in range(len(images)):
-        image = images[i]
-        name = _name_of(images, i)
-        geometry = plan_geometry(image.shape[:2], image_size, crop_size, name)
-        # A copy: torch warns of arrays that are read-only.
-        tensor = torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))
-        entry = (i, resize_and_crop(tensor, geometry), geometry)
-        pending.setdefault(geometry.crop, []).append(entry)
-        n_pending = sum(map(len, pending.values()))
-        fullest = max(pending, key=lambda size: len(pending[size]))
-        if len(pending[fullest]) == batch_size or n_pending == 4 * batch_size:
-            yield _collate(pending.pop(fullest))
-    for entries in pending.values():
-        yield _collate(entries)
+    with closing(_iter_inputs(images, image_size, crop_size, most)) as inputs:
+        for i, (tensor, geometry) in enumerate(inputs):
+            pending.setdefault(geometry.crop, []).append((i, tensor, geometry))
+            n_pending = sum(map(len, pending.values()))
+            fill = {size: len(pending[size]) / most(size) for size in pending}
+            fullest = max(fill, key=fill.get)
+            if fill[fullest] >= 1 or n_pending >= 4 * min(map(most, pending)):
+                yield from _split(pending.pop(fullest), most(fullest), pinned)
+    for size, entries in pending.items():
+        yield from _split(entries, most(size), pinned)
+
+
+def _iter_inputs(
+    images, image_size, crop_size, batch_size
+) -> Iterator[tuple[torch.Tensor, Geometry]]:
+    """Yield each picture as the network's input (3, h, w), read ahead by threads.
+
+    While the network is at work on a batch, the next one is read.
+    """
+    # As many threads as torch has: less than all cores where the user said so, or where
+    # other processes share them.
+    n_threads = torch.get_num_threads()
+    largest, wanted = 0, 1
+
+    def n_ahead() -> int:
+        fitting = _AHEAD_BYTES // (_BYTES_PER_PIXEL * largest) if largest else 1
+        return max(1, min(wanted, fitting))
+
+    inputs = read_ahead(
+        lambda i: _load_input(images, i, image_size, crop_size),
+        len(images),
+        n_threads,
+        n_ahead,
+    )
+    with closing(inputs):
+        for tensor, geometry in inputs:
+            largest = max(largest, int(np.prod(geometry.original)))
+            wanted = max(n_threads, batch_size(geometry.crop))
+            yield tensor, geometry
+
+
+def _load_input(images, i: int, image_size, crop_size) -> tuple[torch.Tensor, Geometry]:
+    image = images[i]
+    name = _name_of(images, i)
+    geometry = plan_geometry(image.shape[:2], image_size, crop_size, name)
+    # Channels stay last in memory until the picture is small. Torch warns of arrays
+    # that are read-only.
+    image = image if image.flags.writeable else image.copy()
+    resized = resize_and_crop(torch.from_numpy(image).permute(2, 0, 1), geometry)
+    return resized.contiguous(), geometry
 
 
 def take_images(images: Sequence[np.ndarray], indices) -> Sequence[np.ndarray]:
@@ -207,9 +260,19 @@ def take_images(images: Sequence[np.ndarray], indices) -> Sequence[np.ndarray]:
     return [images[i] for i in indices]
 
 
-def _collate(entries: list) -> tuple[list[int], torch.Tensor, list[Geometry]]:
+def _split(entries: list, n: int, pinned: bool) -> Iterator[tuple]:
+    for start in range(0, len(entries), n):
+        yield _collate(entries[start : start + n], pinned)
+
+
+def _collate(
+    entries: list, pinned: bool
+) -> tuple[list[int], torch.Tensor, list[Geometry]]:
     indices, tensors, geometries = zip(*entries, strict=True)
-    return list(indices), torch.stack(tensors), list(geometries)
+    shape = (len(tensors), *tensors[0].shape)
+    # From pinned memory a GPU copies while the processor goes on.
+    batch = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=pinned)
+    return list(indices), torch.stack(tensors, out=batch), list(geometries)
 
 
 def _name(source, i: int) -> str:
@@ -309,7 +372,8 @@ def _check_array(array: np.ndarray, name: str) -> None:
 
 def _decode(source) -> np.ndarray:
     if isinstance(source, Image.Image):
-        return _pil_to_array(source)
+        with _PIL_LOCK:
+            return _pil_to_array(source)
     # From a path Pillow may map the file into memory, and then garbles grey TIFFs that
     # EXIF turns by 90 degrees (seen in Pillow 13.0).
     with open(source, "rb") as file, Image.open(file) as image:
@@ -352,7 +416,8 @@ def _array_to_rgb(array: np.ndarray, name: str) -> np.ndarray:
         _check_range(array, name)
         image = array.astype(np.float32)
     else:
-        image = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
+        image = array.astype(np.float32)
+        image /= np.float32(np.iinfo(array.dtype).max)
     image = image[:, :, np.newaxis] if image.ndim == 2 else image
     n_colors = 3 if image.shape[2] >= 3 else 1
     return np.broadcast_to(image[:, :, :n_colors], (*image.shape[:2], 3))

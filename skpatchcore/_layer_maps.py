@@ -2,11 +2,13 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
 
 from skpatchcore._backbone import Backbone
+from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import Cache, content_key
 from skpatchcore._images import (
     Geometry,
@@ -17,6 +19,8 @@ from skpatchcore._images import (
 )
 
 _KIND = "maps"
+# What is held of the cache at once: 200 pictures of 224 pixels through Wide ResNet-50.
+_WINDOW_BYTES = 512 * 2**20
 
 
 def iter_layer_maps(
@@ -25,32 +29,43 @@ def iter_layer_maps(
     *,
     image_size,
     crop_size,
-    batch_size: int,
+    limit: BatchLimit,
     cache: Cache | None = None,
 ) -> Iterator[tuple[list[int], list[torch.Tensor], list[Geometry]]]:
     """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
 
     Without a cache batches are those of `iter_batches`. With it, a picture passes the
-    network only where its maps are not there, whoever works on it.
+    network only where its maps are not there, whoever works on it; known ones are not
+    even decoded. Close the iterator to stop the threads that decode ahead.
     """
     sizes = (image_size, crop_size)
     if cache is None:
-        for indices, batch, geometries in iter_batches(images, *sizes, batch_size):
-            yield indices, network(batch), geometries
+        yield from _extract(images, network, sizes, limit)
         return
     prefix = content_key(network.fingerprint, *map(_as_plain, sizes))
-    pending, wait = range(len(images)), False
+    pending, wait, n = range(len(images)), False, 1
     while pending:
-        busy = []
-        for window in _batched(pending, batch_size):
+        busy, remaining = [], iter(pending)
+        while window := list(itertools.islice(remaining, n)):
             known = _Window(images, window, prefix, cache)
             with cache.claim(known.missing, wait=wait) as claimed:
                 known.look_up(claimed)
-                known.extract(network, sizes, batch_size, set(claimed))
+                known.extract(network, sizes, limit, set(claimed))
             busy += [i for i in window if known.keys[i] not in known.entries]
-            yield from known.batches(sizes, network.device)
+            yield from known.batches(sizes, network.device, limit)
+            n = known.affordable(limit.batch_size)
         # What somebody else was extracting comes last, when it is likely to be there.
         pending, wait = busy, True
+
+
+def _extract(images, network: Backbone, sizes, limit: BatchLimit) -> Iterator[tuple]:
+    """Yield indices, layer maps and geometries straight from the network."""
+    pinned = network.device.type == "cuda"
+    with closing(iter_batches(images, *sizes, limit, pinned=pinned)) as batches:
+        for indices, batch, geometries in batches:
+            with limit.measure("network", geometries[0].crop, len(indices)):
+                maps = network(batch)
+            yield indices, maps, geometries
 
 
 class _Window:
@@ -79,42 +94,51 @@ class _Window:
                 if entry is not None:
                     self.entries[key] = entry
 
-    def extract(self, network, sizes, batch_size: int, claimed: set[str]) -> None:
+    def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
         """Pass those of `claimed` that are missing through the network."""
         # Copies of a picture have one key: the last of them stands for all.
         position_of = {key: i for i, key in self.keys.items()}
         absent = [position_of[key] for key in self.missing if key in claimed]
-        batches = iter_batches(take_images(self.images, absent), *sizes, batch_size)
-        for positions, batch, geometries in batches:
-            # Channels last, as the descriptors have them, too.
-            maps = [
-                layer.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-                for layer in network(batch)
-            ]
-            for j, (position, geometry) in enumerate(
-                zip(positions, geometries, strict=True)
-            ):
-                entry = (geometry.original, [layer[j].copy() for layer in maps])
-                key = self.keys[absent[position]]
-                self.entries[key] = entry
-                self.cache.put(_KIND, key, entry)
+        images = take_images(self.images, absent)
+        with closing(_extract(images, network, sizes, limit)) as batches:
+            for positions, maps, geometries in batches:
+                keys = [self.keys[absent[position]] for position in positions]
+                self._keep(keys, maps, geometries)
 
-    def batches(self, sizes, device) -> Iterator:
+    def _keep(self, keys, maps, geometries) -> None:
+        # Channels last, as the descriptors have them, too.
+        maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
+        for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
+            entry = (geometry.original, [layer[j].copy() for layer in maps])
+            self.entries[key] = entry
+            self.cache.put(_KIND, key, entry)
+
+    def batches(self, sizes, device, limit: BatchLimit) -> Iterator:
         """Yield what is known, batched by the shapes of maps."""
         known = [i for i, key in self.keys.items() if key in self.entries]
         by_shape: dict[tuple, list[int]] = {}
         for i in known:
             shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][1])
             by_shape.setdefault(shapes, []).append(i)
-        for indices in by_shape.values():
-            entries = [self.entries[self.keys[i]] for i in indices]
-            geometries = [plan_geometry(tuple(size), *sizes) for size, _ in entries]
-            layers = zip(*(maps for _, maps in entries), strict=True)
-            maps = [
-                torch.from_numpy(np.stack(layer)).to(device).permute(0, 3, 1, 2)
-                for layer in layers
-            ]
-            yield indices, maps, geometries
+        for alike in by_shape.values():
+            crop = self._geometries(alike[:1], sizes)[0].crop
+            for indices in _batched(alike, limit(crop)):
+                entries = [self.entries[self.keys[i]] for i in indices]
+                layers = zip(*(maps for _, maps in entries), strict=True)
+                maps = [
+                    torch.from_numpy(np.stack(layer)).to(device).permute(0, 3, 1, 2)
+                    for layer in layers
+                ]
+                yield indices, maps, self._geometries(indices, sizes)
+
+    def _geometries(self, indices, sizes) -> list[Geometry]:
+        originals = [self.entries[self.keys[i]][0] for i in indices]
+        return [plan_geometry(tuple(size), *sizes) for size in originals]
+
+    def affordable(self, most: int) -> int:
+        """Return how many pictures like these to look at next: up to `most`."""
+        sizes = [sum(m.nbytes for m in maps) for _, maps in self.entries.values()]
+        return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
 
 
 def _as_plain(size):

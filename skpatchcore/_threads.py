@@ -1,12 +1,12 @@
-"""Many small operations at once: threads that leave each operation to one core."""
+"""Threads that use one core each, for much work in small pieces."""
 
 import functools
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from threadpoolctl import ThreadpoolController
 
 
 def map_threads(function: Callable, items: Iterable, device: torch.device) -> Iterator:
@@ -28,19 +28,20 @@ def shares(items: Sequence, n: int) -> list[Sequence]:
     return [items[start : start + step] for start in range(0, len(items), step)]
 
 
+def compute_alone() -> None:
+    """Keep torch from starting further threads under the calling one."""
+    # In every thread torch sets the number once, at first use; it must have done so
+    # before. Not torch.set_num_threads(1): that is for all threads started later, too.
+    torch.get_num_threads()
+    _threadpools().limit(limits=1, user_api="openmp")
+
+
 @functools.lru_cache(maxsize=4)
 def _pool(pid: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return threads with one core each; those of another process would be dead."""
-    started = threading.Barrier(n_threads + 1)
+    """Return threads for this process: those of its parent do not live in it."""
+    return ThreadPoolExecutor(n_threads, "skpatchcore", initializer=compute_alone)
 
-    def start():
-        torch.set_num_threads(1)
-        started.wait()
 
-    pool = ThreadPoolExecutor(n_threads, "skpatchcore", initializer=start)
-    for _ in range(n_threads):
-        pool.submit(int)
-    started.wait()
-    # Holds for this thread, and for those yet to come; the pool's keep their own.
-    torch.set_num_threads(n_threads)
-    return pool
+@functools.cache
+def _threadpools() -> ThreadpoolController:
+    return ThreadpoolController()

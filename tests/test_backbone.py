@@ -16,6 +16,9 @@ from torch import nn
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._backbone import (
     _build_cached,
+    cast_weights,
+    choose_dtype,
+    has_float16_units,
     load_backbone,
     read_layers,
     resolve_device,
@@ -493,9 +496,130 @@ def test_half_precision_is_close(precision):
     assert 0 < error < 0.03
 
 
-def test_auto_precision_is_float32():
-    exact = random_resnet(precision="float32").fit_transform(PICTURES)
-    assert_array_equal(random_resnet().fit_transform(PICTURES), exact)
+@pytest.mark.parametrize(
+    ("available", "chosen"), [(False, "float32"), (True, "float16")]
+)
+def test_auto_precision_is_float16_where_there_are_units_for_it(
+    available, chosen, monkeypatch
+):
+    monkeypatch.setattr(
+        "skpatchcore._backbone.has_float16_units", lambda device: available
+    )
+    automatic = random_resnet().fit(PICTURES)
+    asked_for = random_resnet(precision=chosen).fit(PICTURES)
+    assert automatic._network.dtype == getattr(torch, chosen)
+    assert automatic._network.fingerprint == asked_for._network.fingerprint
+    found = automatic.transform(PICTURES)
+    assert_array_equal(found, asked_for.transform(PICTURES))
+    exact = random_resnet(precision="float32").fit(PICTURES)
+    same_arithmetic = automatic._network.fingerprint == exact._network.fingerprint
+    assert same_arithmetic is not available
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("available", [False, True])
+def test_a_precision_asked_for_is_taken_anywhere(precision, available, monkeypatch):
+    monkeypatch.setattr(
+        "skpatchcore._backbone.has_float16_units", lambda device: available
+    )
+    dtype = choose_dtype(precision, torch.device("cpu"))
+    assert dtype == getattr(torch, precision)
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_units_of_a_processor_are_those_torch_finds(supported, monkeypatch):
+    monkeypatch.setattr(
+        torch.cpu, "_is_amx_fp16_supported", lambda: supported, raising=False
+    )
+    assert has_float16_units(torch.device("cpu")) is supported
+    monkeypatch.delattr(torch.cpu, "_is_amx_fp16_supported")
+    assert not has_float16_units(torch.device("cpu"))
+    assert not has_float16_units(torch.device("mps"))
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"), [((6, 1), False), ((7, 0), True), ((9, 0), True)]
+)
+def test_units_of_a_gpu_are_those_of_its_generation(capability, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert has_float16_units(torch.device("cuda")) is expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_cast_once_compute_what_autocast_does(dtype, resnet):
+    module = copy.deepcopy(resnet).eval().requires_grad_(False)
+    twin = cast_weights(module, dtype)
+    assert cast_weights(module, dtype) is twin
+    assert twin.conv1.weight.dtype == twin.fc.bias.dtype == dtype
+    assert module.conv1.weight.dtype == torch.float32
+    # Norms stay precise, and nothing but the weights cast is there twice.
+    assert twin.bn1.running_var.data_ptr() == module.bn1.running_var.data_ptr()
+    batch = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode(), torch.autocast("cpu", dtype):
+        expected, found = (
+            read_layers(net, ["layer1", "layer2"], batch) for net in (module, twin)
+        )
+    for layer in expected:
+        assert torch.equal(found[layer], expected[layer])
+
+
+def test_weights_of_layers_that_compute_with_them_stay_as_they_are():
+    class Standardized(nn.Conv2d):
+        def forward(self, x):
+            weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
+            return nn.functional.conv2d(x, weight)
+
+    module = nn.Sequential(Standardized(3, 4, 3), nn.Conv2d(4, 4, 1))
+    twin = cast_weights(module, torch.bfloat16)
+    assert twin[0].weight is module[0].weight
+    assert twin[1].weight.dtype == torch.bfloat16
+
+
+def test_full_precision_needs_no_twin():
+    module = make_tiny()
+    assert cast_weights(module, torch.float32) is module
+
+
+class Loud(nn.Module):
+    """Gives 100 000 times what it gets, more than float16 holds."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1, bias=False)
+        nn.init.constant_(self.conv.weight, 1e5)
+
+    def forward(self, x):
+        return self.conv(x)
+
+
+def test_what_float16_cannot_hold_is_computed_in_float32():
+    half, exact = (
+        transformer(Loud(), ("conv",), precision=precision).fit_transform(PICTURES)
+        for precision in ("float16", "float32")
+    )
+    assert np.abs(exact).max() > 65504
+    assert_array_equal(half, exact)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_channels_stay_last_all_the_way(precision):
+    features = random_resnet(precision=precision).fit(PICTURES)
+    last = []
+
+    def look(_module, args, output):
+        last.append(output.is_contiguous(memory_format=torch.channels_last))
+
+    network = features._network
+    module = cast_weights(network.module, network.dtype)
+    names = ["conv1", "bn1", "maxpool", "layer1.0.conv2", "layer1", "layer2.0.bn1"]
+    handles = [module.get_submodule(n).register_forward_hook(look) for n in names]
+    try:
+        maps = network(torch.rand(2, 3, 32, 32))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert last == [True] * len(names)
+    assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
 
 
 def test_four_threads_predict_as_one():
@@ -520,8 +644,10 @@ def test_threads_reading_other_layers_of_one_network():
 
 @needs_cuda
 def test_cuda_gives_the_features_of_the_cpu():
-    on_cpu = random_resnet(device="cpu").fit_transform(PICTURES)
-    on_gpu = random_resnet(device="cuda").fit_transform(PICTURES)
+    on_cpu, on_gpu = (
+        random_resnet(device=device, precision="float32").fit_transform(PICTURES)
+        for device in ("cpu", "cuda")
+    )
     # Convolutions may run in TF32, which keeps 10 bits of the fraction.
     error = np.linalg.norm(on_gpu - on_cpu) / np.linalg.norm(on_cpu)
     assert error < 5e-3
@@ -530,8 +656,10 @@ def test_cuda_gives_the_features_of_the_cpu():
 @needs_cuda
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_is_close_on_cuda(precision):
-    exact = random_resnet(device="cuda").fit_transform(PICTURES)
-    half = random_resnet(device="cuda", precision=precision).fit_transform(PICTURES)
+    exact, half = (
+        random_resnet(device="cuda", precision=p).fit_transform(PICTURES)
+        for p in ("float32", precision)
+    )
     assert np.linalg.norm(half - exact) / np.linalg.norm(exact) < 0.03
 
 

@@ -29,6 +29,7 @@ from skpatchcore import (
 )
 from skpatchcore._backbone import Backbone, load_backbone
 from skpatchcore._cache import check_cache, content_key
+from skpatchcore._images import load_image
 from skpatchcore._k_center import GreedyRun
 
 KEY = content_key("a key")
@@ -284,6 +285,22 @@ def test_features_are_those_without_a_cache(tmp_path, n_passed):
     # The last two are the first two again.
     assert n_passed() == n_before + 6
     assert_array_equal(transformer(tmp_path, **params).fit_transform(X), found)
+
+
+def test_known_pictures_are_not_decoded(tmp_path, monkeypatch):
+    X, new = pictures(5), pictures(2, seed=7)
+    features = transformer(tmp_path).fit(X)
+    expected = features.transform(X)
+    features.transform(new[:1])
+    decoded = []
+    monkeypatch.setattr(
+        "skpatchcore._images.load_image",
+        lambda source, name: decoded.append(name) or load_image(source, name),
+    )
+    assert_array_equal(features.transform(X), expected)
+    assert decoded == []
+    features.transform([*X, *new])
+    assert decoded == ["picture 6"]
 
 
 @pytest.mark.parametrize(

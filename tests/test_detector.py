@@ -1,6 +1,7 @@
 """The detector end to end, on small pictures and a small network."""
 
 import pickle
+import tracemalloc
 
 import joblib
 import numpy as np
@@ -23,6 +24,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
+from skpatchcore._detector import _gather
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import aupro, image_auroc, image_auroc_scorer, pixel_auroc
 
@@ -549,3 +551,52 @@ def test_an_unfitted_detector_says_so():
     for name in ("score_samples", "predict", "predict_maps", "nearest_patches"):
         with pytest.raises(ValueError, match="not fitted yet"):
             getattr(make_detector(), name)(pictures())
+
+
+# Memory -----------------------------------------------------------------------------
+
+
+def peak_of(function):
+    """Return what `function` gives and the most that NumPy held meanwhile, in bytes."""
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture(scope="module")
+def streaming():
+    detector = make_detector(0.01, device="cpu").set_params(features__batch_size=4)
+    return detector.fit(pictures(6, 64, 96))
+
+
+def test_scores_are_predicted_in_the_memory_of_a_few_pictures(streaming):
+    X = pictures(160, 64, 96)
+    streaming.score_samples(X[:20])
+    _, few = peak_of(lambda: streaming.score_samples(X[:20]))
+    _, many = peak_of(lambda: streaming.score_samples(X))
+    # Eight times the pictures: their features alone would be 3 MB more.
+    assert many - few < 300_000
+
+
+@pytest.mark.parametrize("method", ["predict_maps", "predict_masks"])
+@pytest.mark.parametrize("size", ["original", "resized"])
+def test_maps_are_held_once(streaming, method, size):
+    X = pictures(160, 64, 96)
+    predict = getattr(streaming, method)
+    predict(X[:20], size=size)
+    _, few = peak_of(lambda: predict(X[:20], size=size))
+    maps, peak = peak_of(lambda: predict(X, size=size))
+    assert peak < few + 1.1 * maps.nbytes
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 1, 4, 0, 2)])
+@pytest.mark.parametrize("odd", [None, 0, 1, 4])
+def test_arrays_are_gathered_into_one_if_they_can_be(order, odd):
+    arrays = [np.full((2 + (i == odd), 3), i, np.float32) for i in range(5)]
+    found = _gather(((i, arrays[i]) for i in order), 5)
+    assert isinstance(found, np.ndarray if odd is None else list)
+    for ours, expected in zip(found, arrays, strict=True):
+        assert ours.dtype == np.float32
+        assert_array_equal(ours, expected)

@@ -1,6 +1,8 @@
 """Patch features: windows, weights, projections and shapes."""
 
 import pickle
+import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -8,12 +10,14 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import DataDimensionalityWarning
 from sklearn.pipeline import make_pipeline
 from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
 from skpatchcore._features import PatchGrids, collect_grids
+from skpatchcore._images import check_images
 
 OUTPUTS = ["map", "flat", "mean"]
 
@@ -399,6 +403,119 @@ def test_the_network_given_is_left_as_it_was():
     assert not net.first._forward_hooks
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name])
+
+
+# Memory -----------------------------------------------------------------------------
+
+
+class Deep(nn.Module):
+    """32 channels at full resolution, in two layers: far more than the picture."""
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(3, 16, 1)
+            self.second = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x):
+        return self.second(self.first(x))
+
+
+N_DEEP, SIDE = 120, 48
+DEEP_BYTES = N_DEEP * SIDE**2 * 32 * 4
+
+
+def deep_features(**params):
+    params = {"image_size": None, "random_state": 0, "device": "cpu"} | params
+    return PatchFeatureTransformer(Deep(), ("first", "second"), **params)
+
+
+def peak_of(function):
+    """Return what `function` gives and the most that NumPy held meanwhile, in bytes."""
+    tracemalloc.start()
+    try:
+        return function(), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.fixture
+def small_samples(monkeypatch):
+    monkeypatch.setattr("skpatchcore._features.MAX_BALANCE_PATCHES", 1000)
+    monkeypatch.setattr("skpatchcore._features._MAX_PROJECTION_PATCHES", 1000)
+    monkeypatch.setattr("skpatchcore._features._PROJECTION_BYTES", 2**20)
+
+
+LABELS = {"no labels": None, "a defect": [1] * (N_DEEP - 1) + [-1]}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize(
+    "params", [{"layer_weights": None}, {}, {"projection": PCA(2)}], ids=str
+)
+def test_features_are_there_only_once(small_samples, params, labels):
+    X = pictures(N_DEEP, SIDE, SIDE)
+    features = deep_features(**params)
+    found, peak = peak_of(lambda: features.fit_transform(X, LABELS[labels]))
+    assert found.size == DEEP_BYTES / 4 * (2 / 32 if "projection" in params else 1)
+    assert DEEP_BYTES < peak < 1.3 * DEEP_BYTES
+
+
+def test_a_random_projection_takes_no_further_memory(small_samples):
+    """Not even in a fit whose features are used up there and then."""
+    images = check_images(pictures(N_DEEP, SIDE, SIDE))
+    features = deep_features(projection=24)
+    grids, peak = peak_of(lambda: features._fit_extract(images))
+    assert grids.patches.shape == (N_DEEP * SIDE**2, 24)
+    assert peak < 1.3 * DEEP_BYTES
+    found = features.fit_transform(pictures(N_DEEP, SIDE, SIDE))
+    assert_array_equal(found.reshape(-1, 24), grids.patches)
+    assert found.base is None or found.base.nbytes == found.nbytes
+
+
+@pytest.mark.parametrize("projection", [1, 3, 10, 12])
+def test_projections_in_place_are_those_of_copies(projection, monkeypatch):
+    X = pictures()
+    at_once = make_features(projection=projection)
+    with warnings.catch_warnings():
+        # More dimensions than there were.
+        warnings.simplefilter("ignore", DataDimensionalityWarning)
+        expected = at_once.fit(X).transform(X)
+        monkeypatch.setattr("skpatchcore._features._PROJECTION_BYTES", 7 * 10 * 4)
+        found = make_features(projection=projection).fit_transform(X)
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_a_projection_was_fitted_on_is_left_alone():
+    """A transformer may keep the training patches themselves."""
+
+    class Keeping(PCA):
+        def fit(self, X, y=None):
+            self.seen_, self.expected_ = X, X.copy()
+            return super().fit(X)
+
+        def fit_transform(self, X, y=None):
+            return self.fit(X).transform(X)
+
+    features = make_features(projection=Keeping(2))
+    features.fit_transform(pictures())
+    kept = features.projection_
+    assert_array_equal(kept.seen_, kept.expected_)
+
+
+@pytest.mark.parametrize("n", [7, 200])
+def test_a_sample_of_patches_is_that_of_the_pictures_named(n):
+    shapes = np.array([[2, 3], [1, 4], [3, 3], [2, 2]])
+    sizes = shapes.prod(axis=1)
+    patches = np.arange(sizes.sum() * 2, dtype=np.float32).reshape(-1, 2)
+    grids = PatchGrids(patches, shapes, [])
+    parts = np.split(patches, sizes.cumsum()[:-1])
+    for rows in (None, np.arange(4), np.array([0, 2, 3]), np.array([3, 1])):
+        whole = np.concatenate([parts[i] for i in (range(4) if rows is None else rows)])
+        sample = grids.sample(rows, n)
+        assert len(sample) <= n
+        assert_array_equal(sample, whole[:: -(-len(whole) // n)])
 
 
 # State ------------------------------------------------------------------------------

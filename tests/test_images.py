@@ -3,6 +3,8 @@
 import contextlib
 import copy
 import io
+import signal
+import threading
 import warnings
 from pathlib import Path
 
@@ -484,11 +486,127 @@ def test_few_pictures_are_held_at_once():
     pictures = CountedPictures(
         np.zeros((8, 8 + i, 3), dtype=np.float32) for i in range(40)
     )
-    n_yielded = 0
+    n_yielded, n_ahead = 0, max(2, torch.get_num_threads())
     for indices, _, _ in iter_batches(pictures, None, None, 2):
-        assert pictures.n_read - n_yielded <= 8
+        assert pictures.n_read - n_yielded <= 8 + n_ahead
         n_yielded += len(indices)
     assert n_yielded == 40
+
+
+def test_large_pictures_are_not_read_far_ahead(monkeypatch):
+    """Four of them are what is affordable, each held twice in three floats."""
+    monkeypatch.setattr("skpatchcore._images._AHEAD_BYTES", 4 * 40 * 40 * 24)
+    pictures = CountedPictures([np.zeros((40, 40, 3), dtype=np.float32)] * 40)
+    with contextlib.closing(iter_batches(pictures, None, None, 1)) as batches:
+        for n_yielded, _ in enumerate(batches):
+            assert pictures.n_read - n_yielded <= 1 + 4
+
+
+def sequential_inputs(pictures, image_size, crop_size):
+    """What the network gets, picture by picture, channels first from the start."""
+    for picture in pictures:
+        geometry = plan_geometry(picture.shape[:2], image_size, crop_size)
+        tensor = torch.from_numpy(picture.transpose(2, 0, 1).copy())
+        yield resize_and_crop(tensor, geometry)
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize(
+    ("image_size", "crop_size"), [(None, None), (37, None), (48, 21), ((50, 40), 33)]
+)
+def test_reading_ahead_changes_no_bit(
+    odd_sizes, image_size, crop_size, batch_size, n_threads, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("torch.get_num_threads", lambda: n_threads)
+    paths = save_all([*odd_sizes, to_gray(odd_sizes[0][None])[0]], tmp_path, ".png")
+    images = check_images(paths)
+    expected = list(sequential_inputs(images, image_size, crop_size))
+    seen = []
+    for indices, batch, _ in iter_batches(images, image_size, crop_size, batch_size):
+        seen += indices
+        for i, tensor in zip(indices, batch, strict=True):
+            assert_array_equal(tensor, expected[i])
+    assert sorted(seen) == list(range(len(paths)))
+
+
+def test_the_batch_size_may_depend_on_the_input_size(odd_sizes):
+    pictures = [picture.astype(np.float32) for picture in odd_sizes * 4]
+    sizes_of_batches = {}
+    for indices, batch, _ in iter_batches(
+        pictures, None, None, lambda size: 1 + size[0] // 32
+    ):
+        height = batch.shape[2]
+        assert len(indices) <= 1 + height // 32
+        sizes_of_batches.setdefault(height, set()).add(len(indices))
+    assert max(sizes_of_batches[64]) == 3
+    assert max(sizes_of_batches[128]) > 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_of_several_bad_pictures_the_first_is_named(batch_size, tmp_path):
+    paths = save_all(make_pictures(12, (64, 64), seed=9), tmp_path, ".png")
+    for i in (5, 6, 11):
+        Path(paths[i]).write_bytes(Path(paths[i]).read_bytes()[:100])
+    batches = iter_batches(check_images(paths), 32, None, batch_size)
+    before = [i for _ in range(5 // batch_size) for i in next(batches)[0]]
+    assert before == list(range(5 - 5 % batch_size))
+    with pytest.raises(UnreadableImageError, match=r"picture 5 \(.*5\.png\)"):
+        next(batches)
+    assert not n_reading()
+
+
+def n_reading():
+    names = [thread.name for thread in threading.enumerate()]
+    return sum(name.startswith("skpatchcore-read-ahead") for name in names)
+
+
+def test_no_thread_is_left_by_an_error_of_the_network(detector):
+    def fail(*_):
+        assert n_reading()
+        raise MemoryError
+
+    handle = detector.features_._network.module.register_forward_pre_hook(fail)
+    try:
+        with pytest.raises(MemoryError) as raised:
+            detector.score_samples(make_pictures(40, (64, 64), seed=10))
+    finally:
+        handle.remove()
+    # The traceback still holds every frame.
+    assert raised.tb
+    assert not n_reading()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="needs POSIX signals")
+def test_an_interrupt_leaves_no_thread(detector):
+    def interrupt(*_):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    handle = detector.features_._network.module.register_forward_pre_hook(interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised:
+            detector.predict_maps(make_pictures(40, (64, 64), seed=10))
+    finally:
+        handle.remove()
+    assert raised.tb
+    assert not n_reading()
+
+
+def test_one_lazy_pil_image_many_times_over(detector, pictures, tmp_path):
+    (path,) = save_all(pictures[:1], tmp_path, ".png")
+    with Image.open(path) as image:
+        scores = detector.score_samples([image] * 12)
+    assert_allclose(scores, detector.score_samples([path] * 12), rtol=RTOL)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_batches_for_a_gpu_lie_in_pinned_memory(odd_sizes):
+    pictures = [picture.astype(np.float32) for picture in odd_sizes]
+    plain = iter_batches(pictures, 32, 24, 3)
+    pinned = iter_batches(pictures, 32, 24, 3, pinned=True)
+    for (_, expected, _), (_, batch, _) in zip(plain, pinned, strict=True):
+        assert batch.is_pinned()
+        assert_array_equal(batch, expected)
 
 
 sizes = st.integers(1, 160)
