@@ -67,7 +67,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     algorithm : {"auto", "torch", "faiss", "pynndescent"}, default="auto"
         Nearest-neighbour search. "torch" and "faiss" are exact, "pynndescent" is
-        approximate. "auto" is "torch".
+        approximate. "auto" is "torch", the faster of the two exact ones where patches
+        vary in few directions, as those of networks do.
 
     reduction : "max" or float, default="max"
         A sample's score from those of its patches: the largest, or the mean of the top

@@ -14,10 +14,13 @@ from skpatchcore._distances import (
 )
 from skpatchcore._threads import map_threads
 
-# A projection keeps at least this share of a bank's variance in at most this share of
-# its dimensions; where that cannot be, there is none. The basis need not be exact, so
-# it comes from a sample of rows.
-_LEAST_VARIANCE, _LARGEST_SHARE, _MAX_SAMPLE = 0.98, 0.5, 2048
+# A projection keeps the one share of a bank's variance if that takes few dimensions,
+# but not less than the other, or there is none.
+_WANTED_VARIANCE, _LEAST_VARIANCE = 0.98, 0.9
+# Few are half of all at most, and no more than this; more take longer to find.
+_MAX_DIRECTIONS = 256
+# The basis need not be the best, so it comes from a sample of rows.
+_MAX_SAMPLE = 2048
 # With fewer rows than this for each row compared, a product costs less than comparing.
 _FEWEST_ROWS = 256
 # Rows of which the least bound is looked at first.
@@ -195,17 +198,20 @@ def _least(bounds, least, k: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _principal_directions(bank: torch.Tensor) -> torch.Tensor | None:
     """Return a basis (d, r) that keeps most of a bank's variance, if r is small."""
-    sample = bank[:: -(-len(bank) // _MAX_SAMPLE)].double().cpu().numpy()
-    sample = sample - sample.mean(axis=0)
-    variance = np.square(sample).sum()
-    largest = int(_LARGEST_SHARE * bank.shape[1])
-    if largest == 0 or len(sample) < 2 * largest or not 0 < variance < np.inf:
+    sample = bank[:: -(-len(bank) // _MAX_SAMPLE)].double()
+    sample = sample - sample.mean(dim=0)
+    largest = float(sample.abs().max())
+    most = min(bank.shape[1] // 2, _MAX_DIRECTIONS)
+    if most == 0 or len(sample) < 2 * most or not 0 < largest < np.inf:
         return None
-    _, lengths, basis = randomized_svd(sample, largest, n_iter=2, random_state=0)
-    kept = np.cumsum(lengths**2) / variance
-    if kept[-1] < _LEAST_VARIANCE:
+    # In float32 that is twice as fast; now it cannot overflow.
+    sample = (sample / largest).cpu().numpy().astype(np.float32)
+    variance = np.square(sample, dtype=np.float64).sum()
+    _, lengths, basis = randomized_svd(sample, most, n_iter=2, random_state=0)
+    kept = np.cumsum(np.square(lengths, dtype=np.float64)) / variance
+    if not kept[-1] >= _LEAST_VARIANCE:
         return None
-    r = int(np.searchsorted(kept, _LEAST_VARIANCE)) + 1
-    # Orthonormal to the last digit, as bounds rely on it.
-    basis, _ = np.linalg.qr(basis[:r].T)
+    r = min(most, int(np.searchsorted(kept, _WANTED_VARIANCE)) + 1)
+    # Orthonormal to the last digit of float64, as bounds rely on it.
+    basis, _ = np.linalg.qr(basis[:r].T.astype(np.float64))
     return torch.from_numpy(basis).to(bank.device)

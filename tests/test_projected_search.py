@@ -82,7 +82,7 @@ def test_a_basis_keeps_nearly_all_of_the_variance():
     assert basis.shape == (64, 6)
     centered = bank - bank.mean(dim=0)
     kept = (centered @ basis).square().sum() / centered.square().sum()
-    assert kept >= _projected_search._LEAST_VARIANCE
+    assert kept >= _projected_search._WANTED_VARIANCE
     assert torch.allclose(basis.T @ basis, torch.eye(6, dtype=torch.float64))
 
 
