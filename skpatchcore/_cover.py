@@ -16,9 +16,9 @@ _FEWEST_CELLS = 16
 # ... again each time there are so many times as many picks, ...
 _CELL_GROWTH = 3
 # ... until cells have so few rows on average that finer ones cost more than they save.
-_ROWS_PER_CELL = 256
+_ROWS_PER_CELL = 512
 # Parts that cells are divided into for threads to share: enough for all to be busy.
-_SHARES = 32
+_SHARES = 8
 
 
 class Cover:
@@ -108,10 +108,7 @@ class Cover:
         near, limits = self._plan_search(points)
 
         def compare(parts):
-            found = [
-                self._possible_pairs(points, near, limits, *part) for part in parts
-            ]
-            row, position = map(torch.cat, zip(*found, strict=True))
+            row, position = self._possible_pairs(points, near, limits, parts)
             squared = paired_distances(self.X, row, self.X, picks[position])
             nearer = squared < self.squared[row]
             return row[nearer], position[nearer], squared[nearer]
@@ -139,16 +136,29 @@ class Cover:
         limits = squared.sub_(cells.squared_norms).add_(error)
         return near, limits.masked_fill_(closed, -torch.inf).to(points.dtype)
 
-    def _possible_pairs(self, points, near, limits, cell: int, members: slice):
-        """Return rows and positions that a product cannot rule out, for one cell."""
-        position = near[:, cell].nonzero()[:, 0]
-        if len(position) == 0:
-            return position, position
-        offsets = points[position] - self._cells.centers[cell]
+    def _possible_pairs(self, points, near, limits, parts):
+        """Return rows of `parts`, and positions, of what a product cannot rule out."""
+        cells, first = self._cells, parts[0][0]
+        cell, position = near[:, first : parts[-1][0] + 1].T.nonzero(as_tuple=True)
+        offsets = points[position] - cells.centers[cell + first]
         norms = offsets.square().sum(dim=1)
-        a, limits = self._cells.offsets[members], limits[members]
-        i, j = near_pairs(a, limits, offsets, norms)
-        return self._cells.order[members][i], position[j]
+        ends = [
+            0,
+            *cell.bincount(minlength=parts[-1][0] + 1 - first).cumsum(0).tolist(),
+        ]
+        rows, others = [position[:0]], [position[:0]]
+        for number, members in parts:
+            start, end = ends[number - first : number - first + 2]
+            if start < end:
+                i, j = near_pairs(
+                    cells.offsets[members],
+                    limits[members],
+                    offsets[start:end],
+                    norms[start:end],
+                )
+                rows.append(i + members.start)
+                others.append(j + start)
+        return cells.order[torch.cat(rows)], position[torch.cat(others)]
 
     def _sort_into_cells(self) -> None:
         """Make more and smaller cells where there are picks enough for it."""
