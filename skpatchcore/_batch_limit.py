@@ -32,6 +32,8 @@ class BatchLimit:
         Never more than this.
     device : torch.device
         Where the network runs.
+    n_pictures : int or None
+        How many there are: where one batch takes them all, nothing is measured.
 
     Notes
     -----
@@ -40,8 +42,11 @@ class BatchLimit:
     pictures come in the same batches every time, so that results are bit-equal.
     """
 
-    def __init__(self, batch_size: int, device: torch.device):
+    def __init__(
+        self, batch_size: int, device: torch.device, n_pictures: int | None = None
+    ):
         self.batch_size = batch_size
+        self._n_pictures = n_pictures
         self._budget = _memory_budget(device)
         self._bytes_per_pixel = dict.fromkeys(_STAGES, 0.0)
         self._measured = dict.fromkeys(_STAGES, 0)
@@ -62,7 +67,7 @@ class BatchLimit:
         `stage` is "network" or "descriptor"; only after both is a size known.
         """
         pixels = size[0] * size[1]
-        if not self._is_new(stage, pixels):
+        if n == self._n_pictures or not self._is_new(stage, pixels):
             yield
             return
         with PeakMemory() as memory:

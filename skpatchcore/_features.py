@@ -423,7 +423,7 @@ class PatchFeatureTransformer(
 
         The widths of the layers' blocks are put into the list `n_channels`.
         """
-        limit = BatchLimit(self.batch_size, network.device)
+        limit = BatchLimit(self.batch_size, network.device, len(images))
         batches = iter_layer_maps(
             images,
             network,

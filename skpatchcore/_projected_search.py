@@ -10,6 +10,7 @@ from skpatchcore._distances import (
     full_precision,
     paired_distances,
     rounding_error,
+    rows_at_once,
     squared_distances,
 )
 from skpatchcore._threads import map_threads
@@ -17,7 +18,10 @@ from skpatchcore._threads import map_threads
 # A projection keeps the one share of a bank's variance if that takes few dimensions,
 # but not less than the other, or there is none.
 _WANTED_VARIANCE, _LEAST_VARIANCE = 0.98, 0.9
-# Few are half of all at most, and no more than this; more take longer to find.
+# Where few hold that much: these, since what is left out must be small beside distances
+# of neighbours, and so few cost hardly anything.
+_MIN_DIRECTIONS = 64
+# At most half of all, and no more than this; more take longer to find.
 _MAX_DIRECTIONS = 256
 # The basis need not be the best, so it comes from a sample of rows.
 _MAX_SAMPLE = 2048
@@ -130,8 +134,11 @@ class _Space:
     def __init__(self, bank: torch.Tensor, basis: torch.Tensor | None = None):
         self.center, self.basis = bank.mean(dim=0), basis
         n_missing = -len(bank) % _GROUP
-        points = torch.cat([self.embed(part) for part in bank.split(_GROUP**2)])
-        norms = points.double().square().sum(dim=1)
+        parts = bank.split(rows_at_once(bank))
+        points = torch.cat([self.embed(part) for part in parts])
+        norms = torch.cat(
+            [part.double().square().sum(dim=1) for part in points.split(len(parts[0]))]
+        )
         self.largest = norms.max().sqrt()
         # Rows that fill the last group are farther than any other.
         self.points = torch.nn.functional.pad(points, (0, 0, 0, n_missing))
@@ -211,7 +218,8 @@ def _principal_directions(bank: torch.Tensor) -> torch.Tensor | None:
     kept = np.cumsum(np.square(lengths, dtype=np.float64)) / variance
     if not kept[-1] >= _LEAST_VARIANCE:
         return None
-    r = min(most, int(np.searchsorted(kept, _WANTED_VARIANCE)) + 1)
+    wanted = int(np.searchsorted(kept, _WANTED_VARIANCE)) + 1
+    r = min(most, max(wanted, _MIN_DIRECTIONS))
     # Orthonormal to the last digit of float64, as bounds rely on it.
     basis, _ = np.linalg.qr(basis[:r].T.astype(np.float64))
     return torch.from_numpy(basis).to(bank.device)

@@ -101,6 +101,16 @@ def test_before_anything_is_measured_few_pictures_go(batch_size, size):
     assert n == 1 or n * size[0] * size[1] <= 4 * 256**2
 
 
+@pytest.mark.parametrize(("n_pictures", "n"), [(1, 4), (7, 1)])
+def test_nothing_is_measured_where_one_batch_takes_all(n_pictures, n):
+    limit = BatchLimit(32, CPU, n_pictures)
+    # Four times the budget for a picture, were it measured.
+    for stage in ("network", "descriptor"):
+        with limit.measure(stage, (256, 256), 1):
+            torch.empty(2**29, dtype=torch.uint8)
+    assert limit((256, 256)) == n
+
+
 @given(
     batch_size=st.integers(1, 64),
     n_bytes=st.integers(1, 2**24),

@@ -24,6 +24,7 @@ def correlated(n, d, rank, noise, dtype=np.float32, seed=0):
 def small_banks(monkeypatch):
     """Project small banks, as is done with large ones."""
     monkeypatch.setattr(_projected_search, "_FEWEST_ROWS", 0)
+    monkeypatch.setattr(_projected_search, "_MIN_DIRECTIONS", 1)
 
 
 def query(bank, queries, k):
@@ -65,6 +66,7 @@ def test_search_is_exact_whatever_the_spectrum_and_scale(seed, n, d, noise, scal
     queries[:5] = bank[:5]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_projected_search, "_FEWEST_ROWS", 0)
+        patch.setattr(_projected_search, "_MIN_DIRECTIONS", seed % 5)
         assert_nearest(query(bank, queries, k)[1], bank, queries, k)
 
 
@@ -76,14 +78,16 @@ def test_what_does_not_vary_in_few_directions_is_not_projected():
     assert _principal_directions(X[:, :1]) is None
 
 
-def test_a_basis_keeps_nearly_all_of_the_variance():
+@pytest.mark.parametrize(("least", "r"), [(1, 6), (9, 9), (64, 32)])
+def test_a_basis_keeps_nearly_all_of_the_variance(monkeypatch, least, r):
+    monkeypatch.setattr(_projected_search, "_MIN_DIRECTIONS", least)
     bank = torch.from_numpy(correlated(3000, 64, 6, 0.05, np.float64))
     basis = _principal_directions(bank)
-    assert basis.shape == (64, 6)
+    assert basis.shape == (64, r)
     centered = bank - bank.mean(dim=0)
     kept = (centered @ basis).square().sum() / centered.square().sum()
     assert kept >= _projected_search._WANTED_VARIANCE
-    assert torch.allclose(basis.T @ basis, torch.eye(6, dtype=torch.float64))
+    assert torch.allclose(basis.T @ basis, torch.eye(r, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
