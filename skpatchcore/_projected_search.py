@@ -66,9 +66,8 @@ class ProjectedSearch:
         """
         n_elements = _BLOCK_ELEMENTS.get(self.bank.device.type, _MANY_ELEMENTS)
         parts = queries.split(max(1, n_elements // len(self.bank)))
-        space = self._whole
-        if len(self.bank) >= _FEWEST_ROWS * (k + 1):
-            space = self._projected or self._whole
+        large = len(self.bank) >= _FEWEST_ROWS * (k + 1)
+        space = (large and self._projected) or self._whole
         with full_precision():
             found = map_threads(
                 lambda part: self._query_part(part, k, space), parts, queries.device
@@ -133,17 +132,19 @@ class _Space:
 
     def __init__(self, bank: torch.Tensor, basis: torch.Tensor | None = None):
         self.center, self.basis = bank.mean(dim=0), basis
-        n_missing = -len(bank) % _GROUP
         parts = bank.split(rows_at_once(bank))
-        points = torch.cat([self.embed(part) for part in parts])
-        norms = torch.cat(
-            [part.double().square().sum(dim=1) for part in points.split(len(parts[0]))]
-        )
-        self.largest = norms.max().sqrt()
         # Rows that fill the last group are farther than any other.
-        self.points = torch.nn.functional.pad(points, (0, 0, 0, n_missing))
-        norms = torch.nn.functional.pad(norms, (0, n_missing), value=torch.inf)
-        self.norms = norms.to(bank.dtype)
+        n_points = -(-len(bank) // _GROUP) * _GROUP
+        self.points = bank.new_zeros((n_points, self.embed(bank[:1]).shape[1]))
+        self.norms = bank.new_full((n_points,), torch.inf)
+        self.largest = bank.new_zeros((), dtype=torch.float64)
+        end = 0
+        for part in parts:
+            start, end = end, end + len(part)
+            self.points[start:end] = points = self.embed(part)
+            norms = points.double().square().sum(dim=1)
+            self.norms[start:end] = norms
+            self.largest = torch.maximum(self.largest, norms.max().sqrt())
 
     def embed(self, rows: torch.Tensor) -> torch.Tensor:
         """Return coordinates of `rows`: no farther apart than they are themselves."""
