@@ -57,6 +57,11 @@ class Images(Sequence):
     def __getitem__(self, index: int) -> np.ndarray:
         return load_image(self._sources[index], self._names[index])
 
+    @property
+    def names(self) -> Sequence[str]:
+        """What messages call the pictures."""
+        return self._names
+
     def take(self, indices: np.ndarray) -> "Images":
         """Return the pictures at `indices`, still under their first names."""
         return Images(
@@ -64,8 +69,10 @@ class Images(Sequence):
         )
 
 
-def check_images(X) -> Images:
+def check_images(X, failures: dict[int, Exception] | None = None) -> Images:
     """Return `X` as `Images` after every check that needs no decoding.
+
+    With `failures`, what is wrong with single pictures is put there by their number.
 
     Raises
     ------
@@ -89,16 +96,22 @@ def check_images(X) -> Images:
     if len(sources) == 0:
         raise ValueError(f"Found 0 pictures in X. {_EXPECTED}")
     for i, source in enumerate(sources):
-        _check_source(source, _name(source, i))
+        try:
+            _check_source(source, _name(source, i))
+        except (OSError, ValueError) as error:
+            if failures is None:
+                raise
+            failures[i] = error
     return Images(sources)
 
 
 def load_image(source, name: str) -> np.ndarray:
     """Decode one picture to float32 (h, w, 3) in [0, 1]."""
-    if not isinstance(source, np.ndarray):
-        with _naming(name):
-            source = _decode(source)
-    return _array_to_rgb(source, name)
+    with blaming(name):
+        if not isinstance(source, np.ndarray):
+            with _naming(name):
+                source = _decode(source)
+        return _array_to_rgb(source, name)
 
 
 def picture_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes:
@@ -108,7 +121,7 @@ def picture_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes
     source, name = images._sources[i], images._names[i]
     if isinstance(source, np.ndarray):
         return source
-    with _naming(name):
+    with blaming(name), _naming(name):
         if isinstance(source, Image.Image):
             return _decode(source)
         return Path(source).read_bytes()
@@ -142,7 +155,8 @@ def plan_geometry(shape, image_size, crop_size, name: str = "a picture") -> Geom
     if crop_size is None:
         return Geometry(shape, resized, (0, 0), resized)
     crop = (crop_size, crop_size) if np.isscalar(crop_size) else tuple(crop_size)
-    return Geometry(shape, resized, center_crop_offset(resized, crop, name), crop)
+    with blaming(name):
+        return Geometry(shape, resized, center_crop_offset(resized, crop, name), crop)
 
 
 def resize_and_crop(
@@ -378,6 +392,16 @@ def _decode(source) -> np.ndarray:
     # EXIF turns by 90 degrees (seen in Pillow 13.0).
     with open(source, "rb") as file, Image.open(file) as image:
         return _pil_to_array(image)
+
+
+@contextmanager
+def blaming(name: str):
+    """Note on an error whose fault it is, for those who can do without the picture."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        error.picture = name
+        raise
 
 
 @contextmanager

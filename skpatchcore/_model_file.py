@@ -19,8 +19,8 @@ from skpatchcore import __version__
 _FORMAT, _FORMAT_VERSION = "skpatchcore model", 1
 _MANIFEST = "model.json"
 ARRAYS, BACKBONE = "arrays.safetensors", "backbone.safetensors"
-# A manifest takes some kilobytes; no more than this of one is parsed.
-_MAX_MANIFEST_BYTES = 2**20
+# A manifest takes some kilobytes for each detector; no more than this of one is parsed.
+_MAX_MANIFEST_BYTES = 2**22
 
 
 class ModelFileError(ValueError):
@@ -56,8 +56,14 @@ def write_members(path: Path, content: dict, members: dict[str, bytes]) -> None:
         "members": {name: _describe(data) for name, data in members.items()},
         **content,
     }
-    text = json.dumps(manifest, allow_nan=False, indent=1, sort_keys=True)
-    _write_atomically(path, {_MANIFEST: text.encode(), **members})
+    text = json.dumps(manifest, allow_nan=False, indent=1, sort_keys=True).encode()
+    if len(text) > _MAX_MANIFEST_BYTES:
+        raise ValueError(
+            f"The detector consists of too much: its description takes {len(text)} "
+            f"bytes, and {_MAX_MANIFEST_BYTES} can be read. Use a smaller cv, or "
+            "method='refit'."
+        )
+    _write_atomically(path, {_MANIFEST: text, **members})
 
 
 def _versions() -> dict[str, str]:

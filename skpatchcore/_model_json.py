@@ -1,14 +1,15 @@
 """A fitted detector as JSON and arrays, and back."""
 
-import functools
 import math
 import os
-from numbers import Integral, Real
+from numbers import Integral
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix, issparse
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
@@ -19,9 +20,21 @@ from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._memory_bank import PatchMemoryBank
 from skpatchcore._model_file import entry
+from skpatchcore.calibration import (
+    _MAY_BE_MISSING,
+    ConformalDetector,
+    TunedThresholdDetector,
+)
+from skpatchcore.model_selection import OneClassKFold
 
 # What a fitted estimator of ours consists of beside its parameters.
 _FITTED = {
+    ConformalDetector: {
+        *("calibration_scores_", "calibration_indices_", "calibration_folds_"),
+        *("offset_", "min_alpha_", "_training_rows"),
+    },
+    TunedThresholdDetector: {"offset_", "best_score_"},
+    FrozenEstimator: set(),
     PatchCoreDetector: {
         *("features_", "memory_bank_", "training_indices_", "_training_shapes"),
         *("training_scores_", "offset_", "map_threshold_"),
@@ -35,40 +48,23 @@ _FITTED = {
     },
     CoresetSampler: {"sample_indices_", "radii_", "n_features_in_"},
 }
+# And what it may have besides.
+_OPTIONAL = {
+    ConformalDetector: {"estimators_", *_MAY_BE_MISSING},
+    TunedThresholdDetector: {"estimator_", "n_features_in_", "feature_names_in_"},
+    PatchMemoryBank: {"feature_names_in_"},
+    CoresetSampler: {"feature_names_in_"},
+}
 _RANDOM_PROJECTIONS = (GaussianRandomProjection, SparseRandomProjection)
 _DECOMPOSITIONS = (PCA, IncrementalPCA, TruncatedSVD)
 _SCALERS = (Normalizer, StandardScaler)
 _PROJECTIONS = (*_RANDOM_PROJECTIONS, *_DECOMPOSITIONS, *_SCALERS, Pipeline)
 _CLASSES = {cls.__name__: cls for cls in (*_FITTED, *_PROJECTIONS)}
+_SPLITTERS = {
+    cls.__name__: cls for cls in (KFold, LeaveOneOut, StratifiedKFold, OneClassKFold)
+}
 # Caches belong to a machine, not to a model.
 _NOT_STORED = {"memory"}
-
-# Types of a fitted detector's attributes, and dtypes and shapes of its arrays, where a
-# letter is the same number everywhere: m rows of the bank, d features, n pictures.
-_TYPES = {
-    "features_": PatchFeatureTransformer,
-    "features_._seed": Integral,
-    "features_.layer_weights_": tuple,
-    "features_.n_patch_features_": Integral,
-    "features_.grid_shape_": tuple,
-    "memory_bank_": PatchMemoryBank,
-    "memory_bank_.sampler_": CoresetSampler,
-    "memory_bank_._index_seed": Integral,
-    "memory_bank_.offset_": Real,
-    "memory_bank_.patch_threshold_": Real,
-    "offset_": Real,
-    "map_threshold_": Real,
-}
-_ARRAY_SHAPES = {
-    "memory_bank_.bank_": ("float32", "md"),
-    "memory_bank_.bank_indices_": ("int64", "m"),
-    "memory_bank_.sampler_.sample_indices_": ("int64", "m"),
-    "memory_bank_.sampler_.radii_": ("float64", "m"),
-    "memory_bank_.training_scores_": ("float64", "n"),
-    "training_scores_": ("float64", "n"),
-    "training_indices_": ("int64", "n"),
-    "_training_shapes": ("int64", "n2"),
-}
 
 
 class Writer:
@@ -79,6 +75,8 @@ class Writer:
 
     def __init__(self):
         self.arrays = {}
+        # By identity; the array is kept so that no other one takes its identity.
+        self._kept = {}
 
     def encode(self, value, where: str, *, fitted: bool = False):
         """Return JSON for `value`, found at `where`; `fitted` goes for estimators."""
@@ -103,6 +101,11 @@ class Writer:
     def _encode_object(self, value, where, fitted):
         if isinstance(value, nn.Module):
             return {"module": type(value).__name__}
+        if type(value) in _SPLITTERS.values():
+            params = {n: self.encode(v, f"{where}.{n}") for n, v in vars(value).items()}
+            return {"splitter": {"class": type(value).__name__, "params": params}}
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            return {"names": self.encode(value.tolist(), where)}
         if isinstance(value, np.ndarray):
             numeric = value.dtype.kind in "biuf" and value.ndim > 0
             return self._keep(value, where) if numeric else value.tolist()
@@ -120,17 +123,20 @@ class Writer:
     def _keep(self, array, where):
         # Matrix products of the transposed layout round differently.
         transposed = array.ndim == 2 and array.strides[0] < array.strides[1]
-        array = array.T if transposed else array
-        self.arrays[where] = np.ascontiguousarray(array)
+        _, where = self._kept.setdefault(id(array), (array, where))
+        self.arrays[where] = np.ascontiguousarray(array.T if transposed else array)
         return {"transposed": where} if transposed else {"array": where}
 
     def _encode_estimator(self, estimator, where, fitted):
         cls = type(estimator)
         params = estimator.get_params(deep=False)
-        # What was given to our estimators was cloned; a Pipeline fits its own steps.
-        keep = fitted and cls not in _FITTED
         state = vars(estimator) if fitted else {}
-        names = _FITTED.get(cls, state.keys() - params) if fitted else ()
+        names = _FITTED.get(cls, state.keys() - params) if fitted else set()
+        names = names | (_OPTIONAL.get(cls, set()) & state.keys())
+        # What was given to our estimators was cloned; a Pipeline fits its own steps.
+        keep = fitted and (cls not in _FITTED or cls is FrozenEstimator)
+        if fitted and _scores_with_given(estimator):
+            keep, names = True, names - {"estimator_", "estimators_"}
         prefix = f"{where}." if where else ""
         return {
             "class": cls.__name__,
@@ -155,6 +161,7 @@ class Reader:
     def __init__(self, arrays: dict[str, np.ndarray], overrides: dict):
         self.arrays = arrays
         self.overrides = overrides
+        self._taken = {}
 
     def decode(self, value):
         """Return the object that `value` describes."""
@@ -168,6 +175,8 @@ class Reader:
             "transposed": lambda name: self._take(name).T,
             "csr": self._decode_csr,
             "module": self._decode_module,
+            "names": self._decode_names,
+            "splitter": self._decode_splitter,
             "estimator": self._decode_estimator,
         }
         kind, content = next(iter(value.items()), (None, None))
@@ -176,10 +185,12 @@ class Reader:
         return decoders[kind](content)
 
     def _take(self, name):
-        if not isinstance(name, str) or name not in self.arrays:
-            raise ValueError(f"there is no array {name!r}, or it is referred to twice.")
-        # A copy is aligned, and writable as fitted arrays are.
-        return self.arrays.pop(name).copy()
+        if not isinstance(name, str) or name not in self.arrays.keys() | self._taken:
+            raise ValueError(f"there is no array {name!r}.")
+        if name in self.arrays:
+            # A copy is aligned, and writable as fitted arrays are.
+            self._taken[name] = self.arrays.pop(name).copy()
+        return self._taken[name]
 
     def _decode_csr(self, content):
         parts = [
@@ -198,6 +209,17 @@ class Reader:
             )
         return self.overrides["backbone"]
 
+    def _decode_names(self, content):
+        if not isinstance(content, list) or not all(type(n) is str for n in content):
+            raise ValueError(f"names must be a list of them, got {content!r:.80}.")
+        return np.array(content, dtype=object)
+
+    def _decode_splitter(self, content):
+        name, params = entry(content, "class", str), entry(content, "params", dict)
+        if name not in _SPLITTERS:
+            raise ValueError(f"splitter {name!r} is none of {', '.join(_SPLITTERS)}.")
+        return _SPLITTERS[name](**params)
+
     def _decode_estimator(self, content):
         name = entry(content, "class", str)
         if name not in _CLASSES:
@@ -212,13 +234,15 @@ class Reader:
         params = {name: self.decode(value) for name, value in params.items()}
         params |= {name: self.overrides[name] for name in known & self.overrides.keys()}
         estimator = cls(**params)
-        estimator._validate_params()
+        if hasattr(cls, "_parameter_constraints"):
+            estimator._validate_params()
         self._restore(estimator, entry(content, "fitted", dict))
         return estimator
 
     def _restore(self, estimator, fitted: dict) -> None:
         cls = type(estimator)
         odd = fitted.keys() ^ _FITTED.get(cls, fitted.keys())
+        odd -= _OPTIONAL.get(cls, set())
         if fitted and odd:
             raise ValueError(f"{cls.__name__} lacks, or does not have, {sorted(odd)}.")
         for name, value in fitted.items():
@@ -226,72 +250,16 @@ class Reader:
             if hasattr(cls, name) or name in cls._get_param_names():
                 raise ValueError(f"{name!r} is no fitted attribute of {cls.__name__}.")
             setattr(estimator, name, self.decode(value))
+        if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
+            estimator.estimator_ = estimator.estimator
+        if fitted and cls is ConformalDetector and "estimators_" not in fitted:
+            estimator.estimators_ = [estimator.estimator]
 
 
-def check_detector(detector) -> None:
-    """Raise a ValueError unless all parts of a detector from a file fit together."""
-    if not isinstance(detector, PatchCoreDetector):
-        raise ValueError("it holds no PatchCoreDetector.")
-    for where, kind in _TYPES.items():
-        if not isinstance(_at(detector, where), kind):
-            raise ValueError(f"{where} is missing, or is not of {kind.__name__}.")
-    sizes = _check_arrays(detector)
-    _check_values(detector)
-    _check_features(detector.features_, sizes["d"])
-    bank = detector.memory_bank_
-    if bank.n_features_in_ != sizes["d"]:
-        raise ValueError(
-            f"bank_ has {sizes['d']} columns, n_features_in_ is {bank.n_features_in_}."
-        )
-    bank._check_bank_size(sizes["m"])
-
-
-def _at(detector, where: str):
-    """Return what is at a dotted path, or None."""
-    names = where.split(".")
-    return functools.reduce(lambda o, name: getattr(o, name, None), names, detector)
-
-
-def _check_arrays(detector) -> dict[str, int]:
-    """Check dtypes and shapes; return the sizes that the letters stand for."""
-    sizes = {"2": 2}
-    for where, (dtype, letters) in _ARRAY_SHAPES.items():
-        array = _at(detector, where)
-        expected = f"{where} must be {dtype} of shape ({', '.join(letters)})"
-        if not isinstance(array, np.ndarray) or array.dtype != dtype:
-            raise ValueError(f"{expected}, got {getattr(array, 'dtype', array)!r:.80}.")
-        for letter, size in zip(letters, array.shape, strict=False):
-            sizes.setdefault(letter, size)
-        if array.shape != tuple(sizes.get(letter, 0) for letter in letters):
-            raise ValueError(f"{expected}, got {array.shape} where {sizes}.")
-    return sizes
-
-
-def _check_values(detector) -> None:
-    bank, shapes = detector.memory_bank_, detector._training_shapes
-    for where in ("memory_bank_.bank_", "memory_bank_.training_scores_"):
-        if not np.isfinite(_at(detector, where)).all():
-            raise ValueError(f"{where} has values that are not finite.")
-    places = bank.bank_indices_
-    if shapes.min() < 1 or places.min() < 0 or places.max() >= shapes.prod(1).sum():
-        raise ValueError("bank_indices_ point to no patch of the training pictures.")
-
-
-def _check_features(features, n_features: int) -> None:
-    weights = features.layer_weights_
-    if len(weights) != len(features.layers) or not all(w > 0 for w in weights):
-        raise ValueError(f"layer_weights_ must be positive, for each layer: {weights}.")
-    if features.n_patch_features_ != n_features:
-        raise ValueError(
-            f"bank_ has {n_features} columns, but n_patch_features_ is "
-            f"{features.n_patch_features_}."
-        )
-    if features.projection_ is None:
-        return
-    try:
-        patch = np.zeros((1, features.projection_.n_features_in_), np.float32)
-        shape = features.projection_.transform(patch).shape
-    except Exception as error:
-        raise ValueError(f"its projection does not work: {error}") from error
-    if shape != (1, n_features):
-        raise ValueError(f"its projection gives {shape}, not {n_features} features.")
+def _scores_with_given(estimator) -> bool:
+    """Return whether a detector scores with the very estimator that it was given."""
+    if isinstance(estimator, TunedThresholdDetector):
+        return estimator.estimator_ is estimator.estimator
+    if isinstance(estimator, ConformalDetector):
+        return estimator.estimators_ == [estimator.estimator]
+    return False

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from skpatchcore._images import check_images
+from skpatchcore._inspections import map_of, map_threshold
 from skpatchcore.datasets._listing import list_folders, list_pictures
 from skpatchcore.inspection import blend_overlay, color_limits
+
+_LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
 def find_pictures(paths: Sequence[str]) -> list[str]:
@@ -56,26 +58,25 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
     return paths
 
 
-def inspect_pictures(detector, pictures: Sequence[str]) -> list:
-    """Return what the detector sees in each picture, in their order."""
-    # With disable=None, only a terminal gets to see the bar.
-    with tqdm(total=len(pictures), desc="pictures", disable=None) as bar:
-        found = []
-        for seen in detector._inspect(check_images(pictures)):
-            found.append(seen)
-            bar.update()
-    return sorted(found, key=lambda seen: seen.index)
-
-
-def as_csv(detector, pictures: Sequence[str], found: Sequence) -> str:
+def as_csv(pictures: Sequence[str], results) -> str:
     """Return a table of scores, decisions and labels, a line for each picture."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["path", "score", "decision", "label"])
-    for path, seen in zip(pictures, found, strict=True):
-        decision = seen.score - detector.offset_
-        label = "normal" if decision >= 0 else "anomalous"
-        table.writerow([path, float(seen.score), float(decision), label])
+    columns = ["score", "decision", "p_value"]
+    columns = [name for name in columns if name in results]
+    table.writerow(["path", *columns, "label"])
+    numbers = zip(*(results[name].tolist() for name in columns), strict=True)
+    for i, row, label in zip(results.index, numbers, results.label, strict=True):
+        table.writerow([pictures[i], *row, _LABELS[label]])
+    return buffer.getvalue()
+
+
+def as_report(pictures: Sequence[str], unreadable: Sequence) -> str:
+    """Return a table of the pictures that could not be read, and why."""
+    buffer = io.StringIO()
+    table = csv.writer(buffer, lineterminator="\n")
+    table.writerow(["path", "reason"])
+    table.writerows([pictures[bad.index], bad.reason] for bad in unreadable)
     return buffer.getvalue()
 
 
@@ -83,17 +84,16 @@ def draw_overlays(
     detector, pictures: Sequence[str], found: Sequence
 ) -> Iterator[np.ndarray]:
     """Yield each picture with its anomaly map laid over, all on one colour scale."""
-    images = check_images(pictures)
+    images = check_images([pictures[seen.index] for seen in found])
     limits = color_limits(
-        detector.map_threshold_, [seen.patch_scores for seen in found]
+        map_threshold(detector), [seen.patch_scores for seen in found]
     )
-    for seen in found:
-        anomaly_map = detector._map(seen, "original")
-        yield blend_overlay(images[seen.index], anomaly_map, limits)
+    for image, seen in zip(images, found, strict=True):
+        yield blend_overlay(image, map_of(detector, seen, "original"), limits)
 
 
 def draw_masks(detector, found: Sequence) -> Iterator[np.ndarray]:
     """Yield for each picture 255 where it is anomalous, else 0."""
     for seen in found:
-        mask = detector._map(seen, "original") > detector.map_threshold_
+        mask = map_of(detector, seen, "original") > map_threshold(detector)
         yield mask.astype("uint8") * 255

@@ -136,8 +136,10 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         else:
             scores = self._cross_scores(X, y)
             estimator = self._fit_estimator(X, normal_rows(y, len(y)))
+        offset, best_score = best_threshold(y, scores, self._metric())
+        # Only now, so that a fit that fails leaves an earlier one as it was.
         self.estimator_ = estimator
-        self.offset_, self.best_score_ = best_threshold(y, scores, self._metric())
+        self.offset_, self.best_score_ = offset, best_score
         for name in ("n_features_in_", "feature_names_in_"):
             if hasattr(estimator, name):
                 setattr(self, name, getattr(estimator, name))

@@ -25,10 +25,18 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skpatchcore._conformal import Calibration, anomaly_score, check_supported
 from skpatchcore._labels import normal_rows
-from skpatchcore._memory_bank import labels_from_decision
+from skpatchcore._memory_bank import labels_from_decision, unchanged_on_error
 from skpatchcore._tuned_threshold import TunedThresholdDetector, normality
 
 __all__ = ["ConformalDetector", "TunedThresholdDetector"]
+
+# Attributes that depend on what the estimator has.
+_MAY_BE_MISSING = (
+    "map_threshold_",
+    "_calibration_peaks",
+    "n_features_in_",
+    "feature_names_in_",
+)
 
 
 def _gives_maps(self):
@@ -259,16 +267,21 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         check_supported(self.alpha, len(held_out))
         estimators, scores, peaks = self._score_held_out(X, rows, splits)
         folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
-        self._training_rows = rows[splits[0][0]]
+        training_rows = rows[splits[0][0]]
         if self.method == "refit" and len(splits) > 1:
             estimators, folds = [self._fit_estimator(X, rows)], np.zeros_like(folds)
-            self._training_rows = rows
-        self.estimators_ = estimators
-        self.calibration_indices_ = held_out
-        self._set_calibration(scores, peaks, folds)
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(estimators[0], name):
-                setattr(self, name, getattr(estimators[0], name))
+            training_rows = rows
+        # A fit that fails, or is interrupted, leaves an earlier one as it was.
+        with unchanged_on_error(self):
+            for name in _MAY_BE_MISSING:
+                vars(self).pop(name, None)
+            self.estimators_ = estimators
+            self.calibration_indices_ = held_out
+            self._training_rows = training_rows
+            self._set_calibration(scores, peaks, folds)
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(estimators[0], name):
+                    setattr(self, name, getattr(estimators[0], name))
         return self
 
     def fit_predict(self, X, y=None):
@@ -541,14 +554,21 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         scores = check_array(
             scores, dtype=np.float64, ensure_2d=False, input_name="scores of X"
         )
-        self._calibration = Calibration(scores, folds)
         self.calibration_scores_ = scores
         self.calibration_folds_ = folds
         self.offset_ = self._calibration.offset(self.alpha)
         self.min_alpha_ = 1 / (len(scores) + 1)
         if len(peaks):
-            self._map_calibration = Calibration(-peaks, folds)
+            self._calibration_peaks = peaks
             self.map_threshold_ = -self._map_calibration.offset(self.alpha)
+
+    @property
+    def _calibration(self) -> Calibration:
+        return Calibration(self.calibration_scores_, self.calibration_folds_)
+
+    @property
+    def _map_calibration(self) -> Calibration:
+        return Calibration(-self._calibration_peaks, self.calibration_folds_)
 
     def _merge_maps(self, fold_maps, normalized):
         calibration = self._map_calibration

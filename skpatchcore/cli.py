@@ -210,9 +210,15 @@ def _summarize(row: dict) -> str:
     default="auto",
     help="Share of the training pictures to put beyond the threshold; auto: 0.01.",
 )
+@option(
+    "--on-error",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    help="Pictures that cannot be read: end with an error, or leave them out.",
+)
 @detector_options
 @common_options
-def fit(train, model, include_backbone, **settings):
+def fit(train, model, include_backbone, on_error, **settings):
     """Learn from pictures of good parts.
 
     TRAIN are pictures, or folders: either with pictures of good parts directly inside,
@@ -226,6 +232,8 @@ def fit(train, model, include_backbone, **settings):
             f"The folder {model.parent} does not exist.", param_hint="'--model'"
         )
     pictures, target = _gather_training(train)
+    if on_error == "skip":
+        pictures, target = _leave_out_unreadable(pictures, target)
     click.echo(f"Learning from {target.count(1)} pictures ...", err=True)
     started = time.perf_counter()
     detector = build_detector(settings).fit(pictures, target)
@@ -255,6 +263,16 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
     return pictures, target
 
 
+def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:
+    from skpatchcore.scoring import find_unreadable
+
+    unreadable = find_unreadable(pictures)
+    _tell_unreadable(unreadable, len(pictures))
+    bad = {one.index for one in unreadable}
+    kept = [i for i in range(len(pictures)) if i not in bad]
+    return [pictures[i] for i in kept], [target[i] for i in kept]
+
+
 @main.command()
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True))
 @option("--model", type=EXISTING_FILE, required=True, help="File that fit wrote.")
@@ -270,13 +288,25 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
     help="Folder for PNG files that are white where a picture is anomalous.",
 )
 @option(
+    "--on-error",
+    type=click.Choice(["raise", "skip", "nan"]),
+    default="raise",
+    help="Pictures that cannot be read: end with an error, leave them out and go on, "
+    "or list them with the score nan.",
+)
+@option(
+    "--report",
+    type=NEW_FILE,
+    help="CSV file of the pictures that could not be read, and why.",
+)
+@option(
     "--weights",
     type=EXISTING_FILE,
     help="Local weights file of the network, if not the one of the fit.",
 )
 @device_option
 @common_options
-def score(pictures, model, output, overlays, masks, weights, device):
+def score(pictures, model, output, overlays, masks, on_error, report, weights, device):
     """Score new pictures.
 
     PICTURES are files, or folders that are searched with all their subfolders. The
@@ -286,22 +316,39 @@ def score(pictures, model, output, overlays, masks, weights, device):
     from skpatchcore import _scoring
     from skpatchcore._benchmark import replace_text
     from skpatchcore.persistence import load
+    from skpatchcore.scoring import as_results, inspect_pictures
 
     pictures = _scoring.find_pictures(pictures)
     names = {
         folder: _scoring.png_paths(pictures, folder) for folder in (overlays, masks)
     }
     detector = load(model, weights=weights, device=device)
-    seen = _scoring.inspect_pictures(detector, pictures)
-    table = _scoring.as_csv(detector, pictures, seen)
+    images, found, unreadable = inspect_pictures(
+        detector, pictures, on_error, progress=True
+    )
+    seen = [found[i] for i in sorted(found)]
+    kept = range(len(images)) if on_error == "nan" else sorted(found)
+    table = _scoring.as_csv(pictures, as_results(detector, kept, found, unreadable))
     if output is None:
         click.echo(table, nl=False)
     else:
         replace_text(output, table)
-    if overlays:
-        _save_pngs(_scoring.draw_overlays(detector, pictures, seen), names[overlays])
-    if masks:
-        _save_pngs(_scoring.draw_masks(detector, seen), names[masks])
+    _tell_unreadable(unreadable, len(pictures))
+    if report:
+        replace_text(report, _scoring.as_report(pictures, unreadable))
+    for folder, draw in (
+        (overlays, lambda: _scoring.draw_overlays(detector, pictures, seen)),
+        (masks, lambda: _scoring.draw_masks(detector, seen)),
+    ):
+        if folder:
+            _save_pngs(draw(), [names[folder][one.index] for one in seen])
+
+
+def _tell_unreadable(unreadable: Sequence, n_pictures: int) -> None:
+    for bad in unreadable:
+        click.echo(f"Unreadable: {bad.reason}", err=True)
+    if unreadable:
+        click.echo(f"{len(unreadable)} of {n_pictures} were unreadable.", err=True)
 
 
 def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:

@@ -16,7 +16,7 @@ from skpatchcore._backbone import (
     check_layers,
     resolve_device,
 )
-from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._model_check import DETECTORS, check_detector, picture_detectors
 from skpatchcore._model_file import (
     ARRAYS,
     BACKBONE,
@@ -26,7 +26,7 @@ from skpatchcore._model_file import (
     read_members,
     write_members,
 )
-from skpatchcore._model_json import Reader, Writer, check_detector
+from skpatchcore._model_json import Reader, Writer
 
 __all__ = ["ModelFileError", "load", "save"]
 
@@ -40,11 +40,14 @@ def save(detector, path, *, include_backbone=False):
 
     Parameters
     ----------
-    detector : PatchCoreDetector
-        Fitted. Its sampler is a :class:`CoresetSampler`, and its projection is None, an
-        int, or one of scikit-learn's ``GaussianRandomProjection``,
-        ``SparseRandomProjection``, ``PCA``, ``IncrementalPCA``, ``TruncatedSVD``,
-        ``StandardScaler``, ``Normalizer``, or a ``Pipeline`` of these.
+    detector : PatchCoreDetector, PatchMemoryBank, ConformalDetector or \
+            TunedThresholdDetector
+        Fitted; the last two round one of the first two, or round each other. Samplers
+        are a :class:`CoresetSampler`, and a projection is None, an int, or one of
+        scikit-learn's ``GaussianRandomProjection``, ``SparseRandomProjection``,
+        ``PCA``, ``IncrementalPCA``, ``TruncatedSVD``, ``StandardScaler``,
+        ``Normalizer``, or a ``Pipeline`` of these. A splitter given as `cv` is a
+        ``KFold``, ``StratifiedKFold``, ``LeaveOneOut`` or :class:`OneClassKFold`.
 
     path : str or path-like
         File to write, ``.skpc`` by convention. An existing file is replaced.
@@ -57,11 +60,11 @@ def save(detector, path, *, include_backbone=False):
     Raises
     ------
     TypeError
-        If `detector` is no PatchCoreDetector, or holds an object of another class.
+        If `detector` is, or holds, an object of another class.
 
     ValueError
         If `detector` is not fitted, or `include_backbone` is asked for a network that
-        was given as a module.
+        was given as a module, or for several that differ, or there is none.
 
     See Also
     --------
@@ -96,15 +99,18 @@ def save(detector, path, *, include_backbone=False):
     >>> bool((loaded.score_samples(surfaces.data) == scores).all())
     True
     """
-    if type(detector) is not PatchCoreDetector:
-        raise TypeError(f"Expected a PatchCoreDetector, got {type(detector).__name__}.")
+    if type(detector) not in DETECTORS:
+        names = ", ".join(cls.__name__ for cls in DETECTORS)
+        raise TypeError(f"Expected one of {names}; got {type(detector).__name__}.")
     check_is_fitted(detector)
     writer = Writer()
     record = writer.encode(detector, "", fitted=True)
+    features = [part.features_ for part in picture_detectors(detector)]
+    fingerprints = _fingerprints(features)
     members = {ARRAYS: safetensors.numpy.save(writer.arrays)}
     if include_backbone:
-        members[BACKBONE] = _backbone_bytes(detector.features_)
-    content = {"backbone_sha256": _fingerprint(detector.features_), "detector": record}
+        members[BACKBONE] = _backbone_bytes(features, fingerprints)
+    content = {"backbone_sha256": fingerprints, "detector": record}
     write_members(Path(path), content, members)
 
 
@@ -133,8 +139,9 @@ def load(path, *, weights=None, backbone=None, device=None):
 
     Returns
     -------
-    detector : PatchCoreDetector
-        Fitted detector.
+    detector : PatchCoreDetector, PatchMemoryBank, ConformalDetector or \
+            TunedThresholdDetector
+        Fitted detector, as it was saved.
 
     Raises
     ------
@@ -169,13 +176,14 @@ def load(path, *, weights=None, backbone=None, device=None):
         check_detector(detector)
         if arrays:
             raise ValueError(f"nothing refers to the arrays {sorted(arrays)}.")
+        features = [part.features_ for part in picture_detectors(detector)]
         state = members.get(BACKBONE)
         if state is None or "weights" in overrides:
-            detector.features_._network = _build_network(detector.features_)
+            for part in features:
+                part._network = _build_network(part)
         else:
-            state = safetensors.torch.load(state)
-            detector.features_._network = _fill_network(detector.features_, state)
-        _check_network(detector.features_, entry(manifest, "backbone_sha256", str))
+            _fill_networks(features, safetensors.torch.load(state))
+        _check_networks(features, entry(manifest, "backbone_sha256", list))
     return detector
 
 
@@ -194,15 +202,21 @@ def _weights(features) -> dict[str, torch.Tensor]:
     }
 
 
-def _backbone_bytes(features) -> bytes:
-    if not isinstance(features.backbone, str):
+def _backbone_bytes(features: list, fingerprints: list[str]) -> bytes:
+    if len(set(fingerprints)) != 1:
+        raise ValueError(
+            f"include_backbone=True needs one network for all, found "
+            f"{len(set(fingerprints))}. A PatchMemoryBank has none; several come of "
+            "weights='random' without a random_state."
+        )
+    if not isinstance(features[0].backbone, str):
         raise ValueError(
             "include_backbone=True needs a backbone given by its timm name; this one "
-            f"is a module, {type(features.backbone).__name__}. Save the detector "
+            f"is a module, {type(features[0].backbone).__name__}. Save the detector "
             "without, and pass the module to load(..., backbone=module)."
         )
     # Copies: safetensors refuses tensors that share memory.
-    weights = {key: value.clone() for key, value in _weights(features).items()}
+    weights = {key: value.clone() for key, value in _weights(features[0]).items()}
     return safetensors.torch.save(weights)
 
 
@@ -216,6 +230,17 @@ def _modules_used(module: nn.Module, layers) -> set[str]:
     last = max(map(names.index, _modules_run(module, layers)))
     inside = tuple(f"{layer}." for layer in layers)
     return {n for i, n in enumerate(names) if i <= last or n.startswith(inside)}
+
+
+def _fingerprints(features: list) -> list[str]:
+    """Return the fingerprint of the network of each, computed once for each network."""
+    known = {}
+    for part in features:
+        network = part._fitted_network()
+        key = (network.module, network.layers)
+        if key not in known:
+            known[key] = _fingerprint(part)
+    return [known[part._network.module, part._network.layers] for part in features]
 
 
 def _fingerprint(features) -> str:
@@ -240,24 +265,38 @@ def _build_network(features) -> Backbone:
         ) from None
 
 
-def _fill_network(features, state: dict[str, torch.Tensor]) -> Backbone:
+def _fill_networks(features: list, state: dict[str, torch.Tensor]) -> None:
     """Build the network without looking for weights, and give it those of the file."""
-    module = _create(features.backbone, pretrained=False, seed=0)
-    check_layers(module, features.layers)
+    modules: dict[str, nn.Module] = {}
+    for part in features:
+        if part.backbone not in modules:
+            modules[part.backbone] = _filled_module(part.backbone, state)
+        check_layers(modules[part.backbone], part.layers)
+        device = resolve_device(part.device)
+        module = modules[part.backbone].to(device)
+        part._network = Backbone(module, part.layers, device, part.precision)
+
+
+def _filled_module(backbone: str, state: dict[str, torch.Tensor]) -> nn.Module:
+    module = _create(backbone, pretrained=False, seed=0)
     unknown = module.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
-        raise ValueError(f"{features.backbone!r} has no parameters {unknown[:5]}.")
-    device = resolve_device(features.device)
-    module = module.eval().requires_grad_(False).to(device)
-    return Backbone(module, features.layers, device, features.precision)
+        raise ValueError(f"{backbone!r} has no parameters {unknown[:5]}.")
+    return module.eval().requires_grad_(False)
 
 
-def _check_network(features, expected: str) -> None:
-    found = _fingerprint(features)
-    if found != expected:
+def _check_networks(features: list, expected: list) -> None:
+    found = _fingerprints(features)
+    if len(expected) != len(found) or not all(isinstance(e, str) for e in expected):
         raise ValueError(
-            f"the network {features.backbone!r:.40} has other weights than in the fit: "
-            f"SHA-256 {found[:12]}... instead of {expected[:12]}... Pass the file of "
+            f"{len(found)} networks need as many fingerprints, got {expected!r:.80}."
+        )
+    for part, of_fit, of_now in zip(features, expected, found, strict=True):
+        if of_fit == of_now:
+            continue
+        raise ValueError(
+            f"the network {part.backbone!r:.40} has other weights than in the fit: "
+            f"SHA-256 {of_now[:12]}... instead of {of_fit[:12]}... Pass the file of "
             "the original ones to load(..., weights=...), or save the detector with "
             "include_backbone=True where it was fitted. Random and pretrained weights "
             "may change with the versions of torch and timm."

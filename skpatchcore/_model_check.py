@@ -1,0 +1,215 @@
+"""Whether the parts of a detector that was read from a file fit together."""
+
+from collections.abc import Iterator
+from numbers import Integral, Real
+from operator import attrgetter
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+
+from skpatchcore._conformal import n_supported
+from skpatchcore._coreset import CoresetSampler
+from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._memory_bank import PatchMemoryBank
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
+
+DETECTORS = (
+    PatchCoreDetector,
+    PatchMemoryBank,
+    ConformalDetector,
+    TunedThresholdDetector,
+)
+# Types of fitted attributes, and dtypes and shapes of arrays, where a letter is the
+# same number in all arrays of a detector: m rows of the bank, d features, n pictures.
+_BANK_TYPES = {
+    "sampler_": CoresetSampler,
+    "_index_seed": Integral,
+    "offset_": Real,
+    "patch_threshold_": Real,
+}
+_BANK_ARRAYS = {
+    "bank_": ("float32", "md"),
+    "bank_indices_": ("int64", "m"),
+    "sampler_.sample_indices_": ("int64", "m"),
+    "sampler_.radii_": ("float64", "m"),
+    "training_scores_": ("float64", "n"),
+}
+_DETECTOR_TYPES = {
+    "features_": PatchFeatureTransformer,
+    "features_._seed": Integral,
+    "features_.layer_weights_": tuple,
+    "features_.n_patch_features_": Integral,
+    "features_.grid_shape_": tuple,
+    "memory_bank_": PatchMemoryBank,
+    **{f"memory_bank_.{name}": kind for name, kind in _BANK_TYPES.items()},
+    "offset_": Real,
+    "map_threshold_": Real,
+}
+_DETECTOR_ARRAYS = {
+    **{f"memory_bank_.{name}": expected for name, expected in _BANK_ARRAYS.items()},
+    "training_scores_": ("float64", "n"),
+    "training_indices_": ("int64", "n"),
+    "_training_shapes": ("int64", "n2"),
+}
+_CALIBRATION_ARRAYS = {
+    "calibration_scores_": ("float64", "n"),
+    "calibration_indices_": ("int64", "n"),
+    "calibration_folds_": ("int64", "n"),
+    "_training_rows": ("int64", "r"),
+}
+
+
+def picture_detectors(detector) -> Iterator[PatchCoreDetector]:
+    """Yield the fitted detectors on pictures that a detector consists of, in order."""
+    if isinstance(detector, PatchCoreDetector):
+        yield detector
+    for part in _parts(detector):
+        yield from picture_detectors(part)
+
+
+def check_detector(detector) -> None:
+    """Raise a ValueError unless all parts of a detector from a file fit together."""
+    if not isinstance(detector, DETECTORS):
+        raise ValueError(f"it holds no detector but a {type(detector).__name__}.")
+    _check_part(detector)
+
+
+def _parts(detector) -> list:
+    if isinstance(detector, FrozenEstimator):
+        return [detector.estimator]
+    if isinstance(detector, TunedThresholdDetector):
+        return [detector.estimator_]
+    if isinstance(detector, ConformalDetector):
+        return detector.estimators_
+    return []
+
+
+def _check_part(detector) -> None:
+    checks = {
+        PatchCoreDetector: _check_picture_detector,
+        PatchMemoryBank: _check_lone_bank,
+        TunedThresholdDetector: _check_tuned,
+        ConformalDetector: _check_conformal,
+        FrozenEstimator: lambda frozen: None,
+    }
+    if type(detector) not in checks:
+        raise ValueError(f"{type(detector).__name__} is no detector of pictures.")
+    checks[type(detector)](detector)
+    for part in _parts(detector):
+        _check_part(part)
+
+
+def _check_picture_detector(detector) -> None:
+    _check_types(detector, _DETECTOR_TYPES)
+    sizes = _check_arrays(detector, _DETECTOR_ARRAYS)
+    _check_bank(detector.memory_bank_, sizes)
+    places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
+    if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
+        raise ValueError("bank_indices_ point to no patch of the training pictures.")
+    _check_features(detector.features_, sizes["d"])
+
+
+def _check_lone_bank(bank) -> None:
+    _check_types(bank, _BANK_TYPES)
+    # A bank of one's own features has their precision.
+    expected = {**_BANK_ARRAYS, "bank_": ("float32 or float64", "md")}
+    _check_bank(bank, _check_arrays(bank, expected))
+    _check_names(bank)
+
+
+def _check_tuned(detector) -> None:
+    _check_types(detector, {"offset_": Real, "best_score_": Real})
+    _check_names(detector)
+
+
+def _check_conformal(detector) -> None:
+    _check_types(detector, {"estimators_": list, "offset_": Real, "min_alpha_": Real})
+    expected = dict(_CALIBRATION_ARRAYS)
+    if any(hasattr(estimator, "_inspect") for estimator in detector.estimators_):
+        expected["_calibration_peaks"] = ("float64", "n")
+    n = _check_arrays(detector, expected)["n"]
+    scores, folds = detector.calibration_scores_, detector.calibration_folds_
+    if np.isnan(scores).any() or n_supported(detector.alpha, n) == 0:
+        raise ValueError(f"alpha={detector.alpha} has too few calibration_scores_.")
+    if folds.min() < 0 or folds.max() >= len(detector.estimators_):
+        raise ValueError("calibration_folds_ point to none of estimators_.")
+    offset = detector._calibration.offset(detector.alpha)
+    if (detector.offset_, detector.min_alpha_) != (offset, 1 / (n + 1)):
+        raise ValueError("offset_ or min_alpha_ is not that of calibration_scores_.")
+    if "_calibration_peaks" in expected:
+        threshold = -detector._map_calibration.offset(detector.alpha)
+        if getattr(detector, "map_threshold_", None) != threshold:
+            raise ValueError("map_threshold_ is not that of the calibration.")
+    _check_names(detector)
+
+
+def _at(detector, where: str):
+    """Return what is at a dotted path, or None."""
+    try:
+        return attrgetter(where)(detector)
+    except AttributeError:
+        return None
+
+
+def _check_types(detector, types: dict[str, type]) -> None:
+    for where, kind in types.items():
+        if not isinstance(_at(detector, where), kind):
+            raise ValueError(f"{where} is missing, or is not of {kind.__name__}.")
+
+
+def _check_arrays(detector, expected: dict[str, tuple[str, str]]) -> dict[str, int]:
+    """Check dtypes and shapes; return the sizes that the letters stand for."""
+    sizes = {"2": 2}
+    for where, (dtype, letters) in expected.items():
+        array = _at(detector, where)
+        wanted = f"{where} must be {dtype} of shape ({', '.join(letters)})"
+        if str(getattr(array, "dtype", None)) not in dtype.split(" or "):
+            raise ValueError(f"{wanted}, got {getattr(array, 'dtype', array)!r:.80}.")
+        for letter, size in zip(letters, array.shape, strict=False):
+            sizes.setdefault(letter, size)
+        if array.shape != tuple(sizes.get(letter, 0) for letter in letters):
+            raise ValueError(f"{wanted}, got {array.shape} where {sizes}.")
+    return sizes
+
+
+def _check_names(detector) -> None:
+    names = getattr(detector, "feature_names_in_", None)
+    if names is None:
+        return
+    right = isinstance(names, np.ndarray) and names.dtype == object
+    if not right or len(names) != getattr(detector, "n_features_in_", None):
+        raise ValueError("feature_names_in_ are not one name for each feature.")
+
+
+def _check_bank(bank, sizes: dict[str, int]) -> None:
+    for name in ("bank_", "training_scores_"):
+        if not np.isfinite(getattr(bank, name)).all():
+            raise ValueError(f"{name} has values that are not finite.")
+    if len(bank.bank_indices_) == 0 or bank.bank_indices_.min() < 0:
+        raise ValueError("bank_indices_ point to no patch of the training pictures.")
+    if bank.n_features_in_ != sizes["d"]:
+        raise ValueError(
+            f"bank_ has {sizes['d']} columns, n_features_in_ is {bank.n_features_in_}."
+        )
+    bank._check_bank_size(sizes["m"])
+
+
+def _check_features(features, n_features: int) -> None:
+    weights = features.layer_weights_
+    if len(weights) != len(features.layers) or not all(w > 0 for w in weights):
+        raise ValueError(f"layer_weights_ must be positive, for each layer: {weights}.")
+    if features.n_patch_features_ != n_features:
+        raise ValueError(
+            f"bank_ has {n_features} columns, but n_patch_features_ is "
+            f"{features.n_patch_features_}."
+        )
+    if features.projection_ is None:
+        return
+    try:
+        patch = np.zeros((1, features.projection_.n_features_in_), np.float32)
+        shape = features.projection_.transform(patch).shape
+    except Exception as error:
+        raise ValueError(f"its projection does not work: {error}") from error
+    if shape != (1, n_features):
+        raise ValueError(f"its projection gives {shape}, not {n_features} features.")
