@@ -167,6 +167,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     args = parser.parse_args()
     limit_threads(args.threads)
+    args.output.mkdir(parents=True, exist_ok=True)
     record = args.output / "bench_scaling.json"
     results = json.loads(record.read_text()) if record.exists() else {}
     for name in args.only:
