@@ -282,7 +282,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(estimators[0], name):
                     setattr(self, name, getattr(estimators[0], name))
-        return self
+            return self
 
     def fit_predict(self, X, y=None):
         """Fit, and decide on the same samples.
