@@ -87,10 +87,11 @@ def test_an_interrupted_fit_changes_nothing(name):
     make, make_X, method = ESTIMATORS[name]
     X, other, y = make_X(0), make_X(1), np.repeat([1, -1], [7, 3])
     y = y if name == "tuned" else None
-    with Interruption(0) as counted:
-        make().fit(other, y)
-    n = counted.n_lines
     estimator = make().fit(X, y)
+    with Interruption(0) as counted:
+        estimator.fit(other, y)
+    n = counted.n_lines
+    estimator.fit(X, y)
     expected = getattr(estimator, method)(other) if method else None
     before = dict(vars(estimator))
     # Its last lines are those that set attributes.
