@@ -214,9 +214,9 @@ def _check_numbers(features) -> None:
 def _check_features(features, n_features: int) -> None:
     _check_numbers(features)
     weights = features.layer_weights_
-    if not all(isinstance(w, float) for w in weights):
-        raise ValueError(f"layer_weights_ must be numbers, got {weights!r:.80}.")
-    if len(weights) != len(features.layers) or not all(w > 0 for w in weights):
+    if len(weights) != len(features.layers) or not all(
+        isinstance(w, Real) and 0 < w < np.inf for w in weights
+    ):
         raise ValueError(f"layer_weights_ must be positive, for each layer: {weights}.")
     if features.n_patch_features_ != n_features:
         raise ValueError(
