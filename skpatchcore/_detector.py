@@ -25,6 +25,7 @@ from skpatchcore._memory_bank import (
     PatchMemoryBank,
     inherit_params,
     labels_from_decision,
+    unchanged_on_error,
     with_defaults,
 )
 
@@ -241,14 +242,15 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         grids = features._fit_extract(take_images(images, rows))
         bank = PatchMemoryBank(**self._bank_params())
         bank._fit_patches(grids.patches, grids.offsets)
-        self.features_ = features
-        self.memory_bank_ = bank
-        self.training_indices_ = rows
-        self._training_shapes = grids.shapes
-        self.training_scores_ = bank.training_scores_
-        self.offset_ = bank.offset_
-        self.map_threshold_ = bank.patch_threshold_
-        return self
+        with unchanged_on_error(self):
+            self.features_ = features
+            self.memory_bank_ = bank
+            self.training_indices_ = rows
+            self._training_shapes = grids.shapes
+            self.training_scores_ = bank.training_scores_
+            self.offset_ = bank.offset_
+            self.map_threshold_ = bank.patch_threshold_
+            return self
 
     def fit_predict(self, X, y=None):
         """Fit, and decide on the same pictures.

@@ -29,6 +29,7 @@ from skpatchcore._descriptors import MAX_BALANCE_PATCHES, balance_layers, descri
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import learnable_rows
 from skpatchcore._layer_maps import iter_layer_maps
+from skpatchcore._memory_bank import unchanged_on_error
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000
@@ -296,11 +297,12 @@ class PatchFeatureTransformer(
             If a parameter, the weights or a picture is not as described; the message
             names the culprit.
         """
-        images = self._validate_images(X, reset=True)
-        rows = learnable_rows(y, len(images))
-        learns = self._learns_weights() or hasattr(self.projection, "fit")
-        self._fit_extract(take_images(images, rows if learns else rows[:1]))
-        return self
+        with unchanged_on_error(self):
+            images = self._validate_images(X, reset=True)
+            rows = learnable_rows(y, len(images))
+            learns = self._learns_weights() or hasattr(self.projection, "fit")
+            self._fit_extract(take_images(images, rows if learns else rows[:1]))
+            return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):

@@ -7,10 +7,11 @@ from operator import attrgetter
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
+from skpatchcore._backbone import resolve_device
 from skpatchcore._conformal import n_supported
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
-from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._features import PatchFeatureTransformer, _check_sizes
 from skpatchcore._memory_bank import PatchMemoryBank
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
@@ -58,6 +59,8 @@ _CALIBRATION_ARRAYS = {
     "calibration_folds_": ("int64", "n"),
     "_training_rows": ("int64", "r"),
 }
+# Pixels of a side, and numbers of features, that no detector comes near.
+_LARGEST_SIZE = 2**16
 
 
 def picture_detectors(detector) -> Iterator[PatchCoreDetector]:
@@ -193,11 +196,27 @@ def _check_bank(bank, sizes: dict[str, int]) -> None:
             f"bank_ has {sizes['d']} columns, n_features_in_ is {bank.n_features_in_}."
         )
     bank._check_bank_size(sizes["m"])
+    resolve_device(bank.device)
+
+
+def _check_numbers(features) -> None:
+    """Check what sizes a picture, a window or a grid is given, before any is made."""
+    _check_sizes(features)
+    for name in ("image_size", "crop_size", "patch_size", "patch_stride", "descriptor"):
+        value = getattr(features, name)
+        for number in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(number, bool) or (
+                isinstance(number, Real) and not 1 <= number <= _LARGEST_SIZE
+            ):
+                raise ValueError(f"{name}={value!r} is no size of pictures or patches.")
 
 
 def _check_features(features, n_features: int) -> None:
+    _check_numbers(features)
     weights = features.layer_weights_
-    if len(weights) != len(features.layers) or not all(w > 0 for w in weights):
+    if len(weights) != len(features.layers) or not all(
+        isinstance(w, Real) and 0 < w < np.inf for w in weights
+    ):
         raise ValueError(f"layer_weights_ must be positive, for each layer: {weights}.")
     if features.n_patch_features_ != n_features:
         raise ValueError(

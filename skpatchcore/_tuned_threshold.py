@@ -20,7 +20,7 @@ from sklearn.utils.validation import (
 )
 
 from skpatchcore._labels import normal_rows
-from skpatchcore._memory_bank import labels_from_decision
+from skpatchcore._memory_bank import labels_from_decision, unchanged_on_error
 
 
 class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -137,13 +137,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             scores = self._cross_scores(X, y)
             estimator = self._fit_estimator(X, normal_rows(y, len(y)))
         offset, best_score = best_threshold(y, scores, self._metric())
-        # Only now, so that a fit that fails leaves an earlier one as it was.
-        self.estimator_ = estimator
-        self.offset_, self.best_score_ = offset, best_score
-        for name in ("n_features_in_", "feature_names_in_"):
-            if hasattr(estimator, name):
-                setattr(self, name, getattr(estimator, name))
-        return self
+        # A fit that fails, or is interrupted, leaves an earlier one as it was.
+        with unchanged_on_error(self):
+            self.estimator_ = estimator
+            self.offset_, self.best_score_ = offset, best_score
+            for name in ("n_features_in_", "feature_names_in_"):
+                if hasattr(estimator, name):
+                    setattr(self, name, getattr(estimator, name))
+            return self
 
     def score_samples(self, X):
         """Return the estimator's score of samples: higher is more normal.

@@ -1,6 +1,8 @@
 """Thresholds with a stated false-alarm rate, and p-values, from normal samples only."""
 
+from contextlib import contextmanager
 from numbers import Integral, Real
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from sklearn.base import (
@@ -11,7 +13,7 @@ from sklearn.base import (
     clone,
 )
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, ShuffleSplit, check_cv
+from sklearn.model_selection import KFold, LeaveOneOut, ShuffleSplit, check_cv
 from sklearn.utils import _safe_indexing, check_array, get_tags, indexable
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -24,6 +26,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skpatchcore._conformal import Calibration, anomaly_score, check_supported
+from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._labels import normal_rows
 from skpatchcore._memory_bank import labels_from_decision, unchanged_on_error
 from skpatchcore._tuned_threshold import TunedThresholdDetector, normality
@@ -46,7 +50,8 @@ def _gives_maps(self):
 
 def _gives_matches(self):
     # The estimators of several folds would each name neighbours of their own.
-    one = self.method != "cross" or isinstance(self.estimator, FrozenEstimator)
+    one = self.method in ("split", "refit")
+    one = one or isinstance(self.estimator, FrozenEstimator)
     return one and hasattr(self.estimator, "nearest_patches")
 
 
@@ -77,12 +82,14 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Share of new normal samples that may be flagged, in (0, 1). It needs at least
         ``1 / alpha - 1`` calibration samples: 99 for 0.01, 19 for 0.05.
 
-    method : {"cross", "split", "refit"}, default="cross"
+    method : {"cross", "jackknife+", "split", "refit"}, default="cross"
         Which samples calibrate, and what scores new ones; see Notes for what each
         guarantees.
 
         - "cross": every row calibrates, scored by the one of K estimators that was
           fitted without its fold. New samples are scored by all K.
+        - "jackknife+": as "cross", with a fold for each row, whatever `cv` says; for
+          few rows.
         - "split": a share of the rows, `calibration_size`, calibrates one estimator
           fitted on the others.
         - "refit": as "cross", but new samples are scored by one estimator fitted on all
@@ -91,7 +98,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     cv : int, splitter or None, default=5
         Folds of the normal rows for "cross" and "refit"; every row must be held out
         exactly once. An int K is a shuffled :class:`~sklearn.model_selection.KFold`,
-        None is 5. Use ``LeaveOneOut()`` for the jackknife+.
+        None is 5.
 
     calibration_size : float or int, default=0.5
         Share, in (0, 1), or number of normal rows that calibrate for "split".
@@ -102,7 +109,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Attributes
     ----------
     estimators_ : list of estimators
-        Fitted; K for "cross", else one.
+        Fitted; K for "cross", one for each row for "jackknife+", else one.
 
     calibration_scores_ : ndarray of shape (n_calibration,), float64
         Scores of the calibration rows by an estimator that had not seen them.
@@ -145,10 +152,11 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
       average over calibration sets; with a given one, the rate itself varies as a
       Beta(r, n + 1 - r), r = floor(alpha (n + 1)), with a standard deviation of about
       sqrt(alpha / n).
-    - for "cross": at most about `alpha` in practice [2]_, [3]_, and well below where
-      the K estimators disagree much about what is anomalous, as tiny banks do. What is
-      proven is less: at most ``2 alpha + 2 (1 - alpha) (K - 1) / (n + K)`` for any K,
-      and ``2 alpha`` for leaving one out ([4]_, theorems 1 and 4). All rows calibrate,
+    - for "cross" and "jackknife+": at most about `alpha` in practice [2]_, [3]_, and
+      well below where the K estimators disagree much about what is anomalous, as tiny
+      banks do. What is proven is less: at most
+      ``2 alpha + 2 (1 - alpha) (K - 1) / (n + K)`` for any K, and ``2 alpha``
+      for leaving one out ([4]_, theorems 1 and 4). All rows calibrate,
       and most of them fit, so at small n it wastes less than "split". Calibration
       scores that tie across folds, as those of mutual nearest neighbours do, round
       p-values up.
@@ -162,8 +170,10 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Too few samples for `alpha` raise an error rather than give a detector that never
     flags anything.
 
-    With K estimators a picture passes the network K times, in `fit` and after it; with
-    ``PatchCoreDetector(memory=...)``, which keeps features, once.
+    In `fit` a picture passes the network once: a `PatchCoreDetector` without `memory`
+    gets a temporary folder for layer maps, of 0.6 MB a picture for a ResNet-18 and 3 MB
+    for a Wide ResNet-50. After it, with K estimators, it passes K times; with
+    ``PatchCoreDetector(memory=...)`` once.
 
     References
     ----------
@@ -211,7 +221,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             HasMethods(["fit", "decision_function"]),
         ],
         "alpha": [Interval(Real, 0, 1, closed="neither")],
-        "method": [StrOptions({"cross", "split", "refit"})],
+        "method": [StrOptions({"cross", "jackknife+", "split", "refit"})],
         "cv": ["cv_object"],
         "calibration_size": [
             Interval(RealNotInt, 0, 1, closed="neither"),
@@ -265,12 +275,14 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         splits = self._split(X, rows)
         held_out = np.concatenate([rows[test] for _, test in splits])
         check_supported(self.alpha, len(held_out))
-        estimators, scores, peaks = self._score_held_out(X, rows, splits)
         folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
         training_rows = rows[splits[0][0]]
-        if self.method == "refit" and len(splits) > 1:
-            estimators, folds = [self._fit_estimator(X, rows)], np.zeros_like(folds)
-            training_rows = rows
+        with _features_once(self.estimator, len(splits)) as (estimator, give_back):
+            estimators, scores, peaks = _score_held_out(estimator, X, rows, splits)
+            if self.method == "refit" and len(splits) > 1:
+                estimators, folds = [_fit(estimator, X, rows)], np.zeros_like(folds)
+                training_rows = rows
+            give_back(estimators)
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             for name in _MAY_BE_MISSING:
@@ -282,7 +294,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(estimators[0], name):
                     setattr(self, name, getattr(estimators[0], name))
-        return self
+            return self
 
     def fit_predict(self, X, y=None):
         """Fit, and decide on the same samples.
@@ -478,7 +490,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     def nearest_patches(self, X, n_neighbors=None):
         """Return the training patches that every patch of a picture is nearest to.
 
-        Not for ``method="cross"``, where each of `estimators_` has a bank of its own.
+        Not for "cross" and "jackknife+": each of `estimators_` has a bank of its own.
 
         Parameters
         ----------
@@ -514,8 +526,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 1, test_size=self.calibration_size, random_state=self.random_state
             )
             return list(splitter.split(everything))
-        cv = check_cv(self.cv)
-        if self.cv is None or isinstance(self.cv, Integral):
+        cv = LeaveOneOut() if self.method == "jackknife+" else check_cv(self.cv)
+        if isinstance(cv, KFold) and cv is not self.cv:
             cv = KFold(cv.n_splits, shuffle=True, random_state=self.random_state)
         splits = list(cv.split(_safe_indexing(X, rows)))
         n_held_out = np.bincount(
@@ -528,26 +540,6 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 f"{n_held_out[np.argmax(n_held_out != 1)]} times."
             )
         return splits
-
-    def _fit_estimator(self, X, rows):
-        # A frozen estimator is its own clone, and has nothing to fit.
-        estimator = clone(self.estimator)
-        if isinstance(estimator, FrozenEstimator):
-            check_is_fitted(estimator)
-            return estimator
-        return estimator.fit(_safe_indexing(X, rows))
-
-    def _score_held_out(self, X, rows, splits):
-        """Return an estimator for each split, and what they give for held-out rows."""
-        estimators = [self._fit_estimator(X, rows[train]) for train, _ in splits]
-        scores, peaks = zip(
-            *(
-                _score_pictures(estimator, _safe_indexing(X, rows[test]))
-                for estimator, (_, test) in zip(estimators, splits, strict=True)
-            ),
-            strict=True,
-        )
-        return estimators, np.concatenate(scores), np.concatenate(peaks)
 
     def _set_calibration(self, scores, peaks, folds):
         # A score that is NaN would be compared with everything in vain.
@@ -582,6 +574,58 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
+
+
+def _fit(estimator, X, rows):
+    # A frozen estimator is its own clone, and has nothing to fit.
+    estimator = clone(estimator)
+    if isinstance(estimator, FrozenEstimator):
+        check_is_fitted(estimator)
+        return estimator
+    return estimator.fit(_safe_indexing(X, rows))
+
+
+def _score_held_out(estimator, X, rows, splits):
+    """Return an estimator for each split, and what they give for held-out rows."""
+    estimators = [_fit(estimator, X, rows[train]) for train, _ in splits]
+    scores, peaks = zip(
+        *(
+            _score_pictures(estimator, _safe_indexing(X, rows[test]))
+            for estimator, (_, test) in zip(estimators, splits, strict=True)
+        ),
+        strict=True,
+    )
+    return estimators, np.concatenate(scores), np.concatenate(peaks)
+
+
+@contextmanager
+def _features_once(estimator, n_fits: int):
+    """Yield an estimator whose clones pass a picture through the network only once.
+
+    It comes with a function that makes fitted clones forget the folder that layer maps
+    were kept in for the time being.
+    """
+    if n_fits == 1 or not _extracts_again(estimator):
+        yield estimator, lambda fitted: None
+        return
+
+    def give_back(fitted):
+        for one in fitted:
+            given = estimator.features
+            one.features = None if given is None else clone(given)
+            one.features_.memory = None
+
+    with TemporaryDirectory(prefix="skpatchcore-") as folder:
+        yield clone(estimator).set_params(features__memory=folder), give_back
+
+
+def _extracts_again(estimator) -> bool:
+    if not isinstance(estimator, PatchCoreDetector) or estimator.memory is not None:
+        return False
+    features = estimator.features
+    if features is None:
+        return True
+    return isinstance(features, PatchFeatureTransformer) and features.memory is None
 
 
 def _score_pictures(estimator, X):

@@ -310,8 +310,9 @@ def score(pictures, model, output, overlays, masks, on_error, report, weights, d
     """Score new pictures.
 
     PICTURES are files, or folders that are searched with all their subfolders. The
-    result is a CSV of path, score, decision and label. Scores and decisions are higher
-    for more normal pictures; a decision below 0 is anomalous.
+    result is a CSV of path, score, decision and label, and of p-values if the model has
+    them. Scores and decisions are higher for more normal pictures; a decision below 0
+    is anomalous.
     """
     from skpatchcore import _scoring
     from skpatchcore._benchmark import replace_text

@@ -16,6 +16,7 @@ from skpatchcore._backbone import (
     check_layers,
     resolve_device,
 )
+from skpatchcore._descriptors import describe
 from skpatchcore._model_check import DETECTORS, check_detector, picture_detectors
 from skpatchcore._model_file import (
     ARRAYS,
@@ -80,6 +81,9 @@ def save(detector, path, *, include_backbone=False):
     Left out are ``min_distances_`` and ``nearest_picks_`` of the sampler, which have an
     entry for each training patch; caches (`memory`); and ``RandomState`` instances as
     `random_state`, which become None: what they drew is kept.
+
+    A process that is killed while it writes leaves the old file as it was, and beside
+    it a hidden one that ends in ``.tmp`` and may be deleted.
 
     Examples
     --------
@@ -184,6 +188,7 @@ def load(path, *, weights=None, backbone=None, device=None):
         else:
             _fill_networks(features, safetensors.torch.load(state))
         _check_networks(features, entry(manifest, "backbone_sha256", list))
+        _check_widths(features)
     return detector
 
 
@@ -301,3 +306,30 @@ def _check_networks(features: list, expected: list) -> None:
             "include_backbone=True where it was fitted. Random and pretrained weights "
             "may change with the versions of torch and timm."
         )
+
+
+def _check_widths(features: list) -> None:
+    """Pass a blank picture through each network, to see how long its features are."""
+    seen = {}
+    for part in features:
+        network = part._network
+        if not isinstance(part.backbone, str):
+            continue
+        if (network.module, network.layers) not in seen:
+            config = getattr(network.module, "pretrained_cfg", None) or {}
+            blank = torch.zeros((1, *config.get("input_size", (3, 224, 224))))
+            seen[network.module, network.layers] = network(blank)
+        grid = describe(
+            seen[network.module, network.layers],
+            patch_size=part.patch_size,
+            patch_stride=part.patch_stride,
+            descriptor=part.descriptor,
+            layer_weights=part.layer_weights_,
+        )
+        expected = part.n_patch_features_
+        if part.projection_ is not None:
+            expected = part.projection_.n_features_in_
+        if grid.shape[1] != expected:
+            raise ValueError(
+                f"the network gives {grid.shape[1]} features a patch, not {expected}."
+            )

@@ -31,6 +31,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
+from skpatchcore._backbone import Backbone
 from skpatchcore._conformal import Calibration, anomaly_score, n_supported
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.metrics import f1_max, image_auroc_scorer
@@ -465,6 +466,63 @@ def test_maps_of_unequal_sizes_are_a_list(with_maps):
         maps = detector.predict_maps(pictures, normalized=True)
         assert [m.shape for m in maps] == [(24, 32), (24, 28)]
         assert [m.dtype for m in detector.predict_masks(pictures)] == [bool, bool]
+
+
+def test_jackknife_plus_by_name_is_leaving_one_out(rng):
+    X = rng.normal(size=(20, 2))
+    named = conformal(method="jackknife+", cv=3).fit(X)
+    left = conformal(cv=LeaveOneOut()).fit(X)
+    assert_array_equal(named.predict_pvalue(2 * X), left.predict_pvalue(2 * X))
+    assert_array_equal(named.calibration_indices_, np.arange(20))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Count the pictures that pass a network."""
+    seen = []
+    call = Backbone.__call__
+
+    def count(network, batch):
+        seen.append(len(batch))
+        return call(network, batch)
+
+    monkeypatch.setattr(Backbone, "__call__", count)
+    return seen
+
+
+@pytest.mark.parametrize("given", [True, False])
+@pytest.mark.parametrize("method", ["cross", "refit", "jackknife+"])
+def test_each_picture_passes_the_network_once_in_fit(rng, method, given, passes):
+    good, new = make_pictures(rng, 12), make_pictures(rng, 3)
+    estimator = picture_detector()
+    if not given:
+        estimator = PatchCoreDetector(random_state=0).set_params(
+            features__backbone="gabor",
+            features__layers=("fine",),
+            features__image_size=24,
+        )
+    detector = conformal(estimator, method=method, cv=3).fit(good)
+    assert sum(passes) == len(good)
+    cached = [vars(part)["memory"] for part in parts_of(detector)]
+    assert set(cached) == {None}
+    assert detector.score_samples(new).shape == (3,)
+    plain = [clone(estimator).fit(good[rows]) for rows in training_rows(detector, 12)]
+    for one, other in zip(detector.estimators_, plain, strict=True):
+        assert repr(one) == repr(other)
+        assert_array_equal(one.memory_bank_.bank_, other.memory_bank_.bank_)
+
+
+def parts_of(detector):
+    for one in detector.estimators_:
+        bank = one.memory_bank_
+        yield from (one, one.features, one.features_, bank, bank.sampler_)
+
+
+def training_rows(detector, n):
+    if detector.method == "refit":
+        return [np.arange(n)]
+    rows, folds = detector.calibration_indices_, detector.calibration_folds_
+    return [np.setdiff1d(np.arange(n), rows[folds == k]) for k in np.unique(folds)]
 
 
 def test_matches_name_pictures_of_the_outer_fit(rng):

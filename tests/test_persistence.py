@@ -5,10 +5,14 @@ import functools
 import hashlib
 import io
 import json
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zipfile
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -472,6 +476,54 @@ def test_tampered_calibrations_are_rejected(change, match, tmp_path):
     change(fitted_of(manifest["detector"]), arrays)
     path = write(path, seal(manifest, safetensors.numpy.save(arrays)))
     assert_rejected(path, match)
+
+
+@pytest.mark.parametrize(
+    "make_one", [make, lambda: calibrated()], ids=["plain", "cross"]
+)
+def test_a_file_from_a_gpu_is_read_on_a_processor(make_one, tmp_path):
+    detector = make_one()
+    save(detector, tmp_path / "m")
+    text = unzip(tmp_path / "m")["model.json"].decode()
+    assert '"device": null' in text
+    text = text.replace('"device": null', '"device": "cuda"')
+    arrays = unzip(tmp_path / "m")["arrays.safetensors"]
+    write(tmp_path / "m", seal(json.loads(text), arrays))
+    if not torch.cuda.is_available():
+        assert_rejected(tmp_path / "m", "no CUDA GPU")
+    loaded = load(tmp_path / "m", device="cpu")
+    np.testing.assert_array_equal(
+        loaded.score_samples(TEST), detector.score_samples(TEST)
+    )
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize(
+    "make_one", [make, lambda: calibrated()], ids=["plain", "cross"]
+)
+def test_fitted_on_a_gpu_and_loaded_where_there_is_none(make_one, tmp_path):
+    detector = make_one()
+    save(detector, tmp_path / "m.skpc")
+    np.save(tmp_path / "new.npy", TEST)
+    code = (
+        "import sys, numpy, torch; from skpatchcore.persistence import load\n"
+        "assert not torch.cuda.is_available()\n"
+        "loaded = load(sys.argv[1] + '/m.skpc')\n"
+        "scores = loaded.score_samples(numpy.load(sys.argv[1] + '/new.npy'))\n"
+        "numpy.save(sys.argv[1] + '/scores.npy', scores)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )
+    scores = np.load(tmp_path / "scores.npy")
+    np.testing.assert_allclose(scores, detector.score_samples(TEST), rtol=1e-3)
+    for copied in (pickle_copy(detector), joblib_copy(detector)):
+        np.testing.assert_array_equal(
+            copied.score_samples(TEST), detector.score_samples(TEST)
+        )
 
 
 def test_size_on_real_pictures(assets, tmp_path):

@@ -1,0 +1,103 @@
+"""Ctrl-C at any line of a fit leaves the estimator as it was before."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import skpatchcore
+from skpatchcore import (
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    PatchMemoryBank,
+)
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
+
+FOLDER = str(Path(skpatchcore.__file__).parent)
+
+
+def make_pictures(seed, n=10):
+    return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), np.uint8)
+
+
+def make_features(**params):
+    return PatchFeatureTransformer("gabor", ("fine",), image_size=16, **params)
+
+
+def make_detector():
+    return PatchCoreDetector(make_features(projection=5), random_state=0)
+
+
+def make_rows(seed):
+    return np.random.default_rng(seed).normal(size=(40, 3))
+
+
+def conformal(method):
+    return lambda: ConformalDetector(
+        make_detector(), alpha=0.2, method=method, cv=2, random_state=0
+    )
+
+
+ESTIMATORS = {
+    "transformer": (make_features, make_pictures, "transform"),
+    "bank": (lambda: PatchMemoryBank(random_state=0), make_rows, "score_samples"),
+    "detector": (make_detector, make_pictures, "predict_maps"),
+    "cross": (conformal("cross"), make_pictures, "score_samples"),
+    "split": (conformal("split"), make_pictures, "predict_masks"),
+    "refit": (conformal("refit"), make_pictures, "score_samples"),
+    "tuned": (
+        lambda: TunedThresholdDetector(make_detector(), cv=2),
+        make_pictures,
+        "decision_function",
+    ),
+}
+
+
+class Interruption:
+    """Raises KeyboardInterrupt at the n-th line of the package that is run."""
+
+    def __init__(self, n):
+        self.n, self.n_lines = n, 0
+
+    def __call__(self, frame, event, arg):
+        return self.trace if frame.f_code.co_filename.startswith(FOLDER) else None
+
+    def trace(self, frame, event, arg):
+        if event == "line":
+            self.n_lines += 1
+            if self.n_lines == self.n:
+                raise KeyboardInterrupt
+        return self.trace
+
+    def __enter__(self):
+        self.before = sys.gettrace()
+        sys.settrace(self)
+        return self
+
+    def __exit__(self, *exception):
+        sys.settrace(self.before)
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_an_interrupted_fit_changes_nothing(name):
+    make, make_X, method = ESTIMATORS[name]
+    X, other, y = make_X(0), make_X(1), np.repeat([1, -1], [7, 3])
+    y = y if name == "tuned" else None
+    estimator = make().fit(X, y)
+    with Interruption(0) as counted:
+        estimator.fit(other, y)
+    n = counted.n_lines
+    estimator.fit(X, y)
+    expected = getattr(estimator, method)(other)
+    before = dict(vars(estimator))
+    # Its last lines are those that set attributes.
+    moments = {*np.linspace(1, n, 25).astype(int), *range(max(1, n - 40), n + 1)}
+    for moment in sorted(moments):
+        with pytest.raises(KeyboardInterrupt), Interruption(moment):
+            estimator.fit(other, y)
+        after = vars(estimator)
+        assert after.keys() == before.keys(), moment
+        assert all(after[key] is before[key] for key in before), moment
+    assert_array_equal(getattr(estimator, method)(other), expected)
