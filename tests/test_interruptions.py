@@ -62,7 +62,11 @@ class Interruption:
         self.n, self.n_lines = n, 0
 
     def __call__(self, frame, event, arg):
-        return self.trace if frame.f_code.co_filename.startswith(FOLDER) else None
+        code = frame.f_code
+        # Python itself drops what is raised while it disposes of an object.
+        if code.co_name == "forget" or not code.co_filename.startswith(FOLDER):
+            return None
+        return self.trace
 
     def trace(self, frame, event, arg):
         if event == "line":
@@ -93,7 +97,7 @@ def test_an_interrupted_fit_changes_nothing(name):
     expected = getattr(estimator, method)(other)
     before = dict(vars(estimator))
     # Its last lines are those that set attributes.
-    moments = {*np.linspace(1, n, 25).astype(int), *range(max(1, n - 40), n + 1)}
+    moments = {*np.linspace(1, n, 12).astype(int), *range(max(1, n - 20), n + 1)}
     for moment in sorted(moments):
         with pytest.raises(KeyboardInterrupt), Interruption(moment):
             estimator.fit(other, y)

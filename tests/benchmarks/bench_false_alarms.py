@@ -3,8 +3,8 @@
 Run as ``python tests/benchmarks/bench_false_alarms.py FEATURES.npz [CLASS ...]``, where
 CLASS is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``, or
 ``../shared/assets`` beside the checkout), such as ``mvtec_ad/bottle``, or
-``procedural``; without any, all five classes and procedural data. Features are
-extracted once and kept in FEATURES.npz.
+``surfaces`` (procedural pictures) or ``numbers`` (fresh numbers for each split);
+without any, all of these. Features are extracted once and kept in FEATURES.npz.
 
 Each split shuffles the normal pictures of a class, keeps most for fitting and
 calibrating, and asks how many of the others, and of the defects, are flagged. The
@@ -25,7 +25,7 @@ import torch
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._conformal import Calibration
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import load_mvtec_ad
+from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import f1_max
 
 ALPHAS = (0.05, 0.01)
@@ -33,13 +33,16 @@ N_SPLITS = 200
 N_PICKS = 200
 N_PATCHES = 49
 N_DIMENSIONS = 64
+# Sets of procedural pictures to fit and calibrate on, and those to ask about.
+N_TRAIN, N_NEW = (30, 100, 300), 100
 CATEGORIES = (
     "mvtec_ad_reduced/hazelnut_reduced",
     "mvtec_ad_reduced/transistor_reduced",
     "mvtec_ad/bottle",
     "mvtec_ad/pill",
     "mvtec_3d/tire",
-    "procedural",
+    "surfaces",
+    "numbers",
 )
 
 
@@ -48,18 +51,24 @@ def assets() -> Path:
     return Path(os.environ.get("SKPATCHCORE_ASSETS", beside))
 
 
+def pictures(category: str):
+    """Return pictures, and what reads them."""
+    if category == "surfaces":
+        data = make_surface_defects(1200, 0, 100, texture="wood", random_state=0)
+        return data, PatchFeatureTransformer(
+            "gabor", ("fine", "coarse"), image_size=128
+        )
+    data = load_mvtec_ad(assets() / "data" / Path(category).parent, Path(category).name)
+    weights = assets() / "weights" / "resnet18_tv_in1k_trunk.safetensors"
+    return data, PatchFeatureTransformer("resnet18", weights=weights, image_size=224)
+
+
 def extract(category: str) -> dict[str, np.ndarray]:
     """Return features (n, patches, d) of a class, small enough to fit 1000 times.
 
     Every fourth row and column of the grid, in a random projection.
     """
-    data = load_mvtec_ad(assets() / "data" / Path(category).parent, Path(category).name)
-    features = PatchFeatureTransformer(
-        "resnet18",
-        ("layer2", "layer3"),
-        weights=assets() / "weights" / "resnet18_tv_in1k_trunk.safetensors",
-        image_size=(224, 224),
-    )
+    data, features = pictures(category)
     grids = features.fit(data.data, data.target).transform(data.data)[:, ::4, ::4]
     n, _, _, d = grids.shape
     projection = np.random.default_rng(0).normal(size=(d, N_DIMENSIONS))
@@ -123,32 +132,45 @@ def report(title: str, splits: list[dict[str, list[float]]], seconds: float) -> 
         print(f"  {rule:16s}" + "".join(f"{cell:>18s}" for cell in cells), flush=True)
 
 
-def run_class(cache: Path, category: str) -> None:
+def run_class(cache: Path, category: str, n_train: int, n_new: int) -> None:
+    """Split the normal pictures of a class again and again."""
     X, y = load(cache, category)
     normal, anomalous = X[y == 1], X[y == -1]
     start, splits = time.perf_counter(), []
-    n_new = max(5, len(normal) // 5)
     for seed in range(N_SPLITS):
         order = np.random.default_rng(seed).permutation(len(normal))
-        new, train = normal[order[:n_new]], normal[order[n_new:]]
+        new, train = np.split(normal[order[: n_new + n_train]], [n_new])
         splits.append(rates_of_split(train, new, anomalous, seed))
-    n_train = len(normal) - n_new
     title = f"{category}: {n_train} to fit and calibrate, {n_new} new"
     report(title, splits, time.perf_counter() - start)
 
 
-def run_procedural(n: int, n_new: int = 100) -> None:
+def run_numbers(n: int) -> None:
     """Fresh data for every split: patches that share a factor; defects of one patch."""
     start, splits = time.perf_counter(), []
     for seed in range(N_SPLITS):
         rng = np.random.default_rng(seed)
-        X = rng.normal(size=(n + n_new, N_PATCHES, 8))
-        X += rng.normal(size=(n + n_new, 1, 8)) * rng.gamma(2, 0.3, (n + n_new, 1, 1))
+        X = rng.normal(size=(n + N_NEW, N_PATCHES, 8))
+        shared = rng.normal(size=(n + N_NEW, 1, 8))
+        X += shared * rng.gamma(2, 0.3, (n + N_NEW, 1, 1))
         anomalous = X[n:].copy()
         anomalous[:, 0, 0] += 5
         splits.append(rates_of_split(X[:n], X[n:], anomalous, seed))
-    title = f"procedural: {n} to fit and calibrate, {n_new} new"
+    title = f"numbers: {n} to fit and calibrate, {N_NEW} new"
     report(title, splits, time.perf_counter() - start)
+
+
+def run(cache: Path, category: str) -> None:
+    if category == "numbers":
+        for n in N_TRAIN:
+            run_numbers(n)
+    elif category == "surfaces":
+        for n in N_TRAIN:
+            run_class(cache, category, n, N_NEW)
+    else:
+        n = np.count_nonzero(load(cache, category)[1] == 1)
+        n_new = max(5, n // 5)
+        run_class(cache, category, n - n_new, n_new)
 
 
 def main(cache: str, *categories: str) -> None:
@@ -156,11 +178,7 @@ def main(cache: str, *categories: str) -> None:
     heads = [f"{kind}, {a}" for kind in ("normal", "defect") for a in ALPHAS]
     print(f"{'flagged, alpha':18s}" + "".join(f"{head:>18s}" for head in heads))
     for category in categories or CATEGORIES:
-        if category == "procedural":
-            for n in (30, 100, 300):
-                run_procedural(n)
-        else:
-            run_class(Path(cache), category)
+        run(Path(cache), category)
 
 
 if __name__ == "__main__":
