@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from operator import attrgetter
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
 
 from skpatchcore._backbone import resolve_device
@@ -60,6 +61,8 @@ _CALIBRATION_ARRAYS = {
     "_training_rows": ("int64", "r"),
 }
 # Pixels of a side, and numbers of features, that no detector comes near.
+# The squares of patch features must be float32 numbers.
+_LARGEST = 1e18
 _LARGEST_SIZE = 2**16
 
 
@@ -223,12 +226,20 @@ def _check_features(features, n_features: int) -> None:
             f"bank_ has {n_features} columns, but n_patch_features_ is "
             f"{features.n_patch_features_}."
         )
-    if features.projection_ is None:
-        return
+    if features.projection_ is not None:
+        _check_projection(features.projection_, n_features)
+
+
+def _check_projection(projection, n_features: int) -> None:
     try:
-        patch = np.zeros((1, features.projection_.n_features_in_), np.float32)
-        shape = features.projection_.transform(patch).shape
+        patch = np.zeros((1, projection.n_features_in_), np.float32)
+        shape = projection.transform(patch).shape
     except Exception as error:
         raise ValueError(f"its projection does not work: {error}") from error
     if shape != (1, n_features):
         raise ValueError(f"its projection gives {shape}, not {n_features} features.")
+    for name, value in vars(projection).items():
+        numbers = getattr(value, "data", None) if issparse(value) else value
+        # Written so that NaN fails, too.
+        if isinstance(numbers, np.ndarray) and not (abs(numbers) <= _LARGEST).all():
+            raise ValueError(f"its projection's {name} has values beyond {_LARGEST}.")

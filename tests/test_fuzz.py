@@ -28,6 +28,7 @@ from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence import ModelFileError, load, save
 
 N_CASES = int(os.environ.get("SKPATCHCORE_FUZZ_CASES", "100"))
+# Of the processor, not of a clock that goes on while others work.
 SECONDS = 20
 EXTRA_BYTES = 3 * 2**30
 
@@ -62,7 +63,7 @@ def guards():
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * resource.getpagesize()
     before = resource.getrlimit(resource.RLIMIT_AS)
-    handler = signal.signal(signal.SIGALRM, ring)
+    handler = signal.signal(signal.SIGPROF, ring)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_AS, (used + EXTRA_BYTES, before[1]))
@@ -71,7 +72,7 @@ def guards():
         yield
     resource.setrlimit(resource.RLIMIT_AS, before)
     torch.set_num_threads(n_threads)
-    signal.signal(signal.SIGALRM, handler)
+    signal.signal(signal.SIGPROF, handler)
 
 
 # Damage -----------------------------------------------------------------------------
@@ -175,7 +176,7 @@ def load_or_none(data: bytes, path):
     """Return the detector; None for errors that are documented."""
     path = path.with_name("damaged.skpc")
     path.write_bytes(data)
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         return load(path)
     except (ModelFileError, FileNotFoundError) as error:
@@ -187,7 +188,7 @@ def load_or_none(data: bytes, path):
         event("refused: weights")
         return None
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @fuzz
@@ -207,14 +208,14 @@ def test_damaged_model_files_are_rejected_or_give_the_same_scores(
 
 def assert_usable(detector, model):
     """A forged model may be another one, but it works, or says what it misses."""
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         scores = detector.score_samples(model.new)
     except (ValueError, TypeError, RuntimeError, MemoryError) as error:
         event(f"loaded, no score: {type(error).__name__} {str(error)[:70]}")
         return
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     event("loaded")
     assert scores.shape == (1,)
 
@@ -342,7 +343,7 @@ FILES = make_files()
 def test_damaged_pictures_are_read_or_named(number, edits, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damage(FILES[number][1], edits))
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -352,7 +353,7 @@ def test_damaged_pictures_are_read_or_named(number, edits, tmp_path_factory):
         assert f"picture 0 ({path})" in str(error)  # noqa: PT017
         return
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     assert image.dtype == np.float32
     assert image.ndim == 3
     assert image.shape[2] == 3

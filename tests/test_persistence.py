@@ -797,6 +797,11 @@ def widen(fitted, arrays):
     arrays[name] = np.concatenate([arrays[name], arrays[name]], axis=1)
 
 
+def overflow(fitted, arrays):
+    name = next(name for name in arrays if "components_" in name and "ind" not in name)
+    arrays[name][0] = 1e38
+
+
 def point_outside(fitted, arrays):
     name = fitted["components_"]["csr"]["indices"]["array"]
     arrays[name] = arrays[name] + 10**6
@@ -811,6 +816,8 @@ def point_outside(fitted, arrays):
         (PCA(3), lambda f, a: f.update(mean_="x"), "projection does not work"),
         (PCA(3), lambda f, a: f.update(n_features_in_=7), "projection does not work"),
         (PCA(3), widen, "projection"),
+        (PCA(3), overflow, "components_ has values beyond"),
+        (SparseRandomProjection(3), overflow, "components_ has values beyond"),
         (SparseRandomProjection(3), point_outside, "indices"),
     ],
 )

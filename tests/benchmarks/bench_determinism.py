@@ -16,14 +16,19 @@ import torch
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.datasets import load_mvtec_ad
 
+NETWORKS = {
+    "resnet18": (("layer2", "layer3"), "resnet18_tv_in1k_trunk"),
+    "mobilenetv2_100": (("blocks.2", "blocks.4"), "mobilenetv2_100_tv_in1k"),
+}
 SETTINGS = [(32, 1), (32, 1), (1, 1), (7, 1), (64, 1), (32, 2), (7, 2)]
 
 
-def run(data, assets: Path, batch_size: int, n_threads: int) -> dict[str, np.ndarray]:
-    torch.set_num_threads(n_threads)
+def run(data, assets: Path, backbone: str, batch_size: int) -> dict[str, np.ndarray]:
+    layers, weights = NETWORKS[backbone]
     features = PatchFeatureTransformer(
-        "resnet18",
-        weights=assets / "weights" / "resnet18_tv_in1k_trunk.safetensors",
+        backbone,
+        layers,
+        weights=assets / "weights" / f"{weights}.safetensors",
         image_size=224,
         batch_size=batch_size,
     )
@@ -38,13 +43,11 @@ def run(data, assets: Path, batch_size: int, n_threads: int) -> dict[str, np.nda
     }
 
 
-def main(category: str = "mvtec_ad_reduced/hazelnut_reduced") -> None:
-    assets = Path(os.environ["SKPATCHCORE_ASSETS"])
-    folder = assets / "data" / category
-    data = load_mvtec_ad(folder.parent, folder.name)
+def compare(data, assets: Path, backbone: str) -> None:
     reference = None
     for batch_size, n_threads in SETTINGS:
-        found = run(data, assets, batch_size, n_threads)
+        torch.set_num_threads(n_threads)
+        found = run(data, assets, backbone, batch_size)
         reference = reference or found
         same = np.mean(found["picks"] == reference["picks"])
         cells = [f"picks {same:.1%} the same"]
@@ -52,10 +55,16 @@ def main(category: str = "mvtec_ad_reduced/hazelnut_reduced") -> None:
             scale = np.abs(reference[name]).max()
             difference = np.abs(found[name] - reference[name]).max() / scale
             cells.append(f"{name} {difference:.1e}")
-        print(
-            f"batch {batch_size:2d}, {n_threads} threads: {', '.join(cells)}",
-            flush=True,
-        )
+        setting = f"{backbone}, batch {batch_size:2d}, {n_threads} threads"
+        print(f"{setting}: {', '.join(cells)}", flush=True)
+
+
+def main(category: str = "mvtec_ad_reduced/hazelnut_reduced") -> None:
+    assets = Path(os.environ["SKPATCHCORE_ASSETS"])
+    folder = assets / "data" / category
+    data = load_mvtec_ad(folder.parent, folder.name)
+    for backbone in NETWORKS:
+        compare(data, assets, backbone)
 
 
 if __name__ == "__main__":
