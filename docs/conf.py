@@ -117,3 +117,12 @@ html_theme_options = {
 html_sidebars = {"index": [], "changelog": [], "faq": [], "installation": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def escape_patterns(app, context, lines):
+    """Keep file patterns in the help of commands from being read as emphasis."""
+    lines[:] = [line.replace(" *.", r" \*.") for line in lines]
+
+
+def setup(app):
+    app.connect("sphinx-click-process-options", escape_patterns)

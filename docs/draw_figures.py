@@ -1,6 +1,6 @@
 """Draw the pictures of the user guide, all from generated surfaces::
 
-    python docs/draw_figures.py [FOLDER]
+python docs/draw_figures.py [FOLDER]
 """
 
 import sys
@@ -141,9 +141,7 @@ def draw_threshold(surfaces, train, test):
         y = height + jitter.uniform(-0.18, 0.18, len(values))
         ax.scatter(values, y, s=40, color=color, marker=marker, alpha=0.8)
     ax.axvline(-fitted.offset_, color=LINE, linestyle=":", label="from training scores")
-    ax.axvline(
-        -calibrated.offset_, color=PICKED, label="calibrated, 5 % false alarms"
-    )
+    ax.axvline(-calibrated.offset_, color=PICKED, label="calibrated, 5 % false alarms")
     ax.set(yticks=range(3), yticklabels=list(groups)[::-1], ylim=(-0.5, 2.5))
     ax.set_xlabel("anomaly score (negative of score_samples)")
     ax.legend(loc="upper right")
