@@ -12,7 +12,7 @@ sys.path.insert(0, str(HERE / "_extensions"))
 # own, and the number of real pictures would decide how long a build takes.
 os.environ["SKPATCHCORE_ASSETS"] = os.environ["SKPATCHCORE_DATA"] = os.devnull
 
-import skpatchcore
+import skpatchcore  # noqa: E402
 
 project = "skpatchcore"
 author = "The skpatchcore developers"
@@ -105,7 +105,7 @@ html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "skpatchcore"},
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "show_toc_level": 2,
     "footer_start": ["copyright"],
@@ -114,7 +114,8 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
-html_sidebars = {"index": [], "changelog": [], "faq": [], "installation": []}
+# Pages at the top have no section of their own to navigate.
+html_sidebars = {"*": []}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

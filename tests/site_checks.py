@@ -62,12 +62,16 @@ def find_broken_links(site: Path) -> list[str]:
     problems = []
     for path, page in pages.items():
         where = path.relative_to(site)
-        for url in page.loads:
-            if urlsplit(url).netloc:
-                problems.append(f"{where}: loads {url} from elsewhere")
-        for url in page.links + page.loads:
-            if not _leads_somewhere(url, path, pages):
-                problems.append(f"{where}: {url} leads nowhere")
+        problems += [
+            f"{where}: loads {url} from elsewhere"
+            for url in page.loads
+            if urlsplit(url).netloc
+        ]
+        problems += [
+            f"{where}: {url} leads nowhere"
+            for url in page.links + page.loads
+            if not _leads_somewhere(url, path, pages)
+        ]
     return sorted(problems)
 
 
@@ -143,13 +147,17 @@ def look_at(browser, address: str, page: str, width: int) -> list[str]:
     problems = [f"broken picture {url}" for url in seen["broken"]]
     if seen["excess"] > 0:
         problems.append(f"{seen['excess']} pixels wider than the window")
-    for entry in browser.get_log("browser"):
-        if entry["level"] == "SEVERE":
-            problems.append(f"console: {entry['message']}")
-    for url in _requests(browser):
-        # Other schemes are the page's own data, and what a browser has built in.
-        if url.startswith(("http", "ws")) and not url.startswith(address):
-            problems.append(f"asks for {url}")
+    problems += [
+        f"console: {entry['message']}"
+        for entry in browser.get_log("browser")
+        if entry["level"] == "SEVERE"
+    ]
+    # Other schemes are the page's own data, and what a browser has built in.
+    problems += [
+        f"asks for {url}"
+        for url in _requests(browser)
+        if url.startswith(("http", "ws")) and not url.startswith(address)
+    ]
     return [f"{page} at {width}: {problem}" for problem in problems]
 
 
