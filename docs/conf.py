@@ -1,6 +1,7 @@
 """Configuration of Sphinx."""
 
 import os
+import re
 import sys
 import tempfile
 import zlib
@@ -35,6 +36,8 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 # Every cross-reference must lead somewhere.
 nitpicky = True
+# As in scikit-learn's docstrings: `X` is code.
+default_role = "literal"
 
 # Markdown
 myst_enable_extensions = ["colon_fence", "dollarmath", "deflist"]
@@ -45,6 +48,7 @@ autosummary_generate = True
 # Members are listed by autosummary; numpydoc would list them again.
 numpydoc_show_class_members = False
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 autodoc_default_options = {
     "members": True,
     "inherited-members": False,
@@ -88,6 +92,7 @@ sphinx_gallery_conf = {
     "doc_module": ("skpatchcore",),
     "reference_url": {"skpatchcore": None},
     "abort_on_example_error": True,
+    "within_subsection_order": "FileNameSortKey",
     "remove_config_comments": True,
     "show_memory": False,
     "download_all_examples": False,
@@ -120,10 +125,16 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
 
-def escape_patterns(app, context, lines):
-    """Keep file patterns in the help of commands from being read as emphasis."""
-    lines[:] = [line.replace(" *.", r" \*.") for line in lines]
+def tidy_options(app, context, lines):
+    """Put defaults in a line each, and keep patterns from being read as emphasis."""
+    lines[:] = [
+        re.sub(r":default: ``'?(.*?)'?``$", r"Default: ``\1``.", line).replace(
+            " *.", r" \*."
+        )
+        for line in lines
+        if "Sentinel.UNSET" not in line
+    ]
 
 
 def setup(app):
-    app.connect("sphinx-click-process-options", escape_patterns)
+    app.connect("sphinx-click-process-options", tidy_options)
