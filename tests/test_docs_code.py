@@ -5,6 +5,7 @@ of a page are one program here: they run in order, with `READERS` names given. C
 lines are parsed by the command itself, and what they name of this project must exist.
 """
 
+import importlib
 import re
 import shlex
 import tomllib
@@ -18,6 +19,7 @@ from torch import nn
 
 from skpatchcore import _backbone, cli
 from skpatchcore.datasets import make_surface_defects
+from tests.test_docstrings import MODULES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -77,8 +79,8 @@ def local_cluster(monkeypatch):
     """A cluster within this process stands in for any that a page connects to."""
     distributed = pytest.importorskip("dask.distributed")
     connect = distributed.Client
-    settings = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}
-    settings |= {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    settings = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
+    settings["dashboard_address"] = "127.0.0.1:0"
     monkeypatch.setattr(distributed, "Client", lambda _: connect(**settings))
 
 
@@ -155,6 +157,27 @@ def check_script(words: list[str]) -> None:
         assert words[1] in {"pip", "venv", "timm", "build"}
     elif words[0] != "-c":
         assert (ROOT / words[0]).is_file()
+
+
+@pytest.mark.parametrize("module", [*MODULES, "skpatchcore.scoring"])
+def test_every_public_name_is_in_the_reference(module):
+    page = (ROOT / "docs" / "api.md").read_text("utf-8")
+    names = set(importlib.import_module(module).__all__) - {"__version__"}
+    assert {name for name in names if not re.search(rf"\b{name}\b", page)} == set()
+
+
+def test_figures_of_the_guide_are_drawn_by_the_script():
+    guide = (ROOT / "docs" / "user_guide.md").read_text("utf-8")
+    script = (ROOT / "docs" / "draw_figures.py").read_text("utf-8")
+    shown = set(re.findall(r"images/guide_(\w+)\.png", guide))
+    assert shown == set(re.findall(r"^def draw_(\w+)", script, re.M))
+    there = (ROOT / "docs" / "images").glob("guide_*.png")
+    assert shown == {path.stem.removeprefix("guide_") for path in there}
+
+
+def test_pictures_are_small():
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size <= 300_000, picture.name
 
 
 def test_mistyped_command_is_found():
