@@ -92,6 +92,8 @@ sphinx_gallery_conf = {
     "doc_module": ("skpatchcore",),
     "reference_url": {"skpatchcore": None},
     "abort_on_example_error": True,
+    # What a display is called says less than its figure.
+    "capture_repr": ("_repr_html_",),
     "within_subsection_order": "FileNameSortKey",
     "remove_config_comments": True,
     "show_memory": False,

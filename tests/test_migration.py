@@ -56,12 +56,28 @@ OPTIONS = {
         GreedyCoresetSampler.dimension_to_project_features_to
         ApproximateGreedyCoresetSampler.number_of_starting_points
         RandomSampler.percentage FaissNN.on_gpu FaissNN.num_workers ApproximateFaissNN
-        RescaleSegmentor.target_size RescaleSegmentor.smoothing
+        RescaleSegmentor.target_size RescaleSegmentor.smoothing RescaleSegmentor.device
+        NearestNeighbourScorer.n_nearest_neighbours NearestNeighbourScorer.nn_method
+        NetworkFeatureAggregator.backbone
+        NetworkFeatureAggregator.layers_to_extract_from NetworkFeatureAggregator.device
+        Preprocessing.input_dims Preprocessing.output_dim Aggregator.target_dim
+        PatchMaker.patchsize PatchMaker.stride MVTecDataset.source
+        MVTecDataset.classname MVTecDataset.resize MVTecDataset.imagesize
+        MVTecDataset.split MVTecDataset.train_val_split backbones.load.name
+        PatchCore.save_to_path.save_path PatchCore.save_to_path.prepend
+        PatchCore.load_from_path.load_path PatchCore.load_from_path.device
+        PatchCore.load_from_path.nn_method PatchCore.load_from_path.prepend
     """,
     "anomalib/`Patchcore`": """
         backbone layers pre_trained coreset_sampling_ratio num_neighbors precision
         pre_processor post_processor evaluator visualizer
     """,
+    "anomalib/Its parts: `PatchcoreModel`, `KCenterGreedy`, `AnomalyMapGenerator`": """
+        PatchcoreModel.layers PatchcoreModel.backbone PatchcoreModel.pre_trained
+        PatchcoreModel.num_neighbors KCenterGreedy.embedding
+        KCenterGreedy.sampling_ratio AnomalyMapGenerator.sigma
+    """,
+    "anomalib/`MEBinPostProcessor`": "sample_rate min_interval_len erode kernel_size",
     "anomalib/`Patchcore.configure_pre_processor`, `PreProcessor`": """
         image_size center_crop_size transform
     """,
@@ -98,9 +114,10 @@ OPTIONS = {
     """,
     "ind_knn_ad/": """
         method --dataset --backbone PatchCore.f_coreset PatchCore.backbone_name
-        PatchCore.coreset_eps KNNExtractor.out_indices KNNExtractor.pool_last
+        PatchCore.coreset_eps KNNExtractor.backbone_name KNNExtractor.out_indices KNNExtractor.pool_last
         MVTecDataset.cls MVTecDataset.size get_coreset_idx_randomp.n
-        get_coreset_idx_randomp.eps
+        get_coreset_idx_randomp.eps SPADE.k SPADE.backbone_name PaDiM.d_reduced
+        PaDiM.backbone_name
     """,
     "pyod/": """
         KNN.contamination KNN.n_neighbors KNN.method KNN.radius KNN.algorithm
