@@ -114,7 +114,8 @@ OPTIONS = {
     """,
     "ind_knn_ad/": """
         method --dataset --backbone PatchCore.f_coreset PatchCore.backbone_name
-        PatchCore.coreset_eps KNNExtractor.backbone_name KNNExtractor.out_indices KNNExtractor.pool_last
+        PatchCore.coreset_eps KNNExtractor.backbone_name KNNExtractor.out_indices
+        KNNExtractor.pool_last
         MVTecDataset.cls MVTecDataset.size get_coreset_idx_randomp.n
         get_coreset_idx_randomp.eps SPADE.k SPADE.backbone_name PaDiM.d_reduced
         PaDiM.backbone_name
