@@ -119,7 +119,7 @@ class PatchFeatureTransformer(
         Factor for each layer's block of the concatenation; the larger, the more a layer
         counts in distances. "auto" learns them from the training patches: every layer
         is brought to the same total variance as the first, then scaled by the ratio of
-        their effective ranks, within 1/2 and 1 (see :func:`balance_layers`). None
+        their effective ranks, within 1/2 and 1. None
         weighs all layers alike, as published; so does "auto" where `descriptor` is an
         int.
 

@@ -88,7 +88,7 @@ class AnomalyMapDisplay:
 
     See Also
     --------
-    PatchCoreDetector.predict_maps : Gives the maps.
+    skpatchcore.PatchCoreDetector.predict_maps : Gives the maps.
 
     Examples
     --------

@@ -44,11 +44,12 @@ def save(detector, path, *, include_backbone=False):
     detector : PatchCoreDetector, PatchMemoryBank, ConformalDetector or \
             TunedThresholdDetector
         Fitted; the last two round one of the first two, or round each other. Samplers
-        are a :class:`CoresetSampler`, and a projection is None, an int, or one of
-        scikit-learn's ``GaussianRandomProjection``, ``SparseRandomProjection``,
+        are a :class:`~skpatchcore.CoresetSampler`, and a projection is None, an int, or
+        one of scikit-learn's ``GaussianRandomProjection``, ``SparseRandomProjection``,
         ``PCA``, ``IncrementalPCA``, ``TruncatedSVD``, ``StandardScaler``,
         ``Normalizer``, or a ``Pipeline`` of these. A splitter given as `cv` is a
-        ``KFold``, ``StratifiedKFold``, ``LeaveOneOut`` or :class:`OneClassKFold`.
+        ``KFold``, ``StratifiedKFold``, ``LeaveOneOut`` or
+        :class:`~skpatchcore.model_selection.OneClassKFold`.
 
     path : str or path-like
         File to write, ``.skpc`` by convention. An existing file is replaced.
