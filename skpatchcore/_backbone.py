@@ -27,6 +27,7 @@ _PRECISIONS = {
 # Hooks belong to the module, not to the thread: two forward passes at once through one
 # cached network would read each other's maps.
 _FORWARD_LOCK = threading.RLock()
+_FINGERPRINT_LOCK = threading.Lock()
 # By module, so that networks that serve many fits are looked at once.
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
@@ -102,8 +103,10 @@ class Backbone:
     @property
     def fingerprint(self) -> str:
         """What maps depend on, but for the picture: weights, code and arithmetic."""
-        if self.module not in _FINGERPRINTS:
-            _FINGERPRINTS[self.module] = content_key(*_describe_module(self.module))
+        # `inspect` parses source code, which threads must not do at once.
+        with _FINGERPRINT_LOCK:
+            if self.module not in _FINGERPRINTS:
+                _FINGERPRINTS[self.module] = content_key(*_describe_module(self.module))
         arithmetic = (self.device.type, str(self.dtype), torch.__version__)
         normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
         return content_key(

@@ -6,6 +6,10 @@ import os
 os.environ["SCIPY_ARRAY_API"] = "1"
 # Before torch is: threads that spin while they wait starve those of other processes.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Workers share the cores: one thread each.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
 
 from pathlib import Path
 
