@@ -77,7 +77,8 @@ def run_demo(random_state: int = 0) -> Demo:
 
 def draw_sheet(demo: Demo, path: Path) -> None:
     """Draw a good picture and one of each of a few kinds of defects."""
-    from skpatchcore.inspection import AnomalyMapDisplay, check_matplotlib
+    from skpatchcore.inspection import AnomalyMapDisplay
+    from skpatchcore.inspection._axes import check_matplotlib
 
     check_matplotlib()
     from matplotlib.figure import Figure

@@ -104,7 +104,7 @@ def demo(output, random_state):
     """
     from skpatchcore._benchmark import format_table
     from skpatchcore._demo import COLUMNS, draw_sheet, run_demo
-    from skpatchcore.inspection import check_matplotlib
+    from skpatchcore.inspection._axes import check_matplotlib
 
     output.mkdir(parents=True, exist_ok=True)
     click.echo("Learning what good surfaces look like ...", err=True)

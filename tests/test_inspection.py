@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpatchcore.inspection import AnomalyMapDisplay, blend_overlay, color_limits
+from skpatchcore.inspection import AnomalyMapDisplay
+from skpatchcore.inspection._overlays import blend_overlay, color_limits
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
