@@ -6,16 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import Bunch
 
-from skpatchcore._benchmark import (
-    IMAGE_COLUMNS,
-    PIXEL_COLUMNS,
-    measure_pictures,
-    measure_pixels,
-    score_and_map,
-)
+from skpatchcore._benchmark import measure_pictures, measure_pixels, score_and_map
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._results import IMAGE_COLUMNS, PIXEL_COLUMNS
 from skpatchcore.datasets import make_surface_defects
 
 IMAGE_SIZE = 128

@@ -21,6 +21,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     _benchmark,
     _demo,
+    _results,
     cli,
 )
 from skpatchcore.datasets import make_surface_defects
@@ -369,7 +370,8 @@ def test_an_interrupted_benchmark_keeps_what_it_has(data_root, tmp_path, monkeyp
     def evaluate(detector, data_root, category):
         if category == "wood":
             raise KeyboardInterrupt
-        return {"category": category, **dict.fromkeys(_benchmark.COLUMNS[1:], 0.5)}
+        row = {"category": category, **dict.fromkeys(_results.COLUMNS[1:], 0.5)}
+        return _benchmark.Evaluation(row, detector, None, None, None)
 
     monkeypatch.setattr(_benchmark, "evaluate_category", evaluate)
     result = run("benchmark", data_root, *SMALL, "--output", tmp_path)
