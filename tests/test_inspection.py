@@ -102,7 +102,7 @@ def test_calibrated_maps_are_on_one_scale_for_all_detectors(calibrated):
     assert display.axes_[0, 1].images[0].get_clim() == (1 / 8, 7 / 8)
     ticks = [label.get_text() for label in display.colorbar_.ax.get_yticklabels()]
     assert ticks == ["0.125\ntypical\nnormal", "0.5\nthreshold", "0.875"]
-    assert display.colorbar_.ax.get_ylabel() == "calibrated anomaly score of a pixel"
+    assert display.colorbar_.ax.get_ylabel() == "calibrated score"
 
 
 def test_a_threshold_of_ones_own_is_in_the_unit_of_the_detector(calibrated):

@@ -432,7 +432,7 @@ class AnomalyMapDisplay:
             self._colors,
             ax=self.axes_,
             extend=extend.get((low < vmin, high > vmax), "neither"),
-            label=f"{'calibrated ' * self.calibrated}anomaly score of a pixel",
+            label="calibrated score" if self.calibrated else "anomaly score of a pixel",
             aspect=12 * len(self.axes_),
             fraction=0.05,
             pad=0.02,
