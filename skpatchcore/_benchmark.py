@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import Bunch
+from tqdm.auto import tqdm
 
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
@@ -178,7 +179,7 @@ def measure_pixels(
     # One by one: masks of large pictures are only held at the network's input size.
     masks = [
         resize_masks(read_masks([test.masks[i]], [test.data[i]]), *sizes)[0]
-        for i in usable
+        for i in tqdm(usable, desc="masks", disable=not features.verbose)
     ]
     report = pixel_metrics(masks, [maps[i] for i in usable])
     values = (report.auroc, report.average_precision, report.f1, report.aupro)

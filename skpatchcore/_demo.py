@@ -50,7 +50,7 @@ class Demo(NamedTuple):
     metrics: dict[str, float]
 
 
-def run_demo(random_state: int = 0) -> Demo:
+def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
     """Fit on generated good pictures, and measure on others with known defects."""
     surfaces = make_surface_defects(**SURFACES, random_state=random_state)
     train, test = (_subset(surfaces, split) for split in ("train", "test"))
@@ -58,6 +58,7 @@ def run_demo(random_state: int = 0) -> Demo:
         PatchFeatureTransformer(**FEATURES),
         CoresetSampler(CORESET_FRACTION),
         random_state=random_state,
+        verbose=verbose,
     )
     detector.fit(train.data[:-N_HELD_OUT])
     # Pictures learned from lie near the memory bank; new good ones lie farther off.

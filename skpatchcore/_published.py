@@ -55,7 +55,7 @@ _PAPER = (
 _AMAZON = "https://github.com/amazon-science/patchcore-inspection/blob/main/models"
 _ANOMALIB = (
     "README of PatchCore in anomalib, seed 42",
-    "https://github.com/open-edge-platform/anomalib/blob/main/src/anomalib/models/image/"
+    "https://github.com/openvinotoolkit/anomalib/blob/main/src/anomalib/models/image/"
     "patchcore/README.md",
 )
 _WIDE = {"backbone": "wide_resnet50_2", "layers": ("layer2", "layer3")}

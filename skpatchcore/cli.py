@@ -6,6 +6,7 @@ and mistyped options are answered at once.
 
 import contextlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,6 +79,11 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
+def _watched() -> int:
+    """Return 1 where a person sees progress bars, and 0 in scripts and in CI."""
+    return int(sys.stderr.isatty())
+
+
 # Commands ---------------------------------------------------------------------------
 
 
@@ -108,7 +114,7 @@ def demo(output, random_state):
 
     output.mkdir(parents=True, exist_ok=True)
     click.echo("Learning what good surfaces look like ...", err=True)
-    found = run_demo(random_state)
+    found = run_demo(random_state, verbose=_watched())
     click.echo(format_table([found.metrics], COLUMNS))
     try:
         check_matplotlib()
@@ -165,6 +171,7 @@ def benchmark(data_root, categories, output, report, alpha, **settings):
 
         check_report()
     detector = _benchmark.build_detector(settings)
+    detector.set_params(verbose=detector.verbose or _watched())
     categories = _benchmark.choose_categories(data_root, categories)
     _benchmark.try_settings(detector, data_root, categories)
     settings = {"data_root": data_root, "categories": categories} | dict(
@@ -279,7 +286,9 @@ def fit(train, model, include_backbone, on_error, **settings):
         pictures, target = _leave_out_unreadable(pictures, target)
     click.echo(f"Learning from {target.count(1)} pictures ...", err=True)
     started = time.perf_counter()
-    detector = build_detector(settings).fit(pictures, target)
+    detector = build_detector(settings)
+    detector.set_params(verbose=detector.verbose or _watched())
+    detector.fit(pictures, target)
     seconds = time.perf_counter() - started
     save(detector, model, include_backbone=include_backbone)
     n_kept, n_features = detector.memory_bank_.bank_.shape
@@ -307,9 +316,9 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:
-    from skpatchcore.scoring import find_unreadable
+    from skpatchcore.scoring import unreadable_pictures
 
-    unreadable = find_unreadable(pictures)
+    unreadable = unreadable_pictures(pictures, progress=True)
     _tell_unreadable(unreadable, len(pictures))
     bad = {one.index for one in unreadable}
     kept = [i for i in range(len(pictures)) if i not in bad]
@@ -397,8 +406,11 @@ def _tell_unreadable(unreadable: Sequence, n_pictures: int) -> None:
 
 def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:
     from PIL import Image
+    from tqdm.auto import tqdm
 
-    for pixels, path in zip(pictures, paths, strict=True):
+    pairs = zip(pictures, paths, strict=True)
+    # None: only where a terminal is.
+    for pixels, path in tqdm(pairs, "writing", total=len(paths), disable=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
 
