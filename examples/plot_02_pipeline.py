@@ -90,10 +90,11 @@ scores["with principal components"] = pipeline.score_samples(X[~is_train])
 # ``RocCurveDisplay.from_estimator`` refuses outlier detectors; ``from_predictions``
 # does not.
 figure, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
-for (name, values), line in zip(scores.items(), ("-", "--"), strict=True):
+lines = ({"color": "0.2"}, {"color": "0.5", "linestyle": "--"})
+for (name, values), line in zip(scores.items(), lines, strict=True):
     print(f"{name:26} image AUROC {image_auroc(y[~is_train], values):.3f}")
     RocCurveDisplay.from_predictions(
-        y[~is_train], values, name=name, ax=ax, curve_kwargs={"linestyle": line}
+        y[~is_train], values, name=name, ax=ax, curve_kwargs=line
     )
 ax.set(xlabel="defective pictures accepted", ylabel="good pictures accepted")
 plt.show()

@@ -32,7 +32,7 @@ folders = [folder.expanduser() for folder in folders]
 data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
 if data_home is None:
     pictures = make_surface_defects(
-        40, 60, 20, texture="cast", image_size=64, random_state=0
+        40, 60, 20, texture="brushed", image_size=64, random_state=0
     )
     step = 1
 else:

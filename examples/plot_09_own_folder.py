@@ -64,7 +64,7 @@ for i in order[:6]:
     name = new[results.index[i]].name
     print(f"{name}  score {results.score[i]:7.3f}  p-value {results.p_value[i]:.3f}")
 for bad in results.unreadable:
-    print(f"unreadable: {Path(bad.picture).name}")
+    print(f"unreadable: {new[bad.index].name}")
 
 with open(root / "to_look_at.csv", "w", newline="") as file:
     table = csv.writer(file)

@@ -37,11 +37,11 @@ folders = [
 ]
 folders = [folder.expanduser() for folder in folders]
 data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
-categories = (
-    ["brushed", "wood"] if data_home is None else mvtec_ad_categories(data_home)
-)
-# Set it to 1 for the benchmark; every sixth picture is enough to see how it works.
-step = 1 if data_home is None else 6
+if data_home is None:
+    categories, step = ["brushed", "wood"], 1
+else:
+    # For the benchmark take every picture, not every sixth.
+    categories, step = mvtec_ad_categories(data_home), 6
 
 
 def load(category):
@@ -101,8 +101,8 @@ for category in categories:
 # %%
 # Results
 # -------
-# ``skpatchcore benchmark DATA_ROOT --report`` writes the same as CSV, JSON, Markdown and
-# LaTeX, beside published results, and an HTML page for each category.
+# ``skpatchcore benchmark DATA_ROOT --report`` writes such a table, as CSV, JSON,
+# Markdown and LaTeX, beside published results, and an HTML page for each category.
 columns = list(next(iter(results.values())))
 print(" " * 12, *(f"{name:>12}" for name in columns))
 for category, row in results.items():

@@ -184,7 +184,8 @@ class CoresetCurveDisplay:
         self.ax_.set(xlabel="patches kept", ylabel="cover radius")
         if log:
             self.ax_.set_xscale("log")
-        self.ax_.set_ylim(bottom=0)
+        # Another curve in the same axes may be higher.
+        self.ax_.set_ylim(bottom=0, auto=True)
         self.ax_.grid(alpha=0.3)
         if self.n_samples is not None:
             self.ax_.set_xlabel(f"patches kept, out of {self.n_samples}")

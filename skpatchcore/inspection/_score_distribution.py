@@ -282,7 +282,7 @@ class ScoreDistributionDisplay:
             low, high = (100 * end for end in self.false_alarm_interval_)
             label += (
                 f"\nfalse alarms: {self._n_false} of {self._n_normal} = "
-                f"{100 * self.false_alarm_rate_:.3g} % ({low:.2g} to {high:.2g} %)"
+                f"{100 * self.false_alarm_rate_:.3g} % ({low:.3g} to {high:.3g} %)"
             )
         if self._n_anomalous:
             label += f"\nmissed: {self._n_missed} of {self._n_anomalous}"
