@@ -21,8 +21,8 @@ surfaces = make_surface_defects(24, 5, 10, texture="wood", random_state=0)
 
 # %%
 # A bank of Gabor filters needs no download. For real parts take a pretrained network,
-# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``; for pictures of your own, a
-# list of paths will do (:ref:`sphx_glr_auto_examples_plot_09_own_folder.py`).
+# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``, and as pictures a list of
+# paths.
 features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=128)
 detector = PatchCoreDetector(features, random_state=0).fit(surfaces.data[train])
 
