@@ -79,7 +79,7 @@ class PatchPCA(TransformerMixin, BaseEstimator):
 
 pipeline = Pipeline([steps[0], ("pca", PatchPCA()), steps[1]])
 # Nested parameters are set as in any pipeline, and can be searched in a grid.
-pipeline.set_params(pca__n_components=24, bank__n_neighbors=3)
+pipeline.set_params(pca__n_components=48, bank__n_neighbors=3)
 pipeline.fit(X[is_train])
 scores["with principal components"] = pipeline.score_samples(X[~is_train])
 
