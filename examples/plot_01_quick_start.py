@@ -16,12 +16,13 @@ from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection import AnomalyMapDisplay
 from skpatchcore.metrics import image_auroc
 
-surfaces = make_surface_defects(texture="wood", random_state=0)
+surfaces = make_surface_defects(24, 5, 10, texture="wood", random_state=0)
 ((train, test),) = surfaces.cv
 
 # %%
 # A bank of Gabor filters needs no download. For real parts take a pretrained network,
-# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``.
+# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``, and as pictures a list of
+# paths.
 features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=128)
 detector = PatchCoreDetector(features, random_state=0).fit(surfaces.data[train])
 
@@ -30,7 +31,10 @@ print(f"image AUROC: {image_auroc(surfaces.target[test], scores):.3f}")
 
 # %%
 # Where are the defects? Maps are higher where a picture is more anomalous.
-worst = test[np.argsort(scores)[:4]]
+worst = test[np.argsort(scores)[:3]]
 AnomalyMapDisplay.from_estimator(
-    detector, surfaces.data[worst], masks=surfaces.masks[worst]
+    detector,
+    surfaces.data[worst],
+    masks=surfaces.masks[worst],
+    titles=surfaces.defect_types[worst],
 )

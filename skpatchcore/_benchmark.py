@@ -1,43 +1,24 @@
 """Fit and evaluate detectors on categories in the layout of MVTec AD."""
 
-import csv
 import difflib
-import io
-import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.utils import Bunch
-from tabulate import tabulate
+from tqdm.auto import tqdm
 
-from skpatchcore import __version__
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._images import check_images, resize_masks
+from skpatchcore._results import PIXEL_COLUMNS
 from skpatchcore.datasets import load_mvtec_ad, mvtec_ad_categories, read_masks
 from skpatchcore.datasets._listing import check_folder
 from skpatchcore.datasets._mvtec import is_category
 from skpatchcore.metrics import average_precision, f1_max, image_auroc, pixel_metrics
-
-IMAGE_COLUMNS = ("image_auroc", "image_ap", "image_f1")
-PIXEL_COLUMNS = ("pixel_auroc", "pixel_ap", "pixel_f1", "aupro")
-COLUMNS = (
-    "category",
-    "n_train",
-    "n_test",
-    *IMAGE_COLUMNS,
-    *PIXEL_COLUMNS,
-    "fit_seconds",
-    "predict_seconds",
-)
-_PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
 
 
 def build_detector(settings: Mapping) -> PatchCoreDetector:
@@ -113,7 +94,24 @@ def try_settings(
         return
 
 
-def evaluate_category(detector: PatchCoreDetector, data_root, category: str) -> dict:
+class Evaluation(NamedTuple):
+    """What a fitted detector gives for the test pictures of a category.
+
+    `row` has a value for each of `COLUMNS`. Pixel-level ones are those of published
+    codes, measured at the network's input, or None if there are no masks. Seconds
+    include reading the pictures.
+    """
+
+    row: dict
+    detector: PatchCoreDetector
+    train: Bunch
+    test: Bunch
+    scores: np.ndarray  # (n,), as score_samples
+
+
+def evaluate_category(
+    detector: PatchCoreDetector, data_root, category: str
+) -> Evaluation:
     """Fit on the training split of a category and measure on its test split.
 
     Parameters
@@ -127,10 +125,7 @@ def evaluate_category(detector: PatchCoreDetector, data_root, category: str) -> 
 
     Returns
     -------
-    row : dict
-        A value for each of `COLUMNS`. Pixel-level ones are those of published codes,
-        measured at the network's input, or None if there are no masks. Seconds include
-        reading the pictures.
+    evaluation : Evaluation
     """
     train = load_mvtec_ad(data_root, category, subset="train")
     test = load_mvtec_ad(data_root, category, subset="test")
@@ -139,7 +134,7 @@ def evaluate_category(detector: PatchCoreDetector, data_root, category: str) -> 
     fitted = time.perf_counter()
     scores, maps = score_and_map(detector, test.data, size="resized")
     predicted = time.perf_counter()
-    return {
+    row = {
         "category": category,
         "n_train": len(train.data),
         "n_test": len(test.data),
@@ -148,6 +143,7 @@ def evaluate_category(detector: PatchCoreDetector, data_root, category: str) -> 
         "fit_seconds": fitted - started,
         "predict_seconds": predicted - fitted,
     }
+    return Evaluation(row, detector, train, test, scores)
 
 
 def score_and_map(
@@ -183,77 +179,8 @@ def measure_pixels(
     # One by one: masks of large pictures are only held at the network's input size.
     masks = [
         resize_masks(read_masks([test.masks[i]], [test.data[i]]), *sizes)[0]
-        for i in usable
+        for i in tqdm(usable, desc="masks", disable=not features.verbose)
     ]
     report = pixel_metrics(masks, [maps[i] for i in usable])
     values = (report.auroc, report.average_precision, report.f1, report.aupro)
     return dict(zip(PIXEL_COLUMNS, values, strict=True))
-
-
-def mean_row(rows: Sequence[Mapping]) -> dict:
-    """Return the row of means, each over the categories that have a value."""
-    mean = {"category": "mean"}
-    for column in COLUMNS[1:]:
-        values = [row[column] for row in rows if row[column] is not None]
-        mean[column] = float(np.mean(values)) if values else None
-    return mean
-
-
-def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> None:
-    """Write rows and their mean to results.csv and results.json, replacing both."""
-    folder, rows = Path(folder), [*rows, mean_row(rows)]
-    buffer = io.StringIO()
-    # None becomes an empty field.
-    table = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(rows)
-    report = {"results": rows, "settings": dict(settings), "versions": versions()}
-    replace_text(folder / "results.csv", buffer.getvalue())
-    replace_text(folder / "results.json", json.dumps(report, indent=2) + "\n")
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it is never there in part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
-    installed = {name: metadata.version(name) for name in _PACKAGES}
-    return {
-        "skpatchcore": __version__,
-        "python": platform.python_version(),
-        **installed,
-    }
-
-
-def format_table(rows: Sequence[Mapping], columns: Sequence[str] = COLUMNS) -> str:
-    """Return rows as a table for people to read."""
-    cells = [[_format_cell(column, row[column]) for column in columns] for row in rows]
-    headers = [_header(column) for column in columns]
-    align = ["left" if column == "category" else "right" for column in columns]
-    return tabulate(
-        cells, headers, tablefmt="simple", colalign=align, disable_numparse=True
-    )
-
-
-def _header(column: str) -> str:
-    for short in ("auroc", "aupro", "ap", "f1"):
-        column = column.replace(f"_{short}", f"\n{short.upper()}")
-    return {"aupro": "\nAUPRO"}.get(column, column.replace("_", "\n"))
-
-
-def _format_cell(column: str, value) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    if column.startswith("n_"):
-        return f"{value:.0f}"
-    return f"{value:.1f}" if column.endswith("_seconds") else f"{value:.3f}"

@@ -341,6 +341,10 @@ detector_options = _options(
     ),
     random_state_option,
     option(
-        "-v", "--verbose", count=True, show_default=False, help="Show progress bars."
+        "-v",
+        "--verbose",
+        count=True,
+        show_default=False,
+        help="Show progress bars even if standard error is no terminal.",
     ),
 )

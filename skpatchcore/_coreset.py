@@ -9,7 +9,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import validate_data
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from skpatchcore._backbone import resolve_device
 from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key

@@ -6,16 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import Bunch
 
-from skpatchcore._benchmark import (
-    IMAGE_COLUMNS,
-    PIXEL_COLUMNS,
-    measure_pictures,
-    measure_pixels,
-    score_and_map,
-)
+from skpatchcore._benchmark import measure_pictures, measure_pixels, score_and_map
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._results import IMAGE_COLUMNS, PIXEL_COLUMNS
 from skpatchcore.datasets import make_surface_defects
 
 IMAGE_SIZE = 128
@@ -55,7 +50,7 @@ class Demo(NamedTuple):
     metrics: dict[str, float]
 
 
-def run_demo(random_state: int = 0) -> Demo:
+def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
     """Fit on generated good pictures, and measure on others with known defects."""
     surfaces = make_surface_defects(**SURFACES, random_state=random_state)
     train, test = (_subset(surfaces, split) for split in ("train", "test"))
@@ -63,6 +58,7 @@ def run_demo(random_state: int = 0) -> Demo:
         PatchFeatureTransformer(**FEATURES),
         CoresetSampler(CORESET_FRACTION),
         random_state=random_state,
+        verbose=verbose,
     )
     detector.fit(train.data[:-N_HELD_OUT])
     # Pictures learned from lie near the memory bank; new good ones lie farther off.
@@ -77,7 +73,8 @@ def run_demo(random_state: int = 0) -> Demo:
 
 def draw_sheet(demo: Demo, path: Path) -> None:
     """Draw a good picture and one of each of a few kinds of defects."""
-    from skpatchcore.inspection import AnomalyMapDisplay, check_matplotlib
+    from skpatchcore.inspection import AnomalyMapDisplay
+    from skpatchcore.inspection._axes import check_matplotlib
 
     check_matplotlib()
     from matplotlib.figure import Figure

@@ -20,7 +20,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from skpatchcore._backbone import Backbone, load_backbone
 from skpatchcore._batch_limit import BatchLimit

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from skpatchcore._cover import Cover
 from skpatchcore._distances import rows_at_once

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
+from tqdm.auto import tqdm
 
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
 from skpatchcore._coreset import CoresetSampler
@@ -491,7 +492,12 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             return distances.mean(axis=1), rows[:, 0]
 
         bounds = self._bound_scores(patches, nearest)
-        farthest, rows, largest = farthest_patches(query, bounds, offsets)
+        n_samples = len(offsets) - 1
+        disable = not self.verbose
+        with tqdm(total=n_samples, desc="training scores", disable=disable) as bar:
+            farthest, rows, largest = farthest_patches(
+                query, bounds, offsets, bar.update
+            )
         scores = largest
         if self.reweight is not None:
             scores = largest * self._reweighting(patches[farthest], largest, rows)
@@ -602,7 +608,7 @@ def argmax_patches(patch_scores, offsets) -> np.ndarray:
     return offsets[:-1] + np.array([part.argmax() for part in parts])
 
 
-def farthest_patches(query, bounds, offsets):
+def farthest_patches(query, bounds, offsets, finished=lambda n: None):
     """Find the patch of each sample that is farthest from the bank.
 
     Patches are searched by falling upper bound; a sample is done when the largest
@@ -615,6 +621,8 @@ def farthest_patches(query, bounds, offsets):
     bounds : ndarray of shape (n_patches,)
         Upper bounds of the scores.
     offsets : ndarray of shape (n_samples + 1,)
+    finished : callable
+        Is told how many more samples are done.
 
     Returns
     -------
@@ -637,7 +645,9 @@ def farthest_patches(query, bounds, offsets):
         position[active] = stop
         unfinished = active[stop < offsets[active + 1]]
         next_bounds = bounds[by_bound[position[unfinished]]]
-        active = unfinished[best[2, unfinished] < next_bounds]
+        unfinished = unfinished[best[2, unfinished] < next_bounds]
+        finished(len(active) - len(unfinished))
+        active = unfinished
         step *= 2
     farthest, rows, distances = best
     return farthest.astype(np.int64), rows.astype(np.int64), distances

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from tqdm.auto import tqdm
+
 from skpatchcore._images import Images
 
 # Once a picture fails, so many of the next ones are tried before the run goes on: of a
@@ -45,10 +47,15 @@ def iter_readable(
         waiting = [i for i in waiting if i not in done and i not in failures]
 
 
-def find_failures(images: Images, indices) -> dict[int, Exception]:
-    """Return what is wrong with those pictures that cannot be read."""
+def find_failures(
+    images: Images, indices, *, progress: bool = False
+) -> dict[int, Exception]:
+    """Return what is wrong with those pictures that cannot be read.
+
+    With `progress`, a terminal gets to see a bar.
+    """
     failures = {}
-    for i in indices:
+    for i in tqdm(indices, desc="reading", disable=None if progress else True):
         try:
             images[i]
         except (OSError, ValueError) as error:

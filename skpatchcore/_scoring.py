@@ -12,7 +12,7 @@ import numpy as np
 from skpatchcore._images import check_images
 from skpatchcore._inspections import map_of, map_threshold
 from skpatchcore.datasets._listing import list_folders, list_pictures
-from skpatchcore.inspection import blend_overlay, color_limits
+from skpatchcore.inspection._overlays import blend_overlay, color_limits
 
 _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 

@@ -6,6 +6,7 @@ and mistyped options are answered at once.
 
 import contextlib
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -78,6 +79,11 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
+def _watched() -> int:
+    """Return 1 where a person sees progress bars, and 0 in scripts and in CI."""
+    return int(sys.stderr.isatty())
+
+
 # Commands ---------------------------------------------------------------------------
 
 
@@ -102,13 +108,13 @@ def demo(output, random_state):
     Needs neither data nor a download. Prints how well defects are found, and draws
     pictures, anomaly maps and masks on a sheet.
     """
-    from skpatchcore._benchmark import format_table
     from skpatchcore._demo import COLUMNS, draw_sheet, run_demo
-    from skpatchcore.inspection import check_matplotlib
+    from skpatchcore._results import format_table
+    from skpatchcore.inspection._axes import check_matplotlib
 
     output.mkdir(parents=True, exist_ok=True)
     click.echo("Learning what good surfaces look like ...", err=True)
-    found = run_demo(random_state)
+    found = run_demo(random_state, verbose=_watched())
     click.echo(format_table([found.metrics], COLUMNS))
     try:
         check_matplotlib()
@@ -135,28 +141,48 @@ def demo(output, random_state):
     "--output",
     type=NEW_FOLDER,
     default="skpatchcore_benchmark",
-    help="Folder for results.csv and results.json.",
+    help="Folder for results.csv, .json, .md and .tex, and reports.",
+)
+@option(
+    "--report",
+    is_flag=True,
+    help="Write an HTML page for each category: curves, threshold, misjudged pictures.",
+)
+@option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    default=0.05,
+    help="Share of good pictures that the threshold of reports may flag.",
 )
 @detector_options
 @common_options
-def benchmark(data_root, categories, output, **settings):
+def benchmark(data_root, categories, output, report, alpha, **settings):
     """Measure on data sets like MVTec AD.
 
     DATA_ROOT holds a folder for each category, with train/good, test/<kind> and
-    ground_truth/<kind>. For each, a detector is fitted and its results are written.
+    ground_truth/<kind>. For each, a detector is fitted and its results are written,
+    beside published ones where there are any for the setting.
     """
-    from skpatchcore import _benchmark
+    from skpatchcore import _benchmark, _results
 
+    if report:
+        from skpatchcore._report import check_report
+
+        check_report()
     detector = _benchmark.build_detector(settings)
+    detector.set_params(verbose=detector.verbose or _watched())
     categories = _benchmark.choose_categories(data_root, categories)
     _benchmark.try_settings(detector, data_root, categories)
     settings = {"data_root": data_root, "categories": categories} | dict(
         sorted(settings.items())
     )
-    rows, failures = _evaluate(detector, data_root, categories, output, settings)
-    if rows:
-        click.echo(_benchmark.format_table([*rows, _benchmark.mean_row(rows)]))
-        click.echo(f"\nResults: {output / 'results.csv'}, {output / 'results.json'}")
+    run = _Run(output, settings, alpha if report else None)
+    failures = run.evaluate(detector, data_root, categories)
+    if run.rows:
+        rows = [*run.rows, _results.mean_row(run.rows)]
+        click.echo(_results.format_table(rows))
+        click.echo("\n" + run.describe_files())
     if failures:
         listed = "".join(f"\n  {name}: {text}" for name, text in failures.items())
         raise click.ClickException(
@@ -164,26 +190,50 @@ def benchmark(data_root, categories, output, **settings):
         )
 
 
-def _evaluate(detector, data_root, categories, output, settings):
-    """Evaluate one category after the other; return rows, and what failed."""
-    from sklearn.base import clone
+class _Run:
+    """Results of one category after the other, written as they come."""
 
-    from skpatchcore._benchmark import evaluate_category, write_results
+    def __init__(self, output: Path, settings: dict, alpha: float | None):
+        self.output, self.settings, self.alpha = output, settings, alpha
+        self.rows, self.files, self.reports = [], [], []
 
-    rows, failures = [], {}
-    for i, category in enumerate(categories, 1):
-        click.echo(f"[{i}/{len(categories)}] {category} ...", err=True)
-        try:
-            row = evaluate_category(clone(detector), data_root, category)
-        # Whatever it is: hours of other categories are not to be lost to it.
-        except Exception as error:
-            failures[category] = _describe(error)
-            click.echo(f"  failed: {failures[category]}", err=True)
-            continue
-        rows.append(row)
-        write_results(output, rows, settings)
-        click.echo(f"  {_summarize(row)}", err=True)
-    return rows, failures
+    def evaluate(self, detector, data_root, categories) -> dict[str, str]:
+        """Evaluate each category; return what failed, and why."""
+        from sklearn.base import clone
+
+        failures = {}
+        for i, category in enumerate(categories, 1):
+            click.echo(f"[{i}/{len(categories)}] {category} ...", err=True)
+            try:
+                self._add(clone(detector), data_root, category)
+            # Whatever it is: hours of other categories are not to be lost to it.
+            except Exception as error:
+                failures[category] = _describe(error)
+                click.echo(f"  failed: {failures[category]}", err=True)
+        return failures
+
+    def _add(self, detector, data_root, category: str) -> None:
+        from skpatchcore import _benchmark, _results
+
+        evaluation = _benchmark.evaluate_category(detector, data_root, category)
+        self.rows.append(evaluation.row)
+        self.files = _results.write_results(self.output, self.rows, self.settings)
+        click.echo(f"  {_summarize(evaluation.row)}", err=True)
+        if self.alpha is not None:
+            from skpatchcore._report import write_report
+
+            folder, verbose = self.output / "reports", detector.verbose
+            report = write_report(
+                folder, evaluation, self.settings, self.alpha, verbose=verbose
+            )
+            self.reports.append(report)
+
+    def describe_files(self) -> str:
+        first, *others = self.files
+        suffixes = ", ".join(file.suffix for file in others)
+        lines = [f"Results: {first}, {suffixes}"]
+        lines += [f"Report: {report}" for report in self.reports]
+        return "\n".join(lines)
 
 
 def _summarize(row: dict) -> str:
@@ -236,7 +286,9 @@ def fit(train, model, include_backbone, on_error, **settings):
         pictures, target = _leave_out_unreadable(pictures, target)
     click.echo(f"Learning from {target.count(1)} pictures ...", err=True)
     started = time.perf_counter()
-    detector = build_detector(settings).fit(pictures, target)
+    detector = build_detector(settings)
+    detector.set_params(verbose=detector.verbose or _watched())
+    detector.fit(pictures, target)
     seconds = time.perf_counter() - started
     save(detector, model, include_backbone=include_backbone)
     n_kept, n_features = detector.memory_bank_.bank_.shape
@@ -264,9 +316,9 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
 
 
 def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:
-    from skpatchcore.scoring import find_unreadable
+    from skpatchcore.scoring import unreadable_pictures
 
-    unreadable = find_unreadable(pictures)
+    unreadable = unreadable_pictures(pictures, progress=True)
     _tell_unreadable(unreadable, len(pictures))
     bad = {one.index for one in unreadable}
     kept = [i for i in range(len(pictures)) if i not in bad]
@@ -315,7 +367,7 @@ def score(pictures, model, output, overlays, masks, on_error, report, weights, d
     is anomalous.
     """
     from skpatchcore import _scoring
-    from skpatchcore._benchmark import replace_text
+    from skpatchcore._results import replace_text
     from skpatchcore.persistence import load
     from skpatchcore.scoring import as_results, inspect_pictures
 
@@ -354,8 +406,11 @@ def _tell_unreadable(unreadable: Sequence, n_pictures: int) -> None:
 
 def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:
     from PIL import Image
+    from tqdm.auto import tqdm
 
-    for pixels, path in zip(pictures, paths, strict=True):
+    pairs = zip(pictures, paths, strict=True)
+    # None: only where a terminal is.
+    for pixels, path in tqdm(pairs, "writing", total=len(paths), disable=None):
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
 

@@ -4,7 +4,7 @@ import numpy as np
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from skpatchcore._images import check_images
 from skpatchcore._inspections import inspect, inspects_pictures
@@ -124,10 +124,15 @@ def find_unreadable(X):
     >>> [picture.index for picture in bad]
     [1]
     """
+    return unreadable_pictures(X)
+
+
+def unreadable_pictures(X, *, progress: bool = False) -> list[UnreadablePicture]:
+    """Do as `find_unreadable` does; with `progress`, a terminal gets to see a bar."""
     failures = {}
     images = check_images(X, failures)
     readable = [i for i in range(len(images)) if i not in failures]
-    failures |= find_failures(images, readable)
+    failures |= find_failures(images, readable, progress=progress)
     return report_failures(images, failures)
 
 

@@ -1,6 +1,3 @@
-import csv
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +5,7 @@ from sklearn.utils import Bunch
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore import _benchmark as benchmark
+from skpatchcore._results import PIXEL_COLUMNS
 
 FEATURES = PatchFeatureTransformer(
     "resnet18", ("layer1",), weights="random", image_size=32, random_state=0
@@ -20,11 +18,6 @@ def write_pictures(folder, n=2, size=(32, 32), seed=0):
     for i in range(n):
         pixels = rng.integers(0, 256, (*size, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{i:03}.png")
-
-
-def row(category="nut", **values):
-    numbers = dict.fromkeys(benchmark.COLUMNS[1:], 0.5)
-    return {"category": category, **numbers, **values}
 
 
 def test_settings_reach_the_estimator_that_has_them():
@@ -113,7 +106,7 @@ def test_pixels_are_measured_at_the_size_of_the_networks_input():
     maps[1, 6:11, 6:11] = 1
     features = PatchFeatureTransformer(image_size=32, crop_size=24)
     values = benchmark.measure_pixels(test, maps, features)
-    assert set(values) == set(benchmark.PIXEL_COLUMNS)
+    assert set(values) == set(PIXEL_COLUMNS)
     assert set(values.values()) == {1.0}
 
 
@@ -130,46 +123,4 @@ def test_defective_pictures_without_a_mask_are_left_out_of_pixel_metrics():
     assert benchmark.measure_pixels(test, maps, features)["pixel_auroc"] == 1
     test.masks = [None] * 3
     values = benchmark.measure_pixels(test, maps, features)
-    assert values == dict.fromkeys(benchmark.PIXEL_COLUMNS)
-
-
-def test_means_are_over_the_categories_that_have_a_value():
-    rows = [row(n_train=3, aupro=0.2), row(n_train=6, aupro=None), row(aupro=0.4)]
-    mean = benchmark.mean_row(rows[:2])
-    assert list(mean) == list(benchmark.COLUMNS)
-    assert (mean["category"], mean["n_train"], mean["aupro"]) == ("mean", 4.5, 0.2)
-    assert benchmark.mean_row(rows)["aupro"] == pytest.approx(0.3)
-    assert benchmark.mean_row([row(aupro=None)])["aupro"] is None
-
-
-def test_results_are_the_same_in_both_files(tmp_path):
-    rows = [row("nut", n_test=4), row("bolt", aupro=None, n_test=2)]
-    benchmark.write_results(tmp_path / "new", rows, {"image_size": (32, 48)})
-    with open(tmp_path / "new" / "results.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    report = json.loads((tmp_path / "new" / "results.json").read_text())
-    assert set(report) == {"results", "settings", "versions"}
-    assert report["settings"] == {"image_size": [32, 48]}
-    assert {"skpatchcore", "python", "torch"} <= set(report["versions"])
-    assert [r["category"] for r in table] == ["nut", "bolt", "mean"]
-    assert table[1]["aupro"] == ""
-    assert report["results"][1]["aupro"] is None
-    for line, entry in zip(table, report["results"], strict=True):
-        assert tuple(line) == tuple(entry) == benchmark.COLUMNS
-        assert float(line["n_test"]) == entry["n_test"]
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    path = tmp_path / "results.csv"
-    path.write_text("old")
-    with pytest.raises(UnicodeEncodeError):
-        benchmark.replace_text(path, "\udc80")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_table_shows_missing_values_and_rounds():
-    lines = benchmark.format_table([row(n_train=4.5, aupro=None, fit_seconds=1.26)])
-    header, cells = lines.splitlines()[0], lines.splitlines()[-1].split()
-    assert header.split()[:3] == ["category", "n", "n"]
-    assert cells == ["nut", "4", "0", *["0.500"] * 6, "-", "1.3", "0.5"]
+    assert values == dict.fromkeys(PIXEL_COLUMNS)

@@ -21,6 +21,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     _benchmark,
     _demo,
+    _results,
     cli,
 )
 from skpatchcore.datasets import make_surface_defects
@@ -369,7 +370,8 @@ def test_an_interrupted_benchmark_keeps_what_it_has(data_root, tmp_path, monkeyp
     def evaluate(detector, data_root, category):
         if category == "wood":
             raise KeyboardInterrupt
-        return {"category": category, **dict.fromkeys(_benchmark.COLUMNS[1:], 0.5)}
+        row = {"category": category, **dict.fromkeys(_results.COLUMNS[1:], 0.5)}
+        return _benchmark.Evaluation(row, detector, None, None, None)
 
     monkeypatch.setattr(_benchmark, "evaluate_category", evaluate)
     result = run("benchmark", data_root, *SMALL, "--output", tmp_path)
@@ -541,3 +543,34 @@ def test_commands_can_be_documented():
     assert all(
         isinstance(c, click.Command) and c.help for c in cli.main.commands.values()
     )
+
+
+# Progress ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "shown"),
+    [
+        (True, (), True),
+        (False, (), False),
+        (False, ("--verbose",), True),
+    ],
+)
+def test_bars_are_shown_to_people_and_not_to_scripts(
+    data_root, tmp_path, monkeypatch, terminal, options, shown
+):
+    monkeypatch.setattr(cli, "_watched", lambda: int(terminal))
+    folder, model = data_root / "wood", tmp_path / "a.skpc"
+    result = run("fit", folder, "--model", model, *SMALL, *options)
+    assert result.exit_code == 0, result.output
+    for name in ("pictures", "coreset", "training scores"):
+        assert (f"{name}: 100%" in result.stderr) == shown
+    assert "%|" not in result.stdout
+
+
+def test_a_person_is_where_standard_error_is_a_terminal(monkeypatch):
+    terminal = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert cli._watched() == 0
+    terminal.isatty = lambda: True
+    assert cli._watched() == 1

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpatchcore.inspection import AnomalyMapDisplay, blend_overlay, color_limits
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore.calibration import ConformalDetector
+from skpatchcore.datasets import make_surface_defects
+from skpatchcore.inspection import AnomalyMapDisplay, _colors
+from skpatchcore.inspection._overlays import blend_overlay, color_limits
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -77,6 +81,48 @@ def test_without_a_threshold_the_scale_is_the_range_of_the_maps(images, maps):
     assert low == min(m.min() for m in maps)
     assert high == max(m.max() for m in maps)
     assert display.axes_.shape == (2, 3)  # Nothing to outline.
+
+
+@pytest.fixture(scope="module")
+def calibrated():
+    """A calibrated detector, and its training pictures."""
+    train = make_surface_defects(6, 0, 0, image_size=32, random_state=0).data
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
+    detector = PatchCoreDetector(features, random_state=0)
+    conformal = ConformalDetector(detector, alpha=0.2, cv=2, random_state=0)
+    return conformal.fit(train), train
+
+
+def test_calibrated_maps_are_on_one_scale_for_all_detectors(calibrated):
+    detector, train = calibrated
+    display = AnomalyMapDisplay.from_estimator(detector, train[:2])
+    np.testing.assert_array_equal(
+        display.maps, detector.predict_maps(train[:2], normalized=True)
+    )
+    assert display.axes_[0, 1].images[0].get_clim() == (1 / 8, 7 / 8)
+    ticks = [label.get_text() for label in display.colorbar_.ax.get_yticklabels()]
+    assert ticks == ["0.125\ntypical\nnormal", "0.5\nthreshold", "0.875"]
+    assert display.colorbar_.ax.get_ylabel() == "calibrated score"
+
+
+def test_a_threshold_of_ones_own_is_in_the_unit_of_the_detector(calibrated):
+    detector, train = calibrated
+    display = AnomalyMapDisplay.from_estimator(detector, train[:2], threshold=0.3)
+    np.testing.assert_array_equal(display.maps, detector.predict_maps(train[:2]))
+    limits = display.axes_[0, 1].images[0].get_clim()
+    assert limits == pytest.approx((0.15, 0.45))
+
+
+def test_the_ground_truth_can_be_shown_alone(images, maps):
+    mask = np.zeros((20, 24), bool)
+    mask[:5, :5] = True
+    display = AnomalyMapDisplay.from_predictions(
+        images, maps, masks=[mask, None], columns=["truth"]
+    )
+    np.testing.assert_array_equal(display.axes_[0, 0].images[0].get_array(), mask)
+    assert not display.axes_[1, 0].images[0].get_array().any()
+    with pytest.raises(ValueError, match="'truth', but masks is None"):
+        AnomalyMapDisplay.from_predictions(images, maps, columns=["truth"])
 
 
 def test_limits_and_colours_can_be_chosen(images, maps):
@@ -208,3 +254,20 @@ def test_overlays_without_matplotlib_have_its_colours():
 def test_limits_of_maps_that_say_nothing_are_still_a_range(threshold):
     low, high = color_limits(threshold, [np.full((2, 2), 3.0), np.full((2, 2), np.nan)])
     assert (low, high) == (3.0, 4.0)
+
+
+def lightness(color) -> float:
+    """CIELAB lightness of a colour: what is left of it in greyscale."""
+    channels = np.array(matplotlib.colors.to_rgb(color))
+    linear = np.where(
+        channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+    )
+    return 116 * np.cbrt(linear @ [0.2126, 0.7152, 0.0722]) - 16
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("NORMAL", "ANOMALOUS"), ("TRUE_MASK", "PREDICTED_MASK")]
+)
+def test_opposites_are_told_apart_in_greyscale(one, other):
+    difference = lightness(getattr(_colors, one)) - lightness(getattr(_colors, other))
+    assert abs(difference) > 25

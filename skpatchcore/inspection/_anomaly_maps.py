@@ -1,46 +1,44 @@
-"""See what a detector sees: sheets of pictures, anomaly maps and masks.
-
-Plots need matplotlib: ``pip install "skpatchcore[plot]"``.
-"""
-
-import os
-from collections.abc import Sequence
-from pathlib import Path
+"""Sheets of pictures with their anomaly maps, overlays and masks."""
 
 import numpy as np
 from sklearn.utils import check_consistent_length
 
 from skpatchcore._images import check_images
+from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import read_masks
+from skpatchcore.inspection._axes import (
+    check_matplotlib,
+    grid_of_axes,
+    label_row,
+    picture_title,
+)
+from skpatchcore.inspection._colors import (
+    PREDICTED_LINE,
+    PREDICTED_MASK,
+    THRESHOLD,
+    THRESHOLD_LINE,
+    TRUE_MASK,
+    cased,
+)
+from skpatchcore.inspection._overlays import (
+    ALPHA,
+    blend,
+    color_limits,
+    strength_of,
+    value_range,
+)
 
-__all__ = ["AnomalyMapDisplay"]
-
-_COLUMNS = ("input", "map", "overlay", "mask")
+_COLUMNS = ("input", "map", "overlay", "mask", "truth")
 _COLUMN_TITLES = {
     "input": "input",
     "map": "anomaly map",
     "overlay": "overlay",
     "mask": "defect",
+    "truth": "ground truth",
 }
-_ALPHA = 0.7
-# Width of one picture on a sheet, in inches.
-_CELL_WIDTH = 2.2
-_TRUE_COLOR, _PREDICTED_COLOR = "#00c853", "#ff1744"
-# The colour map "inferno" of matplotlib (CC0) at 0, 1/8, ..., 1: overlays are drawn
-# without matplotlib.
-_HEAT = np.array(
-    [
-        [0.001, 0.000, 0.014],
-        [0.129, 0.047, 0.291],
-        [0.342, 0.062, 0.429],
-        [0.541, 0.135, 0.415],
-        [0.736, 0.216, 0.330],
-        [0.894, 0.353, 0.194],
-        [0.978, 0.558, 0.035],
-        [0.975, 0.798, 0.206],
-        [0.988, 0.998, 0.645],
-    ]
-)
+# On the scale of `ConformalDetector.predict_maps(normalized=True)` 1/2 is the threshold
+# and 1/8 the peak of a typical normal picture; 7/8 is as far on the other side.
+_CALIBRATED_LIMITS, _CALIBRATED_THRESHOLD = (1 / 8, 7 / 8), 1 / 2
 
 
 class AnomalyMapDisplay:
@@ -74,6 +72,13 @@ class AnomalyMapDisplay:
 
     titles : sequence of str or None, default=None
         What to write beside each picture; None writes names of files, or numbers.
+
+    calibrated : bool, default=False
+        Whether `maps` are those that a
+        :class:`~skpatchcore.calibration.ConformalDetector` gives with
+        ``normalized=True``. The colour scale then goes from 1/8, the peak of a
+        typical normal picture, to 7/8, with the threshold 1/2 at its middle, and means
+        the same on every sheet of every detector.
 
     Attributes
     ----------
@@ -114,12 +119,22 @@ class AnomalyMapDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, images, maps, *, masks=None, threshold=None, titles=None):
+    def __init__(
+        self,
+        images,
+        maps,
+        *,
+        masks=None,
+        threshold=None,
+        titles=None,
+        calibrated=False,
+    ):
         self.images = images
         self.maps = maps
         self.masks = masks
         self.threshold = threshold
         self.titles = titles
+        self.calibrated = calibrated
 
     @classmethod
     def from_estimator(
@@ -129,9 +144,11 @@ class AnomalyMapDisplay:
 
         Parameters
         ----------
-        estimator : PatchCoreDetector
+        estimator : PatchCoreDetector or ConformalDetector
             A fitted detector, or anything with its ``predict_maps``. Of a search, pass
-            ``best_estimator_``; of a pipeline, the last step.
+            ``best_estimator_``; of a pipeline, the last step. The maps of a
+            :class:`~skpatchcore.calibration.ConformalDetector` are shown on its
+            calibrated scale, unless a `threshold` is given.
 
         X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
             As the detector takes them.
@@ -140,8 +157,8 @@ class AnomalyMapDisplay:
             True defects, as paths, arrays or None for each picture; None: not known.
 
         threshold : float or None, default=None
-            Pixels whose map is larger are predicted to be anomalous; None is the
-            estimator's ``map_threshold_``.
+            Pixels whose map is larger are predicted to be anomalous, in the unit of the
+            estimator's maps; None is its ``map_threshold_``.
 
         titles : sequence of str or None, default=None
             What to write beside each picture; None writes names of files, or numbers.
@@ -171,14 +188,21 @@ class AnomalyMapDisplay:
                 "PatchCoreDetector: of a search its best_estimator_, of a pipeline its "
                 "last step, pipeline[-1]."
             )
-        if threshold is None:
-            threshold = getattr(estimator, "map_threshold_", None)
+        calibrated = threshold is None and isinstance(estimator, ConformalDetector)
+        if calibrated:
+            maps = estimator.predict_maps(X, normalized=True)
+            threshold = _CALIBRATED_THRESHOLD
+        else:
+            maps = estimator.predict_maps(X)
+            if threshold is None:
+                threshold = getattr(estimator, "map_threshold_", None)
         display = cls(
             X,
-            estimator.predict_maps(X),
+            maps,
             masks=masks,
             threshold=threshold,
             titles=titles,
+            calibrated=calibrated,
         )
         return display.plot(ax, **kwargs)
 
@@ -191,6 +215,7 @@ class AnomalyMapDisplay:
         masks=None,
         threshold=None,
         titles=None,
+        calibrated=False,
         ax=None,
         **kwargs,
     ):
@@ -214,6 +239,9 @@ class AnomalyMapDisplay:
         titles : sequence of str or None, default=None
             What to write beside each picture; None writes names of files, or numbers.
 
+        calibrated : bool, default=False
+            Whether `maps` are on the calibrated scale, of ``normalized=True``.
+
         ax : matplotlib Axes, array of Axes or None, default=None
             As for `plot`.
 
@@ -234,7 +262,14 @@ class AnomalyMapDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        display = cls(images, maps, masks=masks, threshold=threshold, titles=titles)
+        display = cls(
+            images,
+            maps,
+            masks=masks,
+            threshold=threshold,
+            titles=titles,
+            calibrated=calibrated,
+        )
         return display.plot(ax, **kwargs)
 
     def plot(
@@ -245,7 +280,7 @@ class AnomalyMapDisplay:
         vmin=None,
         vmax=None,
         cmap=None,
-        alpha=_ALPHA,
+        alpha=ALPHA,
         colorbar=True,
     ):
         """Draw the sheet.
@@ -256,14 +291,17 @@ class AnomalyMapDisplay:
             Where to draw: an array with one for each picture and column, or a single
             one, which is divided. None makes a new figure with pyplot.
 
-        columns : sequence of {"input", "map", "overlay", "mask"} or None, default=None
-            What to draw of each picture, from left to right. None is all of them, but
-            for "mask" if neither masks nor a threshold are known.
+        columns : sequence of str or None, default=None
+            What to draw of each picture, from left to right: out of "input", "map",
+            "overlay", "mask" (the true and the predicted defect on the picture) and
+            "truth" (the true defect alone, white). None is all but the last, and
+            without "mask" if neither masks nor a threshold are known.
 
         vmin, vmax : float or None, default=None
             Values of the maps at which the colour scale starts and ends. None is 0.5
             and 1.5 times the threshold: normal patches mostly have more than half of
-            it. Without a threshold, the smallest and the largest value.
+            it. Without a threshold, the smallest and the largest value; of calibrated
+            maps, 1/8 and 7/8.
 
         cmap : str, matplotlib Colormap or None, default=None
             Colours of map and overlay; None is "inferno".
@@ -287,11 +325,13 @@ class AnomalyMapDisplay:
         columns = self._check_columns(columns)
         self._prepare()
         limits = color_limits(self.threshold, self._maps)
+        if self.calibrated:
+            limits = _CALIBRATED_LIMITS
         vmin = limits[0] if vmin is None else vmin
         vmax = limits[1] if vmax is None else vmax
         self._colors = ScalarMappable(Normalize(vmin, vmax), _as_colormap(cmap))
         self._alpha = alpha
-        self.axes_ = _make_axes(ax, [i.shape[:2] for i in self._images], len(columns))
+        self.axes_ = grid_of_axes(ax, [i.shape[:2] for i in self._images], len(columns))
         self.figure_ = self.axes_[0, 0].figure
         for i, row in enumerate(self.axes_):
             for column, cell in zip(columns, row, strict=True):
@@ -299,8 +339,7 @@ class AnomalyMapDisplay:
                 cell.set(xticks=[], yticks=[])
                 if i == 0:
                     cell.set_title(_COLUMN_TITLES[column])
-            label = {"rotation": 0, "ha": "right", "va": "center"}
-            row[0].set_ylabel(self._titles[i], **label)
+            label_row(row[0], self._titles[i])
         if "mask" in columns:
             self._draw_legend(self.axes_[-1, columns.index("mask")])
         self.colorbar_ = self._draw_colorbar() if colorbar else None
@@ -309,10 +348,15 @@ class AnomalyMapDisplay:
     def _check_columns(self, columns) -> list[str]:
         if columns is None:
             has_outlines = self.masks is not None or self.threshold is not None
-            return list(_COLUMNS if has_outlines else _COLUMNS[:-1])
+            return list(_COLUMNS[:4] if has_outlines else _COLUMNS[:3])
         if len(columns) == 0 or not set(columns) <= set(_COLUMNS):
             raise ValueError(
                 f"columns={columns!r}; expected some of {', '.join(_COLUMNS)}."
+            )
+        if "truth" in columns and self.masks is None:
+            raise ValueError(
+                f"columns={columns!r} has 'truth', but masks is None: the true defects "
+                "are not known."
             )
         return list(columns)
 
@@ -334,7 +378,7 @@ class AnomalyMapDisplay:
             self._masks = read_masks(self.masks, self._images)
         self._titles = self.titles
         if self.titles is None:
-            self._titles = [_title(s, i) for i, s in enumerate(images._sources)]
+            self._titles = [picture_title(s, i) for i, s in enumerate(images._sources)]
 
     def _draw_input(self, cell, i: int) -> None:
         cell.imshow(self._images[i])
@@ -344,16 +388,20 @@ class AnomalyMapDisplay:
 
     def _draw_overlay(self, cell, i: int) -> None:
         norm = self._colors.norm
-        strength = _strength(self._maps[i], norm.vmin, norm.vmax)
+        strength = strength_of(self._maps[i], norm.vmin, norm.vmax)
         colors = self._colors.cmap(strength)[..., :3]
-        cell.imshow(_blend(self._images[i], strength, colors, self._alpha))
+        cell.imshow(blend(self._images[i], strength, colors, self._alpha))
 
     def _draw_mask(self, cell, i: int) -> None:
         cell.imshow(self._images[i])
         if self._masks is not None:
-            _fill(cell, self._masks[i], _TRUE_COLOR)
+            _fill(cell, self._masks[i], TRUE_MASK)
         if self.threshold is not None:
-            _outline(cell, self._maps[i] > self.threshold, _PREDICTED_COLOR)
+            predicted = self._maps[i] > self.threshold
+            _outline(cell, predicted, PREDICTED_MASK, PREDICTED_LINE)
+
+    def _draw_truth(self, cell, i: int) -> None:
+        cell.imshow(self._masks[i], cmap="gray", vmin=0, vmax=1)
 
     def _draw_legend(self, cell) -> None:
         from matplotlib.lines import Line2D
@@ -361,9 +409,10 @@ class AnomalyMapDisplay:
 
         handles = []
         if self._masks is not None:
-            handles.append(Patch(color=_TRUE_COLOR, alpha=0.6, label="true"))
+            handles.append(Patch(color=TRUE_MASK, alpha=0.6, label="true"))
         if self.threshold is not None:
-            handles.append(Line2D([], [], color=_PREDICTED_COLOR, label="predicted"))
+            line = {"color": PREDICTED_MASK, "linestyle": PREDICTED_LINE}
+            handles.append(Line2D([], [], **line, label="predicted"))
         if handles:
             cell.legend(
                 handles=handles,
@@ -377,65 +426,30 @@ class AnomalyMapDisplay:
 
     def _draw_colorbar(self):
         vmin, vmax = self._colors.norm.vmin, self._colors.norm.vmax
-        low, high = _value_range(self._maps)
+        low, high = value_range(self._maps)
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}
         bar = self.figure_.colorbar(
             self._colors,
             ax=self.axes_,
             extend=extend.get((low < vmin, high > vmax), "neither"),
-            label="anomaly score of a pixel",
+            label="calibrated score" if self.calibrated else "anomaly score of a pixel",
             aspect=12 * len(self.axes_),
             fraction=0.05,
             pad=0.02,
         )
-        if self.threshold is not None and vmin < self.threshold < vmax:
-            bar.ax.axhline(self.threshold, color="white", linewidth=1.5)
-            labels = [f"{vmin:.3g}", f"{self.threshold:.3g}\nthreshold", f"{vmax:.3g}"]
-            bar.set_ticks([vmin, self.threshold, vmax], labels=labels)
+        self._mark_threshold(bar)
         return bar
 
-
-def color_limits(
-    threshold: float | None, maps: Sequence[np.ndarray]
-) -> tuple[float, float]:
-    """Return where the common colour scale of maps starts and ends."""
-    if threshold is not None and threshold > 0:
-        return 0.5 * float(threshold), 1.5 * float(threshold)
-    low, high = _value_range(maps)
-    return (low, high) if low < high else (low, low + 1)
-
-
-def _value_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
-    seen = [values[np.isfinite(values)] for values in maps]
-    ends = [(values.min(), values.max()) for values in seen if values.size]
-    lows, highs = zip(*ends, strict=True) if ends else ((0,), (0,))
-    return float(min(lows)), float(max(highs))
-
-
-def blend_overlay(
-    image: np.ndarray, anomaly_map: np.ndarray, limits: tuple[float, float]
-) -> np.ndarray:
-    """Lay a map (h, w) over a picture (h, w, 3) of floats in [0, 1]; gives uint8."""
-    strength = _strength(anomaly_map, *limits)
-    blended = _blend(image, strength, _heat_colors(strength), _ALPHA)
-    return np.rint(255 * blended).astype(np.uint8)
-
-
-def _strength(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values as parts of the colour scale in [0, 1]; 0 where nobody looked."""
-    strength = (anomaly_map - low) / (high - low)
-    return np.clip(np.nan_to_num(strength, nan=0.0), 0, 1)
-
-
-def _blend(image, strength, colors, alpha: float) -> np.ndarray:
-    opacity = alpha * strength[..., np.newaxis]
-    return (1 - opacity) * image + opacity * colors
-
-
-def _heat_colors(strength: np.ndarray) -> np.ndarray:
-    stops = np.linspace(0, 1, len(_HEAT))
-    channels = [np.interp(strength, stops, values) for values in _HEAT.T]
-    return np.stack(channels, axis=-1)
+    def _mark_threshold(self, bar) -> None:
+        vmin, vmax = self._colors.norm.vmin, self._colors.norm.vmax
+        if self.threshold is None or not vmin < self.threshold < vmax:
+            return
+        line = {"color": THRESHOLD, "linestyle": THRESHOLD_LINE, "linewidth": 1.5}
+        bar.ax.axhline(self.threshold, **line, path_effects=cased(1.5))
+        labels = [f"{vmin:.3g}", f"{self.threshold:.3g}\nthreshold", f"{vmax:.3g}"]
+        if self.calibrated and vmin == _CALIBRATED_LIMITS[0]:
+            labels[0] += "\ntypical\nnormal"
+        bar.set_ticks([vmin, self.threshold, vmax], labels=labels)
 
 
 def _fill(cell, mask: np.ndarray, color: str) -> None:
@@ -448,42 +462,22 @@ def _fill(cell, mask: np.ndarray, color: str) -> None:
     _outline(cell, mask, color)
 
 
-def _outline(cell, mask: np.ndarray, color: str) -> None:
+def _outline(cell, mask: np.ndarray, color: str, line="solid") -> None:
     # The margin closes outlines at the rim; one of nothing would be a warning.
     if mask.any():
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
         padded = np.pad(mask, 1).astype(float)
-        cell.contour(columns, rows, padded, [0.5], colors=color, linewidths=1.5)
-        cell.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
-
-
-def _make_axes(ax, shapes: Sequence[tuple[int, int]], n_columns: int) -> np.ndarray:
-    """Return axes (n_pictures, n_columns): those given, or new ones."""
-    size = (len(shapes), n_columns)
-    if ax is None:
-        import matplotlib.pyplot as plt
-
-        figure = plt.figure(figsize=_sheet_size(shapes, n_columns), layout="compressed")
-        return figure.subplots(*size, squeeze=False)
-    if not isinstance(ax, np.ndarray | list | tuple):
-        ax.set_axis_off()
-        grid = ax.get_subplotspec().subgridspec(*size)
-        return grid.subplots(squeeze=False)
-    axes = np.asarray(ax, dtype=object)
-    if axes.size != size[0] * size[1]:
-        raise ValueError(
-            f"ax holds {axes.size} axes; expected {size[0]} pictures x {size[1]} "
-            f"columns = {size[0] * size[1]}."
+        outline = cell.contour(
+            columns,
+            rows,
+            padded,
+            [0.5],
+            colors=color,
+            linestyles=[line],
+            linewidths=1.5,
         )
-    return axes.reshape(size)
-
-
-def _sheet_size(shapes: Sequence[tuple[int, int]], n_columns: int) -> tuple:
-    """Return the size of a figure in inches that fits pictures of these shapes."""
-    aspect = np.median([height / width for height, width in shapes])
-    # Margins for titles and colour bar.
-    width = _CELL_WIDTH * n_columns + 1.8
-    return width, _CELL_WIDTH * len(shapes) * min(aspect, 3) + 0.7
+        outline.set_path_effects(cased(1.5, "black"))
+        cell.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
 def _as_colormap(cmap):
@@ -492,17 +486,3 @@ def _as_colormap(cmap):
     cmap = "inferno" if cmap is None else cmap
     colors = colormaps[cmap] if isinstance(cmap, str) else cmap
     return colors.with_extremes(bad="0.5")
-
-
-def _title(source, i: int) -> str:
-    is_path = isinstance(source, str | os.PathLike)
-    return Path(source).name if is_path else f"picture {i}"
-
-
-def check_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            'Plots need matplotlib: pip install "skpatchcore[plot]".'
-        ) from error

@@ -66,8 +66,16 @@ for name, detector in detectors.items():
 # ``RocCurveDisplay.from_estimator`` refuses outlier detectors; ``from_predictions``
 # does not.
 figure, ax = plt.subplots(figsize=(5, 5), layout="constrained")
-for name, values in scores.items():
-    RocCurveDisplay.from_predictions(labels, values, name=name, ax=ax)
-ax.set_title("normal pictures accepted against defective ones accepted")
+lines = ("-", "--", "-.", ":", (0, (1, 4)))
+shades = plt.colormaps["cividis"](np.linspace(0, 0.8, len(scores)))
+for (name, values), line, color in zip(scores.items(), lines, shades, strict=True):
+    RocCurveDisplay.from_predictions(
+        labels,
+        values,
+        name=name,
+        ax=ax,
+        curve_kwargs={"linestyle": line, "color": color},
+    )
+ax.set(xlabel="defective pictures accepted", ylabel="good pictures accepted")
 plt.show()
 assert np.isfinite(list(scores.values())).all()

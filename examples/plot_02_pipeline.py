@@ -1,0 +1,100 @@
+"""
+==========
+A pipeline
+==========
+
+The two halves of a :class:`~skpatchcore.PatchCoreDetector` are estimators of their own:
+:class:`~skpatchcore.PatchFeatureTransformer` turns pictures into patch features, and
+:class:`~skpatchcore.PatchMemoryBank` detects outliers among them. In a
+:class:`~sklearn.pipeline.Pipeline` other steps can stand between.
+"""
+
+# %%
+# Pictures
+# --------
+# A class of MVTec AD, if :func:`~skpatchcore.datasets.fetch_mvtec_ad` has put it
+# anywhere; of it every fifth picture. Else procedural pictures of cast iron.
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.decomposition import PCA
+from sklearn.metrics import RocCurveDisplay
+from sklearn.pipeline import Pipeline
+
+from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
+from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.metrics import image_auroc
+
+folders = [
+    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
+    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
+]
+folders = [folder.expanduser() for folder in folders]
+data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+if data_home is None:
+    pictures = make_surface_defects(
+        24, 8, 16, texture="cast", image_size=64, random_state=0
+    )
+    step = 1
+else:
+    pictures, step = load_mvtec_ad(data_home, "bottle"), 5
+X, y = pictures.data[::step], pictures.target[::step]
+is_train = pictures.split[::step] == "train"
+
+# %%
+# Two steps
+# ---------
+# Patch features are maps (n, h, w, d); the bank takes them as they are.
+steps = [
+    ("features", PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)),
+    ("bank", PatchMemoryBank(CoresetSampler(0.1), random_state=0)),
+]
+pipeline = Pipeline(steps).fit(X[is_train])
+scores = {"two steps": pipeline.score_samples(X[~is_train])}
+
+# %%
+# A step between
+# --------------
+# Steps of scikit-learn work on rows, and a patch is a row here: so a map is flattened,
+# reduced, and given its shape again. It may be an ordinary class.
+
+
+class PatchPCA(TransformerMixin, BaseEstimator):
+    """Principal components of patch features."""
+
+    def __init__(self, n_components=16):
+        self.n_components = n_components
+
+    def fit(self, X, y=None):
+        self.pca_ = PCA(self.n_components, random_state=0)
+        self.pca_.fit(X.reshape(-1, X.shape[-1]))
+        return self
+
+    def transform(self, X):
+        reduced = self.pca_.transform(X.reshape(-1, X.shape[-1]))
+        return reduced.reshape(*X.shape[:-1], -1)
+
+
+pipeline = Pipeline([steps[0], ("pca", PatchPCA()), steps[1]])
+# Nested parameters are set as in any pipeline, and can be searched in a grid.
+pipeline.set_params(pca__n_components=48, bank__n_neighbors=3)
+pipeline.fit(X[is_train])
+scores["with principal components"] = pipeline.score_samples(X[~is_train])
+
+# %%
+# How well they do
+# ----------------
+# Scores are higher for more normal pictures, so the normal class is the positive one.
+# ``RocCurveDisplay.from_estimator`` refuses outlier detectors; ``from_predictions``
+# does not.
+figure, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
+lines = ({"color": "0.2"}, {"color": "0.5", "linestyle": "--"})
+for (name, values), line in zip(scores.items(), lines, strict=True):
+    print(f"{name:26} image AUROC {image_auroc(y[~is_train], values):.3f}")
+    RocCurveDisplay.from_predictions(
+        y[~is_train], values, name=name, ax=ax, curve_kwargs=line
+    )
+ax.set(xlabel="defective pictures accepted", ylabel="good pictures accepted")
+plt.show()

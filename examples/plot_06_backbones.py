@@ -1,0 +1,91 @@
+"""
+==================
+Backbones compared
+==================
+
+Any convolutional network, ViT or Swin of timm can describe patches, and a bank of Gabor
+filters needs no weights at all. Which one fits your parts is for measurement to say:
+how well it finds defects, and what a picture costs.
+"""
+
+# %%
+# Candidates
+# ----------
+# Here networks have weights where local files hold them, and random ones elsewhere:
+# those show what the same code does, not how good a network is. Leave `weights` out,
+# and timm downloads pretrained ones.
+import os
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.metrics import image_auroc
+
+weights = Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "weights")
+candidates = {"gabor": ("gabor", ("fine", "coarse"), None)}
+for name, layers, file in (
+    ("resnet18", ("layer2", "layer3"), "resnet18_tv_in1k_trunk.safetensors"),
+    (
+        "mobilenetv2_100",
+        ("blocks.2", "blocks.4"),
+        "mobilenetv2_100_tv_in1k.safetensors",
+    ),
+):
+    local = weights / file
+    is_there = local.is_file()
+    title = name if is_there else f"{name}\n(random)"
+    candidates[title] = (name, layers, local if is_there else "random")
+
+# %%
+# Pictures
+# --------
+# A class of MVTec AD, if there is one, of it every fifth picture; else procedural ones.
+folders = [
+    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
+    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
+]
+folders = [folder.expanduser() for folder in folders]
+data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+if data_home is None:
+    pictures = make_surface_defects(
+        16, 6, 16, texture="brushed", image_size=64, random_state=0
+    )
+    step, image_size = 1, 64
+else:
+    pictures, step, image_size = load_mvtec_ad(data_home, "bottle"), 5, 128
+X, y = pictures.data[::step], pictures.target[::step]
+is_train = pictures.split[::step] == "train"
+
+# %%
+# Measure
+# -------
+# The network is built in `fit`; what a picture costs is the time to score new ones.
+auroc, milliseconds = [], []
+for name, layers, file in candidates.values():
+    features = PatchFeatureTransformer(
+        name, layers, weights=file, image_size=image_size, random_state=0
+    )
+    detector = PatchCoreDetector(features, CoresetSampler(0.05), random_state=0)
+    detector.fit(X[is_train])
+    started = time.perf_counter()
+    scores = detector.score_samples(X[~is_train])
+    milliseconds.append(1e3 * (time.perf_counter() - started) / len(scores))
+    auroc.append(image_auroc(y[~is_train], scores))
+    print(f"{name:16} image AUROC {auroc[-1]:.3f}, {milliseconds[-1]:.1f} ms a picture")
+
+# %%
+# Compare
+# -------
+figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+for ax, values, text, form in (
+    (left, auroc, "image AUROC", "%.3f"),
+    (right, milliseconds, "milliseconds a picture", "%.1f"),
+):
+    bars = ax.bar(list(candidates), values, color="0.7", edgecolor="0.25")
+    ax.bar_label(bars, fmt=form, padding=2)
+    ax.set_ylabel(text)
+    ax.margins(y=0.15)
+plt.show()

@@ -1,0 +1,136 @@
+"""The figures of a report, drawn without pyplot: no window system is asked for any."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import precision_recall_curve, roc_curve
+
+from skpatchcore._images import check_images
+from skpatchcore.inspection import (
+    AnomalyMapDisplay,
+    PatchMatchDisplay,
+    ScoreDistributionDisplay,
+)
+from skpatchcore.inspection._colors import GUIDE, NEUTRAL, THRESHOLD
+
+# Inches, of pictures beside each other.
+_ROW_WIDTH = 10.5
+
+
+def _new_figure(width: float, height: float, layout: str = "constrained"):
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _new_row(image, n_pictures: int):
+    """Return a figure for pictures beside each other, as high as they need."""
+    height, width = check_images([image])[0].shape[:2]
+    cell = _ROW_WIDTH / (n_pictures + 1)
+    return _new_figure(_ROW_WIDTH, cell * min(height / width, 2) + 0.9, "compressed")
+
+
+def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
+    """Draw defective pictures found over good ones flagged, and the threshold."""
+    false, found, _ = roc_curve(target == -1, -scores, drop_intermediate=False)
+    figure = _new_figure(4, 4)
+    ax = figure.subplots()
+    ax.plot([0, 1], [0, 1], color=GUIDE, linestyle=":")
+    ax.plot(false, found, color=NEUTRAL)
+    flagged = scores < offset
+    rates = [np.mean(flagged[target == label]) for label in (1, -1)]
+    _mark_threshold(ax, *rates)
+    ax.set(xlabel="good pictures flagged", ylabel="defective pictures found")
+    return _squared(figure, ax, "lower right")
+
+
+def draw_precision_recall(target: np.ndarray, scores: np.ndarray, offset: float):
+    """Draw how many of the pictures flagged are defective over how many are found."""
+    precision, recall, _ = precision_recall_curve(target == -1, -scores)
+    figure = _new_figure(4, 4)
+    ax = figure.subplots()
+    ax.axhline(np.mean(target == -1), color=GUIDE, linestyle=":")
+    ax.plot(recall, precision, color=NEUTRAL, drawstyle="steps-post")
+    flagged = scores < offset
+    if flagged.any():
+        found = np.mean(flagged[target == -1])
+        _mark_threshold(ax, found, np.mean(target[flagged] == -1))
+    ax.set(xlabel="defective pictures found (recall)", ylabel="precision")
+    return _squared(figure, ax, "lower left")
+
+
+def _mark_threshold(ax, x: float, y: float) -> None:
+    marker = {"marker": "D", "markersize": 7, "markeredgecolor": "white"}
+    ax.plot([x], [y], color=THRESHOLD, linestyle="none", label="threshold", **marker)
+
+
+def _squared(figure, ax, legend: str):
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
+    ax.grid(alpha=0.3)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc=legend)
+    return figure
+
+
+def draw_densities(validation, target, scores, offset: float, alpha: float):
+    """Draw scores of held-out training pictures above those of test pictures."""
+    figure = _new_figure(6.5, 6.6)
+    top, bottom = figure.subplots(2, 1, sharex=True)
+    ScoreDistributionDisplay.from_predictions(
+        np.ones(len(validation), int), validation, threshold=offset, alpha=alpha, ax=top
+    )
+    ScoreDistributionDisplay.from_predictions(
+        target, scores, threshold=offset, alpha=alpha, ax=bottom
+    )
+    top.set_xlabel("")
+    for ax, title in ((top, "held-out training"), (bottom, "test")):
+        ax.set_ylabel(f"{title} pictures\ndensity (peak = 1)")
+    return figure
+
+
+def draw_confusion(counts: np.ndarray):
+    """Draw the table of what is true (rows) and what was judged (columns)."""
+    figure = _new_figure(3.6, 3.2)
+    ax = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        color = "white" if shares[row, column] > 0.5 else "black"
+        text = f"{count}\n{100 * shares[row, column]:.3g} %"
+        ax.text(column, row, text, ha="center", va="center", color=color)
+    names = ["good", "defective"]
+    ax.set(xticks=[0, 1], xticklabels=["passed", "flagged"], xlabel="judged")
+    ax.set(yticks=[0, 1], yticklabels=names, ylabel="true")
+    return figure
+
+
+def draw_map_row(image, anomaly_map, mask, *, masks_known: bool):
+    """Draw a picture, its calibrated map, overlay and outlines beside each other."""
+    figure = _new_row(image, 4)
+    display = AnomalyMapDisplay.from_predictions(
+        [image],
+        [anomaly_map],
+        masks=[mask] if masks_known else None,
+        threshold=0.5,
+        titles=[""],
+        calibrated=True,
+        ax=figure.subplots(1, 4),
+    )
+    return display.figure_
+
+
+def draw_match_row(image, training_images: Sequence, places: dict):
+    """Draw the most anomalous patch and its nearest normal ones beside each other."""
+    n_neighbors = len(places["distances"])
+    figure = _new_row(image, 2 + n_neighbors)
+    display = PatchMatchDisplay.from_predictions(
+        [image],
+        [places["boxes"]],
+        training_images=training_images,
+        match_pictures=[places["match_pictures"]],
+        match_boxes=[places["match_boxes"]],
+        distances=[places["distances"]],
+        titles=[""],
+        ax=figure.subplots(1, 2 + n_neighbors),
+    )
+    return display.figure_

@@ -1,0 +1,219 @@
+"""Tables of results: for people, and as CSV, JSON, Markdown and LaTeX."""
+
+import csv
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from tabulate import tabulate
+
+from skpatchcore import __version__
+from skpatchcore._published import (
+    Published,
+    comparable,
+    differences,
+    published_value,
+)
+
+IMAGE_COLUMNS = ("image_auroc", "image_ap", "image_f1")
+PIXEL_COLUMNS = ("pixel_auroc", "pixel_ap", "pixel_f1", "aupro")
+COLUMNS = (
+    "category",
+    "n_train",
+    "n_test",
+    *IMAGE_COLUMNS,
+    *PIXEL_COLUMNS,
+    "fit_seconds",
+    "predict_seconds",
+)
+_PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
+
+
+def mean_row(rows: Sequence[Mapping]) -> dict:
+    """Return the row of means, each over the categories that have a value."""
+    mean = {"category": "mean"}
+    for column in COLUMNS[1:]:
+        values = [row[column] for row in rows if row[column] is not None]
+        mean[column] = float(np.mean(values)) if values else None
+    return mean
+
+
+def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Path]:
+    """Write rows, their mean, and what others published; return the files.
+
+    They are results.csv, .json, .md and .tex, each replaced as a whole.
+    """
+    folder, beside = Path(folder), Comparison(rows, settings)
+    rows = [*rows, mean_row(rows)]
+    report = {
+        "results": rows,
+        "published": [beside.describe(one) for one in beside.published],
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+    texts = {
+        "csv": _as_csv(rows, beside),
+        "json": json.dumps(report, indent=2) + "\n",
+        "md": _as_document(rows, beside, "github"),
+        "tex": _as_document(rows, beside, "latex_booktabs"),
+    }
+    files = [folder / f"results.{suffix}" for suffix in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        replace_text(file, text)
+    return files
+
+
+class Comparison:
+    """What others published for the setting and the categories of a run."""
+
+    def __init__(self, rows: Sequence[Mapping], settings: Mapping):
+        self.rows, self.settings = rows, settings
+        self.published = comparable(settings, rows)
+
+    def columns(self) -> list[tuple]:
+        """Return pairs of a metric and who published it, for which there are values."""
+        return [
+            (metric, one)
+            for metric in (*IMAGE_COLUMNS, *PIXEL_COLUMNS)
+            for one in self.published
+            if metric in one.values
+        ]
+
+    def value(self, metric: str, one: Published, category: str) -> float | None:
+        return published_value(one, metric, category, self.rows)
+
+    def describe(self, one: Published) -> dict:
+        """Return all that is known of a published setting, and its values here."""
+        names = [*(row["category"] for row in self.rows), "mean"]
+        return {
+            "name": one.name,
+            "source": one.source,
+            "url": one.url,
+            "setting": dict(one.setting),
+            "differs": differences(one, self.settings),
+            "results": [
+                {
+                    "category": name,
+                    **{metric: self.value(metric, one, name) for metric in one.values},
+                }
+                for name in names
+            ],
+        }
+
+    def notes(self) -> list[str]:
+        """Return where published results are from, and how their settings differ."""
+        notes = []
+        for one in self.published:
+            differs = differences(one, self.settings)
+            setting = f"Differs: {differs}." if differs else "The same setting."
+            notes.append(f"{one.name}: {one.source}, {one.url}. {setting}")
+        return notes
+
+
+def _as_csv(rows: Sequence[Mapping], beside: Comparison) -> str:
+    others = {f"{metric}_{one.name}": (metric, one) for metric, one in beside.columns()}
+    buffer = io.StringIO()
+    # None becomes an empty field.
+    table = csv.DictWriter(buffer, (*COLUMNS, *others), lineterminator="\n")
+    table.writeheader()
+    for row in rows:
+        theirs = {
+            name: beside.value(*column, row["category"])
+            for name, column in others.items()
+        }
+        table.writerow({**row, **theirs})
+    return buffer.getvalue()
+
+
+def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
+    """Return the table, and one with what others published, as Markdown or LaTeX."""
+    parts = [format_table(rows, style=style)]
+    if beside.published:
+        parts.append(format_comparison(rows, beside, style))
+        is_latex = style.startswith("latex")
+        parts += [("% " if is_latex else "") + note for note in beside.notes()]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
+    """Return the table of a run beside those of others, metric by metric."""
+    metrics = dict.fromkeys(metric for metric, _ in beside.columns())
+    headers, columns = ["category"], [[row["category"] for row in rows]]
+    for metric in metrics:
+        headers.append(f"{column_title(metric)} here")
+        columns.append([_format_cell(metric, row[metric]) for row in rows])
+        for _, one in (column for column in beside.columns() if column[0] == metric):
+            headers.append(f"{column_title(metric)} {one.name}")
+            values = [beside.value(metric, one, row["category"]) for row in rows]
+            columns.append([_format_cell(metric, value) for value in values])
+    return tabulate(
+        list(zip(*columns, strict=True)),
+        headers,
+        tablefmt=style,
+        colalign=["left", *["right"] * (len(headers) - 1)],
+        disable_numparse=True,
+    )
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file under another name first, so that it is never there in part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        unfinished.write_text(text, encoding="utf-8", newline="")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    installed = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "skpatchcore": __version__,
+        "python": platform.python_version(),
+        **installed,
+    }
+
+
+def format_table(
+    rows: Sequence[Mapping], columns: Sequence[str] = COLUMNS, style: str = "simple"
+) -> str:
+    """Return rows as a table: for people to read, or in a style of tabulate."""
+    cells = [[_format_cell(column, row[column]) for column in columns] for row in rows]
+    # Headers of two lines are for terminals only.
+    header = _header if style == "simple" else column_title
+    align = ["left" if column == "category" else "right" for column in columns]
+    return tabulate(
+        cells,
+        [header(column) for column in columns],
+        tablefmt=style,
+        colalign=align,
+        disable_numparse=True,
+    )
+
+
+def _header(column: str) -> str:
+    for short in ("auroc", "aupro", "ap", "f1"):
+        column = column.replace(f"_{short}", f"\n{short.upper()}")
+    return {"aupro": "\nAUPRO"}.get(column, column.replace("_", "\n"))
+
+
+def column_title(column: str) -> str:
+    """Return what people call a column, in one line."""
+    return _header(column).replace("\n", " ").strip()
+
+
+def _format_cell(column: str, value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if column.startswith("n_"):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if column.endswith("_seconds") else f"{value:.3f}"

@@ -1,0 +1,224 @@
+"""Animations that walk over the patches of a picture."""
+
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from skpatchcore._images import check_images
+from skpatchcore.inspection._axes import check_matplotlib, picture_title
+from skpatchcore.inspection._colors import GUIDE, NORMAL, PATCH, cased
+from skpatchcore.inspection._overlays import color_limits
+from skpatchcore.inspection._patch_boxes import PatchPlaces
+from skpatchcore.inspection._patch_matches import SURROUNDINGS, draw_cutout
+
+_WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
+# Inches, and pixels an inch: 900 x 580 pixels, both of them even as MP4 wants.
+_SIZE, _DPI = (9.0, 5.8), 100
+
+
+def animate_patch_matches(
+    estimator,
+    image,
+    path,
+    *,
+    training_images,
+    step=None,
+    max_frames=100,
+    fps=4,
+    verbose=0,
+):
+    """Write an animation that shows the normal patch that each patch is compared with.
+
+    It walks over the patches of a picture, row by row, and ends at the most anomalous
+    one. On top are the picture, its patch scores, and the training picture that the
+    nearest normal patch is from; below the two patches with their surroundings, and
+    between them where the score is among those of all patches.
+
+    Parameters
+    ----------
+    estimator : PatchCoreDetector or ConformalDetector
+        A fitted detector with one bank.
+
+    image : path, PIL image, ndarray of shape (h, w) or (h, w, c), or torch tensor
+        A single picture.
+
+    path : str or path-like
+        File to write: ``.gif``, by Pillow, or ``.mp4``, by ffmpeg, which must then be
+        installed. An existing file is replaced.
+
+    training_images : sequence of pictures, or ndarray
+        The `X` that the estimator was fitted on, in the same order.
+
+    step : int or None, default=None
+        Show every so many patches of every so many rows. None is the smallest step
+        that takes at most `max_frames`.
+
+    max_frames : int, default=100
+        How many patches to show at most, besides the last one, if `step` is None.
+
+    fps : float, default=4
+        Patches a second.
+
+    verbose : int, default=0
+        Show a progress bar if positive.
+
+    Returns
+    -------
+    path : pathlib.Path
+        The file written.
+
+    Raises
+    ------
+    ValueError
+        If the name of the file ends in neither ``.gif`` nor ``.mp4``, or a number is
+        not positive.
+
+    RuntimeError
+        If ``.mp4`` is asked for, and there is no ffmpeg.
+
+    FileNotFoundError
+        If a training picture that a match comes from is gone or unreadable.
+
+    ImportError
+        If matplotlib is not installed.
+
+    See Also
+    --------
+    PatchMatchDisplay : Single patches, with several neighbours of each.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+    >>> from skpatchcore.datasets import make_surface_defects
+    >>> from skpatchcore.inspection import animate_patch_matches
+    >>> surfaces = make_surface_defects(4, 0, 1, image_size=64, random_state=0)
+    >>> train, odd = surfaces.data[:4], surfaces.data[4]
+    >>> features = PatchFeatureTransformer("resnet18", weights="random", image_size=64)
+    >>> detector = PatchCoreDetector(features, random_state=0).fit(train)
+    >>> with TemporaryDirectory() as folder:
+    ...     path = animate_patch_matches(
+    ...         detector,
+    ...         odd,
+    ...         Path(folder, "walk.gif"),
+    ...         training_images=train,
+    ...         max_frames=4,
+    ...     )
+    ...     path.read_bytes()[:6]
+    b'GIF89a'
+    """
+    check_matplotlib()
+    path = Path(path)
+    writer = _make_writer(path, fps)
+    images = check_images([image])
+    places = PatchPlaces(estimator, training_images)
+    scene = _Scene(images, places)
+    walk = _plan_walk(scene.matches, step, max_frames)
+    with writer.saving(scene.figure, str(path), _DPI):
+        for place in tqdm(walk, desc="patches", disable=not verbose):
+            scene.show(place)
+            writer.grab_frame()
+    return path
+
+
+def _make_writer(path: Path, fps: float):
+    from matplotlib.animation import writers
+
+    kind = _WRITERS.get(path.suffix.lower())
+    if kind is None:
+        raise ValueError(f"path={str(path)!r} must end in .gif or .mp4.")
+    if not fps > 0:
+        raise ValueError(f"fps={fps} must be positive.")
+    if not writers.is_available(kind):
+        raise RuntimeError(
+            f"{path.name} needs ffmpeg, which was not found: install it and have it on "
+            "the PATH, or write a .gif."
+        )
+    return writers[kind](fps=fps)
+
+
+def _plan_walk(matches, step: int | None, max_frames: int) -> list[tuple[int, int]]:
+    """Return places in the grid, row by row, and the most anomalous one last."""
+    for name, value in (("step", step), ("max_frames", max_frames)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} must be positive.")
+    height, width = matches.scores.shape
+    if step is None:
+        steps = range(1, max(height, width) + 1)
+        step = next(s for s in steps if -(-height // s) * -(-width // s) <= max_frames)
+    # From the middle of what a step skips.
+    rows, columns = (range((step - 1) // 2 % n, n, step) for n in (height, width))
+    walk = [(row, column) for row in rows for column in columns]
+    return [*walk, matches.most_anomalous]
+
+
+class _Scene:
+    """A figure that shows one patch, and the normal one that it matches, at a time."""
+
+    def __init__(self, images, places: PatchPlaces):
+        from matplotlib.figure import Figure
+
+        self.places = places
+        self.image = images[0]
+        self.matches = places.matches(images, 1)
+        # Without pyplot: no window system is asked for anything.
+        self.figure = Figure(figsize=_SIZE, layout="constrained")
+        cells = self.figure.subplots(2, 3)
+        (whole, scores, self.source), (self.patch, distances, self.match) = cells
+        self._draw_picture(whole, picture_title(images._sources[0], 0))
+        self._draw_scores(scores)
+        self._draw_distances(distances)
+        self.show(self.matches.most_anomalous)
+        # A layout made anew for each frame takes most of the time, and moves.
+        self.figure.draw_without_rendering()
+        self.figure.set_layout_engine("none")
+
+    def _draw_picture(self, cell, title: str) -> None:
+        box = self._box(self.matches.most_anomalous)
+        self.outline = draw_cutout(cell, self.image, box, PATCH)
+        cell.set_title(title)
+
+    def _draw_scores(self, cell) -> None:
+        from matplotlib.patches import Rectangle
+
+        low, high = color_limits(None, [self.matches.scores])
+        height, width = self.image.shape[:2]
+        rows, columns = self.matches.scores.shape
+        aspect = (height / rows) / (width / columns)
+        scores = self.matches.scores
+        cell.imshow(scores, vmin=low, vmax=high, cmap="inferno", aspect=aspect)
+        line = {"edgecolor": PATCH, "linewidth": 1.8, "path_effects": cased(1.8)}
+        self.mark = cell.add_patch(Rectangle((0, 0), 1, 1, fill=False, **line))
+        cell.set(title="patch scores", xticks=[], yticks=[])
+
+    def _draw_distances(self, cell) -> None:
+        cell.hist(self.matches.scores.ravel(), bins=40, color=GUIDE)
+        cell.set(xlabel="patch score", ylabel="patches", box_aspect=0.8)
+        line = {"color": PATCH, "linewidth": 2, "path_effects": cased(2, "black")}
+        self.score = cell.axvline(0, **line)
+
+    def _box(self, place) -> np.ndarray:
+        return self.places.box(self.image.shape[:2], self.matches.scores.shape, place)
+
+    def show(self, place: tuple[int, int]) -> None:
+        """Show one patch of the grid."""
+        picture, row, column, distance = (part[place][0] for part in self.matches[:4])
+        box, match_box = (
+            self._box(place),
+            self.places.training_box(picture, row, column),
+        )
+        training = self.places.training_picture(picture)
+        self.outline.set_xy((box[1] - 0.5, box[0] - 0.5))
+        self.mark.set_xy((place[1] - 0.5, place[0] - 0.5))
+        self.score.set_xdata([self.matches.scores[place]] * 2)
+        for cell in (self.source, self.patch, self.match):
+            cell.clear()
+        draw_cutout(self.source, training, match_box, NORMAL)
+        draw_cutout(self.patch, self.image, box, PATCH, SURROUNDINGS)
+        draw_cutout(self.match, training, match_box, NORMAL, SURROUNDINGS)
+        name = picture_title(self.places.training._sources[picture], picture)
+        self.source.set_title(f"training: {name}")
+        self.patch.set_xlabel(f"patch, row {place[0]}, column {place[1]}")
+        self.match.set_xlabel(f"nearest normal, distance {distance:.3g}")

@@ -1,0 +1,320 @@
+"""How scores of normal and of anomalous samples are distributed round a threshold."""
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.pipeline import Pipeline
+from sklearn.utils import check_consistent_length, column_or_1d
+
+from skpatchcore._labels import check_outlier_labels
+from skpatchcore._tuned_threshold import normality
+from skpatchcore.calibration import ConformalDetector
+from skpatchcore.inspection._axes import check_matplotlib, one_axes
+from skpatchcore.inspection._colors import (
+    ANOMALOUS,
+    ANOMALOUS_HATCH,
+    ANOMALOUS_LINE,
+    NORMAL,
+    NORMAL_HATCH,
+    NORMAL_LINE,
+    THRESHOLD,
+    THRESHOLD_LINE,
+    cased,
+)
+
+_KINDS = {
+    1: ("normal", NORMAL, NORMAL_LINE, NORMAL_HATCH),
+    -1: ("anomalous", ANOMALOUS, ANOMALOUS_LINE, ANOMALOUS_HATCH),
+}
+_CONFIDENCE = 0.95
+_N_POINTS = 400
+
+
+class ScoreDistributionDisplay:
+    """Densities of the scores of normal and anomalous samples, and the threshold.
+
+    Each sample is a tick below; the curves are kernel density estimates of the two
+    kinds, each scaled to its peak: anomalous scores often spread so much wider that
+    they would be invisible on a common scale. What is beyond the threshold is flagged:
+    of the normal ones these are the false alarms, whose rate is given with its
+    interval, as a few dozen samples say little about a rate of one percent.
+
+    The axis shows anomaly scores, higher is more *anomalous*, as all plots do: the
+    negative of ``score_samples``.
+
+    Use `from_estimator` with a fitted detector, or `from_predictions` with scores. The
+    constructor takes what the latter does, and draws nothing.
+
+    Parameters
+    ----------
+    y_true : array-like of shape (n,)
+        +1 for normal and -1 for anomalous samples; one kind may be missing.
+
+    y_score : array-like of shape (n,)
+        Scores, higher is more normal, as ``score_samples`` gives them.
+
+    threshold : float or None, default=None
+        Samples that score less are flagged, as with ``offset_``. None: not known.
+
+    alpha : float or None, default=None
+        Share of normal samples that the threshold was made to flag; None: not stated.
+
+    Attributes
+    ----------
+    false_alarm_rate_ : float
+        Share of the normal samples that are flagged; NaN without threshold or samples.
+
+    false_alarm_interval_ : tuple of float
+        Ends of the exact 95 % (Clopper-Pearson) interval of that rate.
+
+    miss_rate_ : float
+        Share of the anomalous samples that are not flagged; NaN likewise.
+
+    ax_ : matplotlib Axes
+        Where the plot was drawn.
+
+    figure_ : matplotlib Figure
+        The figure that it is in.
+
+    See Also
+    --------
+    skpatchcore.calibration.ConformalDetector : A threshold with a stated rate.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpatchcore.inspection import ScoreDistributionDisplay
+    >>> rng = np.random.default_rng(0)
+    >>> y_true = np.repeat([1, -1], [60, 40])
+    >>> y_score = np.where(y_true == 1, -2, -6) + rng.normal(size=100)
+    >>> display = ScoreDistributionDisplay.from_predictions(
+    ...     y_true, y_score, threshold=-3.5
+    ... )
+    >>> round(display.false_alarm_rate_, 3), round(display.miss_rate_, 3)
+    (0.017, 0.0)
+
+    >>> import matplotlib.pyplot as plt
+    >>> plt.close(display.figure_)
+    """
+
+    def __init__(self, y_true, y_score, *, threshold=None, alpha=None):
+        self.y_true = y_true
+        self.y_score = y_score
+        self.threshold = threshold
+        self.alpha = alpha
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, *, ax=None, **kwargs):
+        """Score samples and draw how the scores are distributed.
+
+        Parameters
+        ----------
+        estimator : estimator
+            Fitted outlier detector with ``score_samples`` and ``offset_``, or with
+            ``decision_function``, or a pipeline that ends in one.
+
+        X : array-like of shape (n, ...), or sequence of pictures
+            As the estimator takes them; not those that it was fitted on.
+
+        y : array-like of shape (n,)
+            +1 for normal and -1 for anomalous samples.
+
+        ax : matplotlib Axes or None, default=None
+            As for `plot`.
+
+        **kwargs : dict
+            Further parameters of `plot`.
+
+        Returns
+        -------
+        ScoreDistributionDisplay
+            The plot, drawn.
+
+        Raises
+        ------
+        ValueError
+            If a label is neither +1 nor -1.
+
+        ImportError
+            If matplotlib is not installed.
+        """
+        made_for = isinstance(estimator, ConformalDetector)
+        display = cls(
+            y,
+            normality(estimator, X),
+            threshold=_threshold_of(estimator),
+            alpha=estimator.alpha if made_for else None,
+        )
+        return display.plot(ax, **kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls, y_true, y_score, *, threshold=None, alpha=None, ax=None, **kwargs
+    ):
+        """Draw how scores are distributed.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n,)
+            +1 for normal and -1 for anomalous samples; one kind may be missing.
+
+        y_score : array-like of shape (n,)
+            Scores, higher is more normal.
+
+        threshold : float or None, default=None
+            Samples that score less are flagged; None draws no threshold.
+
+        alpha : float or None, default=None
+            Share of normal samples that the threshold was made to flag.
+
+        ax : matplotlib Axes or None, default=None
+            As for `plot`.
+
+        **kwargs : dict
+            Further parameters of `plot`.
+
+        Returns
+        -------
+        ScoreDistributionDisplay
+            The plot, drawn.
+
+        Raises
+        ------
+        ValueError
+            If a label is neither +1 nor -1, or the numbers of labels and scores differ.
+
+        ImportError
+            If matplotlib is not installed.
+        """
+        return cls(y_true, y_score, threshold=threshold, alpha=alpha).plot(ax, **kwargs)
+
+    def plot(self, ax=None, *, bandwidth=None):
+        """Draw the densities.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default=None
+            Where to draw; None makes a new figure with pyplot.
+
+        bandwidth : float or None, default=None
+            Standard deviation of the kernel, in the unit of the scores; None is by
+            Silverman's rule of thumb, for each kind.
+
+        Returns
+        -------
+        ScoreDistributionDisplay
+            The plot, drawn.
+        """
+        check_matplotlib()
+        y_true = check_outlier_labels(self.y_true, "y_true")
+        anomaly = -column_or_1d(self.y_score).astype(float)
+        check_consistent_length(y_true, anomaly)
+        self._count(y_true, anomaly)
+        self.ax_ = one_axes(ax, (6, 3.8))
+        self.figure_ = self.ax_.figure
+        # Ticks before curves, so that the legend names the curves in their order.
+        for kind in (1, -1):
+            if (y_true == kind).any():
+                self._draw_kind(kind, anomaly[y_true == kind], bandwidth)
+        if self.threshold is not None:
+            self._draw_threshold()
+        self.ax_.set(xlabel="anomaly score", ylabel="density (peak = 1)")
+        # Room for the ticks below.
+        self.ax_.set(ylim=(-0.15, 1.05), yticks=[0, 0.5, 1])
+        self.ax_.legend(
+            loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=2
+        )
+        return self
+
+    def _count(self, y_true: np.ndarray, anomaly: np.ndarray) -> None:
+        self._n_normal = int(np.sum(y_true == 1))
+        self._n_anomalous = len(y_true) - self._n_normal
+        self.false_alarm_rate_ = self.miss_rate_ = np.nan
+        self.false_alarm_interval_ = (np.nan, np.nan)
+        if self.threshold is None:
+            return
+        # Written as detectors decide, so that a score at the threshold is normal.
+        flagged = -anomaly < self.threshold
+        self._n_false = int(np.sum(flagged[y_true == 1]))
+        self._n_missed = int(np.sum(~flagged[y_true == -1]))
+        if self._n_normal:
+            self.false_alarm_rate_ = self._n_false / self._n_normal
+            test = binomtest(self._n_false, self._n_normal)
+            ends = test.proportion_ci(_CONFIDENCE)
+            self.false_alarm_interval_ = (float(ends.low), float(ends.high))
+        if self._n_anomalous:
+            self.miss_rate_ = self._n_missed / self._n_anomalous
+
+    def _draw_kind(self, kind: int, anomaly: np.ndarray, bandwidth) -> None:
+        name, color, line, hatch = _KINDS[kind]
+        label = f"{name} ({len(anomaly)})"
+        at_bottom = self.ax_.get_xaxis_transform()
+        height = 0.065 if kind == 1 else 0.02
+        self.ax_.plot(
+            anomaly,
+            np.full(len(anomaly), height),
+            linestyle="none",
+            marker="|" if kind == 1 else "x",
+            markersize=6 if kind == 1 else 4,
+            color=color,
+            transform=at_bottom,
+            # One sample, or several of one score, have no density.
+            label=label if np.ptp(anomaly) == 0 else None,
+        )
+        if np.ptp(anomaly) == 0:
+            return
+        x, density = estimate_density(anomaly, bandwidth)
+        self.ax_.plot(x, density, color=color, linestyle=line)
+        self.ax_.fill_between(
+            x,
+            density,
+            facecolor=(color, 0.3),
+            edgecolor=color,
+            hatch=hatch,
+            linewidth=0,
+            label=label,
+        )
+
+    def _draw_threshold(self) -> None:
+        label = f"threshold {-self.threshold:.4g}"
+        if self.alpha is not None:
+            label += f", made for {100 * self.alpha:.3g} %"
+        if self._n_normal:
+            low, high = (100 * end for end in self.false_alarm_interval_)
+            label += (
+                f"\nfalse alarms: {self._n_false} of {self._n_normal} = "
+                f"{100 * self.false_alarm_rate_:.3g} % ({low:.3g} to {high:.3g} %)"
+            )
+        if self._n_anomalous:
+            label += f"\nmissed: {self._n_missed} of {self._n_anomalous}"
+        self.ax_.axvline(
+            -self.threshold,
+            color=THRESHOLD,
+            linestyle=THRESHOLD_LINE,
+            path_effects=cased(1.5),
+            label=label,
+        )
+
+
+def estimate_density(values: np.ndarray, bandwidth: float | None) -> tuple:
+    """Return points, and the kernel density estimate there, of values that differ."""
+    spread = values.std()
+    if bandwidth is None:
+        # Silverman (1986), eq. 3.31: a few far values must not blur all the others.
+        quartiles = np.ptp(np.percentile(values, [25, 75])) / 1.34
+        robust = min(spread, quartiles) or spread
+        bandwidth = 0.9 * robust * len(values) ** -0.2
+    margin = 3 * bandwidth
+    x = np.linspace(values.min() - margin, values.max() + margin, _N_POINTS)
+    scaled = (x[:, np.newaxis] - values) / bandwidth
+    density = np.exp(-0.5 * scaled**2).sum(axis=1)
+    return x, density / density.max()
+
+
+def _threshold_of(estimator) -> float | None:
+    """Return where an estimator decides, in the unit of its `normality`."""
+    if not hasattr(estimator, "score_samples"):
+        return 0.0
+    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    offset = getattr(last, "offset_", None)
+    # scikit-learn's one-class SVM has an array of one.
+    return None if offset is None else float(np.ravel(offset)[0])
