@@ -62,6 +62,7 @@ autodoc_default_options = {
 # few entries that are referred to are kept here, in the format of those inventories
 # before it is compressed.
 PROJECTS = {
+    "matplotlib": "https://matplotlib.org/stable/",
     "joblib": "https://joblib.readthedocs.io/en/stable/",
     "sklearn": "https://scikit-learn.org/stable/",
 }

@@ -42,7 +42,7 @@ class CoresetCurveDisplay:
 
     See Also
     --------
-    CoresetSampler : Its ``radii_`` are drawn.
+    skpatchcore.CoresetSampler : Its ``radii_`` are drawn.
 
     Examples
     --------
