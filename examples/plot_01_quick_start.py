@@ -7,34 +7,47 @@ Fit on pictures of good surfaces only, then find defects in others.
 """
 
 # %%
-# Procedural pictures of a wooden surface stand in for a camera. The test pictures come
-# with the true defects as masks.
+# Procedural pictures of a wooden surface stand in for a camera; or, if there is one, a
+# class of MVTec AD, of it every third picture. The test pictures come with the true
+# defects as masks.
+import os
+from pathlib import Path
+
 import numpy as np
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore.datasets import make_surface_defects
+from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.inspection import AnomalyMapDisplay
 from skpatchcore.metrics import image_auroc
 
-surfaces = make_surface_defects(24, 5, 10, texture="wood", random_state=0)
-((train, test),) = surfaces.cv
+folders = [
+    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
+    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
+]
+folders = [folder.expanduser() for folder in folders]
+data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+if data_home is None:
+    pictures, step = make_surface_defects(24, 5, 10, texture="wood", random_state=0), 1
+else:
+    pictures, step = load_mvtec_ad(data_home, "bottle"), 3
+train, test = (np.flatnonzero(pictures.split == s)[::step] for s in ("train", "test"))
 
 # %%
 # A bank of Gabor filters needs no download. For real parts take a pretrained network,
 # ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``, and as pictures a list of
 # paths.
 features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=128)
-detector = PatchCoreDetector(features, random_state=0).fit(surfaces.data[train])
+detector = PatchCoreDetector(features, random_state=0).fit(pictures.data[train])
 
-scores = detector.score_samples(surfaces.data[test])
-print(f"image AUROC: {image_auroc(surfaces.target[test], scores):.3f}")
+scores = detector.score_samples(pictures.data[test])
+print(f"image AUROC: {image_auroc(pictures.target[test], scores):.3f}")
 
 # %%
 # Where are the defects? Maps are higher where a picture is more anomalous.
 worst = test[np.argsort(scores)[:3]]
 AnomalyMapDisplay.from_estimator(
     detector,
-    surfaces.data[worst],
-    masks=surfaces.masks[worst],
-    titles=surfaces.defect_types[worst],
+    pictures.data[worst],
+    masks=pictures.masks[worst],
+    titles=pictures.defect_types[worst],
 )

@@ -10,6 +10,10 @@ one vector a picture, the mean over its patches.
 """
 
 # %%
+# Procedural pictures, or every third one of a class of MVTec AD, if there is one.
+import os
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.ensemble import IsolationForest
@@ -19,11 +23,20 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore.datasets import make_surface_defects
+from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import image_auroc
 
-surfaces = make_surface_defects(texture="cast", random_state=0)
-((train, test),) = surfaces.cv
+folders = [
+    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
+    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
+]
+folders = [folder.expanduser() for folder in folders]
+data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+if data_home is None:
+    pictures, step = make_surface_defects(texture="cast", random_state=0), 1
+else:
+    pictures, step = load_mvtec_ad(data_home, "bottle"), 3
+train, test = (np.flatnonzero(pictures.split == s)[::step] for s in ("train", "test"))
 
 # %%
 # Extract
@@ -31,8 +44,8 @@ surfaces = make_surface_defects(texture="cast", random_state=0)
 # The layer weights of a :class:`~skpatchcore.PatchFeatureTransformer` are learned, so
 # it is fitted on the training pictures alone.
 transformer = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=128)
-patches = {"train": transformer.fit_transform(surfaces.data[train])}
-patches["test"] = transformer.transform(surfaces.data[test])
+patches = {"train": transformer.fit_transform(pictures.data[train])}
+patches["test"] = transformer.transform(pictures.data[test])
 means = {name: features.mean(axis=(1, 2)) for name, features in patches.items()}
 print("patches:", patches["train"].shape, " means:", means["train"].shape)
 
@@ -52,7 +65,7 @@ detectors = {
     "isolation forest on means": IsolationForest(random_state=0),
     "one-class SVM on means": make_pipeline(StandardScaler(), OneClassSVM(nu=0.05)),
 }
-labels = surfaces.target[test]
+labels = pictures.target[test]
 scores = {}
 for name, detector in detectors.items():
     data = patches if isinstance(detector, PatchMemoryBank) else means

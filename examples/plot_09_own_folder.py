@@ -11,8 +11,11 @@ first. No defect has to be outlined by hand, or to be there at all.
 # %%
 # A folder
 # --------
-# Here it is written first. With your own, start at the next section.
+# Here it is written first, with procedural pictures, or some of a class of MVTec AD if
+# there is one. With your own, start at the next section.
 import csv
+import os
+import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,19 +25,33 @@ from PIL import Image
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import load_image_folder, make_surface_defects
+from skpatchcore.datasets import load_image_folder, load_mvtec_ad, make_surface_defects
 from skpatchcore.inspection import AnomalyMapDisplay
 from skpatchcore.scoring import score_pictures
 
 temporary = TemporaryDirectory()
 root = Path(temporary.name)
-surfaces = make_surface_defects(
-    30, 8, 6, texture="knurled", image_size=96, random_state=0
-)
+folders = [
+    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
+    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
+]
+folders = [folder.expanduser() for folder in folders]
+data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+if data_home is None:
+    pictures = make_surface_defects(
+        30, 8, 6, texture="knurled", image_size=96, random_state=0
+    )
+    step = 1
+else:
+    pictures, step = load_mvtec_ad(data_home, "bottle"), 5
 for folder, split in (("good", "train"), ("new", "test")):
     (root / folder).mkdir()
-    for i in np.flatnonzero(surfaces.split == split):
-        Image.fromarray(surfaces.data[i]).save(root / folder / f"part_{i:03}.png")
+    for i in np.flatnonzero(pictures.split == split)[::step]:
+        path = root / folder / f"part_{i:03}.png"
+        if isinstance(pictures.data[i], np.ndarray):
+            Image.fromarray(pictures.data[i]).save(path)
+        else:
+            shutil.copy(pictures.data[i], path)
 # One did not arrive as a whole, as happens.
 (root / "new" / "part_099.png").write_bytes(b"\x89PNG")
 
