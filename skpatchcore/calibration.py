@@ -210,10 +210,11 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     (array([0.01]), array([-1]))
     """
 
-    # Why not nonconform, the package for conformal anomaly detection: its detectors
-    # give p-values and selections from NumPy matrices, while this one takes pictures
-    # and paths as they come, has offset_ and predict as scikit-learn's outlier
-    # detectors do, and calibrates maps; what could be shared is one searchsorted.
+    # Why not nonconform (2.0), the package for conformal anomaly detection: it needs
+    # Python 3.12 and pandas, and its detectors give p-values and selections from NumPy
+    # matrices, while this one takes pictures and paths as they come, has offset_ and
+    # predict as scikit-learn's outlier detectors do, and calibrates maps. What could be
+    # shared is one searchsorted; tests hold it to the definition.
 
     _parameter_constraints = {
         "estimator": [
