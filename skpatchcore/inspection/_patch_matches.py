@@ -63,7 +63,7 @@ class PatchMatchDisplay:
 
     See Also
     --------
-    skpatchcore.PatchCoreDetector.nearest_patches : The matches of all patches, as numbers.
+    skpatchcore.PatchCoreDetector.nearest_patches : Matches as numbers.
     animate_patch_matches : Walks over all patches of a picture.
 
     Examples
