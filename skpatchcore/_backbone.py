@@ -7,6 +7,7 @@ import functools
 import inspect
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import nn
 
 from skpatchcore._cache import content_key
 from skpatchcore._gabor import GaborBank
+from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
 
 _PRECISIONS = {
     "float32": torch.float32,
@@ -76,6 +78,7 @@ class Backbone:
         # From pinned memory the copy goes on while the processor does.
         batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
         batch = (batch - self.mean) / self.std
+        batch = fit_to_patches(self.module, batch)
         batch = batch.contiguous(memory_format=torch.channels_last)
         maps = self._forward(batch, self.dtype)
         if self.dtype == torch.float16 and not _all_finite(maps):
@@ -88,17 +91,27 @@ class Backbone:
             self.device.type, dtype, enabled=dtype != torch.float32
         )
         with autocast, _FORWARD_LOCK:
-            module = cast_weights(self.module, dtype)
-            outputs = read_layers(module, self.layers, batch)
-        for name, output in outputs.items():
-            if not isinstance(output, torch.Tensor) or output.ndim != 4:
-                got = type(output).__name__
-                if isinstance(output, torch.Tensor):
-                    got = tuple(output.shape)
-                raise ValueError(
-                    f"Layer {name!r} gives {got}; expected feature maps (b, c, h, w)."
-                )
-        return [outputs[name].to(torch.float32) for name in self.layers]
+            outputs = self._read(cast_weights(self.module, dtype), batch)
+        shape = (len(batch), *batch.shape[-2:])
+        return [
+            as_map(outputs[name], self.module, shape, name).to(torch.float32)
+            for name in self.layers
+        ]
+
+    def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
+        config = getattr(module, "pretrained_cfg", None) or {}
+        expected = tuple(config.get("input_size", ()))[1:]
+        try:
+            return read_layers(module, self.layers, batch)
+        except (AssertionError, RuntimeError, ValueError) as error:
+            size = tuple(batch.shape[-2:])
+            if size == expected or isinstance(error, torch.OutOfMemoryError):
+                raise
+            hint = f"; it was made for image_size={expected}" if expected else ""
+            raise ValueError(
+                f"The network {type(module).__name__} cannot take pictures of "
+                f"{size[0]} x {size[1]} pixels{hint}: {error}"
+            ) from error
 
     @property
     def fingerprint(self) -> str:
@@ -127,6 +140,7 @@ def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Back
         module, missing = copy.deepcopy(backbone).eval().to(device), frozenset()
     else:
         module, missing = _build_by_name(backbone, weights, seed, device)
+    layers = name_layers(module, layers)
     check_layers(module, layers)
     if missing:
         _check_missing(module, layers, missing, weights)
@@ -193,9 +207,7 @@ def read_layers(
     outputs: dict[str, torch.Tensor] = {}
 
     def keep(name, output):
-        # A copy: the next operation of the network may well work in place.
-        copyable = isinstance(output, torch.Tensor)
-        outputs[name] = output.clone() if copyable else output
+        outputs[name] = _copy(output)
         if len(outputs) == len(set(layers)):
             raise _LastLayerReached
 
@@ -211,6 +223,13 @@ def read_layers(
     if unreached:
         raise ValueError(f"The forward pass never calls the layers {unreached}.")
     return outputs
+
+
+def _copy(output):
+    """Copy tensors: the next operation of the network may well work in place."""
+    if isinstance(output, list | tuple):
+        return [_copy(part) for part in output]
+    return output.clone() if isinstance(output, torch.Tensor) else output
 
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -284,7 +303,7 @@ def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
         # torch.manual_seed would seed the GPUs' generators too, for good.
         torch.default_generator.manual_seed(seed)
         try:
-            return timm.create_model(name, pretrained=pretrained)
+            return _create_for_any_size(timm.create_model, name, pretrained)
         except Exception as error:
             if not pretrained:
                 raise ValueError(f"timm could not build {name!r}: {error}") from error
@@ -294,11 +313,28 @@ def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
             ) from error
 
 
+def _create_for_any_size(create, name: str, pretrained: bool) -> nn.Module:
+    """Let transformers take pictures of any size, where timm can."""
+    state = torch.default_generator.get_state()
+    try:
+        # Position embeddings are resampled at every pass.
+        return create(name, pretrained=pretrained, dynamic_img_size=True)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+    torch.default_generator.set_state(state)
+    return create(name, pretrained=pretrained)
+
+
 def load_weights(module: nn.Module, path: str) -> frozenset:
     """Load a state dict, whole or trunk only; return the names it did not have."""
     state = _read_state_dict(path)
     own = module.state_dict()
-    usable = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+    usable = _usable(state, own)
+    if len(usable) < len(own):
+        converted = _convert(state, module)
+        if len(_usable(converted, own)) > len(usable):
+            state, usable = converted, _usable(converted, own)
     if not usable:
         raise ValueError(
             f"weights={path!r} hold no parameter of the backbone; they begin with "
@@ -310,6 +346,23 @@ def load_weights(module: nn.Module, path: str) -> frozenset:
         key for key in own.keys() - usable.keys() if not key.endswith("batches_tracked")
     )
     return missing | unknown
+
+
+def _usable(state: dict, own: dict) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+
+
+def _convert(state: dict, module: nn.Module) -> dict[str, torch.Tensor]:
+    """Let timm translate other names, and position embeddings of another grid."""
+    home = sys.modules[type(module).__module__]
+    convert = getattr(home, "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return dict(convert(dict(state), module))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        # What is in the file is the weights of another family.
+        return state
 
 
 def _read_state_dict(path: str) -> dict[str, torch.Tensor]:

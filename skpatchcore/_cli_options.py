@@ -149,13 +149,17 @@ def option(*names: str, **settings):
     return click.option(*names, **{"show_default": True, **settings})
 
 
-def _choose_layers(ctx, param, layers: tuple[str, ...]) -> tuple[str, ...]:
+def _choose_layers(ctx, param, layers: tuple[str, ...]) -> tuple[str | int, ...]:
     """Return the layers given, else those that the backbone has."""
     # A default is processed last, in the order of declaration: the backbone is known.
     given = ctx.get_parameter_source(param.name) is not ParameterSource.DEFAULT
     if given or ctx.params["backbone"] != "gabor":
-        return layers
+        return tuple(int(name) if _is_int(name) else name for name in layers)
     return ("fine", "coarse")
+
+
+def _is_int(text: str) -> bool:
+    return text.lstrip("-").isdecimal()
 
 
 _POSITIVE = click.IntRange(min=1)

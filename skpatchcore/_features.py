@@ -77,14 +77,18 @@ class PatchFeatureTransformer(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
-        A model name of timm; "gabor" for a bank of Gabor filters that needs no weights,
-        with the layers "fine" and "coarse"; or a network. A network is copied before
-        use; its mean and standard deviation are taken from its ``pretrained_cfg`` if it
-        has one, else those of ImageNet.
+        A model name of timm, convolutional or transformer; "gabor" for a bank of Gabor
+        filters that needs no weights, with the layers "fine" and "coarse"; or a
+        network. A network is copied before use; its mean and standard deviation are
+        taken from its ``pretrained_cfg`` if it has one, else those of ImageNet.
 
-    layers : sequence of str, default=("layer2", "layer3")
-        Names of the modules to read, as in ``module.get_submodule``. The forward pass
-        stops after the last of them.
+    layers : sequence of str or int, default=("layer2", "layer3")
+        Names of the modules to read, as in ``module.get_submodule``; or ints, which
+        count timm's feature levels (``out_indices``) from 0: blocks of a vision
+        transformer, stages of others; negative ones count from the end. The forward
+        pass stops after the last of them. Maps may have channels first or last; of
+        tokens, class and register tokens are left out. Layers may have any strides;
+        patches are those of the first.
 
     weights : str, path-like or None, default=None
         None takes timm's pretrained weights, from timm's cache or the network. A local
@@ -94,7 +98,10 @@ class PatchFeatureTransformer(
 
     image_size : int, (int, int) or None, default=256
         Size in pixels to resize to, with antialiasing: an int is the short side, the
-        aspect ratio is kept; a pair is height and width; None keeps the size.
+        aspect ratio is kept; a pair is height and width; None keeps the size. Vision
+        transformers resample their position embeddings; where sides are not multiples
+        of their patches, the network's input is resized to the nearest that are. Some
+        families (MLP-Mixer, CaiT, ...) take pictures of one size only, and say so.
 
     crop_size : int, (int, int) or None, default=None
         Size in pixels of a central crop after resizing. None takes the whole picture.
@@ -533,8 +540,12 @@ def _check_sizes(params) -> None:
         raise ValueError(f"patch_size must be odd, got {params.patch_size}.")
     if len(params.layers) == 0 or isinstance(params.layers, str):
         raise ValueError(
-            f"layers must be a non-empty sequence of names, got {params.layers!r}."
+            "layers must be a non-empty sequence of names or ints, got "
+            f"{params.layers!r}."
         )
+    for layer in params.layers:
+        if not isinstance(layer, str | Integral) or isinstance(layer, bool):
+            raise ValueError(f"layers must hold names or ints, got {layer!r}.")
     for name in ("image_size", "crop_size"):
         value = getattr(params, name)
         if isinstance(value, (tuple, list)) and (

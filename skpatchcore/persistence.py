@@ -17,6 +17,7 @@ from skpatchcore._backbone import (
     resolve_device,
 )
 from skpatchcore._descriptors import describe
+from skpatchcore._layer_outputs import name_layers
 from skpatchcore._model_check import DETECTORS, check_detector, picture_detectors
 from skpatchcore._model_file import (
     ARRAYS,
@@ -233,6 +234,7 @@ def _modules_used(module: nn.Module, layers) -> set[str]:
     module that they never call.
     """
     names = [name for name, _ in module.named_modules()]
+    layers = name_layers(module, layers)
     last = max(map(names.index, _modules_run(module, layers)))
     inside = tuple(f"{layer}." for layer in layers)
     return {n for i, n in enumerate(names) if i <= last or n.startswith(inside)}
@@ -277,10 +279,11 @@ def _fill_networks(features: list, state: dict[str, torch.Tensor]) -> None:
     for part in features:
         if part.backbone not in modules:
             modules[part.backbone] = _filled_module(part.backbone, state)
-        check_layers(modules[part.backbone], part.layers)
+        layers = name_layers(modules[part.backbone], part.layers)
+        check_layers(modules[part.backbone], layers)
         device = resolve_device(part.device)
         module = modules[part.backbone].to(device)
-        part._network = Backbone(module, part.layers, device, part.precision)
+        part._network = Backbone(module, layers, device, part.precision)
 
 
 def _filled_module(backbone: str, state: dict[str, torch.Tensor]) -> nn.Module:
