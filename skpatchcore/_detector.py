@@ -175,6 +175,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         algorithm="auto",
         reduction="max",
         reweight=None,
+        position_window=None,
+        outlier_filter=None,
+        outlier_fraction=0.15,
         contamination="auto",
         smoothing=4.0,
         memory=None,
@@ -189,6 +192,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         self.algorithm = algorithm
         self.reduction = reduction
         self.reweight = reweight
+        self.position_window = position_window
+        self.outlier_filter = outlier_filter
+        self.outlier_fraction = outlier_fraction
         self.contamination = contamination
         self.smoothing = smoothing
         self.memory = memory
@@ -241,7 +247,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         features = self._make_features()
         grids = features._fit_extract(take_images(images, rows))
         bank = PatchMemoryBank(**self._bank_params())
-        bank._fit_patches(grids.patches, grids.offsets)
+        bank._fit_patches(grids.patches, grids.shapes)
         with unchanged_on_error(self):
             self.features_ = features
             self.memory_bank_ = bank
@@ -422,8 +428,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         found = [None] * len(images)
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, _ in batches:
-                distances, rows = self.memory_bank_._query(
-                    grids.reshape(-1, grids.shape[-1]), k
+                bank = self.memory_bank_
+                cells = bank._cells(bank._grid_shapes(grids.shape[:3]))
+                distances, rows = bank._query(
+                    grids.reshape(-1, grids.shape[-1]), k, cells
                 )
                 shape = (*grids.shape[:3], k)
                 places = [part.reshape(shape) for part in self._locate(rows)]
@@ -461,8 +469,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
                 n, h, w, d = grids.shape
+                shapes = self.memory_bank_._grid_shapes((n, h, w))
                 scores, patch_scores, _ = self.memory_bank_._score(
-                    grids.reshape(-1, d), np.arange(n + 1) * h * w
+                    grids.reshape(-1, d), shapes
                 )
                 patch_scores = patch_scores.reshape(n, h, w)
                 yield from map(Inspection, indices, scores, patch_scores, geometries)
