@@ -15,8 +15,9 @@ from skpatchcore._distances import (
 from skpatchcore._neighbors import NeighborIndex
 
 # A product is made for a tile of cells at once, of at least so many a side: smaller
-# ones compare fewer rows in vain, but too few to be worth a call.
-_SMALLEST_TILE = 4
+# ones compare fewer rows in vain, but too few to be worth a call. Larger ones than the
+# other need much memory for what is allowed where.
+_SMALLEST_TILE, _LARGEST_TILE = 4, 32
 # Elements of a block of products: 32 MB in float32.
 _BLOCK_ELEMENTS = 2**23
 
@@ -108,7 +109,7 @@ class PositionSearch:
         self._norms = centered.double().square().sum(dim=1)
         self._rows = pairs[:, 0].astype(np.int64)
         self._places = np.stack(np.divmod(pairs[:, 1].astype(np.int64), grid[1]))
-        self._tiles = np.minimum(np.maximum(window, _SMALLEST_TILE), grid)
+        self._tiles = np.minimum(np.clip(window, _SMALLEST_TILE, _LARGEST_TILE), grid)
         self._allowed: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def query(
