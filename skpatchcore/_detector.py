@@ -80,6 +80,20 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
     reweight : int or None, default=None
         Number of neighbours in eq. 7 of the paper, or no reweighting.
 
+    position_window : int, (int, int) or None, default=None
+        Height and width, odd numbers of grid positions, of a window that patches are
+        compared in, for parts that lie alike in all pictures; see
+        :class:`PatchMemoryBank`.
+
+    outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
+        What is left out of the bank where some training pictures may be defective:
+        "sample" leaves out whole pictures, the others single patches; see
+        :class:`PatchMemoryBank`.
+
+    outlier_fraction : float, default=0.15
+        Share of the training pictures ("sample"), or of their patches, to leave out, in
+        (0, 1).
+
     contamination : "auto" or float, default="auto"
         Share of the training pictures, in (0, 0.5], that `offset_` puts on the
         anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
@@ -119,7 +133,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         The pictures of `X` that were learned from.
 
     training_scores_ : ndarray of shape (n_training_pictures,), float64
-        Their ``score_samples``. All 0 if every patch was kept.
+        Their ``score_samples``, of those left out as outliers too. All 0 if every patch
+        was kept.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.

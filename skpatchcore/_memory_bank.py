@@ -28,7 +28,7 @@ from skpatchcore._distances import (
 from skpatchcore._labels import normal_rows
 from skpatchcore._neighbor_cache import query_once
 from skpatchcore._neighbors import NeighborIndex, build_index, squared_to_metric
-from skpatchcore._outliers import inlying_rows, outlier_scores
+from skpatchcore._outliers import inlying_patches
 from skpatchcore._position_search import (
     PositionSearch,
     check_window,
@@ -86,6 +86,38 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         how ordinary the matched patch is within the bank; 9 in anomalib. At least 2;
         goes with ``reduction="max"`` and ``n_neighbors=1``.
 
+    position_window : int, (int, int) or None, default=None
+        Height and width, odd numbers of grid positions, of a window about each patch:
+        it is compared only with bank rows that stand for training patches in there. A
+        row stands for those that it was the coreset's nearest pick to, so every
+        training position has one, however small the coreset. Where fewer than
+        `n_neighbors` rows are allowed, the whole bank is searched. For parts that lie
+        alike in all pictures; None compares patches wherever they are. Grids of other
+        shapes than ``position_grid_`` are scaled to it. Samples must have a grid: (n,
+        height, width, d), or (n, width, d). Eq. 7 looks at neighbours in the whole
+        bank. Searches in a window are exact with any `algorithm`, and not kept in
+        `memory`.
+
+    outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
+        What is left out before the coreset is chosen, where some training samples may
+        be anomalous: a greedy coreset takes outliers first.
+
+        - "sample": whole samples, the 4 % oddest patches of which are farthest, on
+          average, from other samples, wherever in the grid: to the third nearest, for
+          two of one defect not to vouch for each other.
+        - "lof", "nearest", "gaussian": single patches, compared with those at the same
+          place of the grid in other samples, as in SoftPatch (Jiang et al., 2022):
+          local outlier factor, distance to the nearest, Mahalanobis distance. They are
+          for parts that lie alike in all pictures.
+
+        None leaves nothing out. Work grows with the square of the number of samples;
+        rows of a matrix are samples of one patch.
+
+    outlier_fraction : float, default=0.15
+        Share of the training samples ("sample"), or patches, to leave out, in (0, 1):
+        those with scores above the quantile ``1 - outlier_fraction``. What is left out
+        of clean samples is lost, so it should not be much more than what is feared.
+
     contamination : "auto" or float, default="auto"
         Share of the training samples, in (0, 0.5], that `offset_` puts on the anomalous
         side; "auto" is 0.01. Training samples lie in or near the bank, so new normal
@@ -115,13 +147,24 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         ``X.reshape(-1, n_features)``, after rows with ``y == -1`` were left out.
 
     sampler_ : estimator
-        The fitted sampler.
+        The fitted sampler. With `outlier_filter` its indices are rows of the patches
+        that were not left out.
+
+    outlier_indices_ : ndarray of shape (n_outliers,), int64
+        The patches that `outlier_filter` left out, numbered as in `bank_indices_`. Only
+        there with a filter.
+
+    position_grid_ : tuple of two ints
+        Height and width of the grid that windows are measured in: the largest of the
+        training samples. Only there with `position_window`.
 
     training_scores_ : ndarray of shape (n_training_samples,), float64
-        ``score_samples`` of the training samples used. All 0 if every patch was kept.
+        ``score_samples`` of the training samples used, those left out as outliers too.
+        All 0 if every patch was kept.
 
     offset_ : float
-        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``. What
+        `outlier_filter` left out has no say in it.
 
     patch_threshold_ : float
         The same share of training samples has no patch with a larger distance; the
@@ -143,6 +186,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
     ----------
     Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
     Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
+
+    Jiang, X., Liu, J., Wang, J., Nie, Q., Wu, K., Liu, Y., Wang, C., Zheng, F.
+    "SoftPatch: Unsupervised Anomaly Detection with Noisy Data", NeurIPS 2022,
+    arXiv:2403.14233.
 
     Examples
     --------
@@ -166,7 +213,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         "reduction": [StrOptions({"max"}), Interval(Real, 0, 1, closed="right")],
         "reweight": [Interval(Integral, 2, None, closed="left"), None],
         "position_window": [Interval(Integral, 1, None, closed="left"), tuple, None],
-        "outlier_filter": [StrOptions({"lof", "nearest", "gaussian"}), None],
+        "outlier_filter": [StrOptions({"sample", "lof", "nearest", "gaussian"}), None],
         "outlier_fraction": [Interval(Real, 0, 1, closed="neither")],
         "contamination": [
             StrOptions({"auto"}),
@@ -446,8 +493,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         vars(self).pop("outlier_indices_", None)
         if self.outlier_filter is None:
             return everything
-        scores = outlier_scores(prepared, shapes, self.outlier_filter, self.device)
-        kept = inlying_rows(scores, self.outlier_fraction)
+        kept = inlying_patches(
+            prepared, shapes, self.outlier_filter, self.outlier_fraction, self.device
+        )
         self.outlier_indices_ = np.setdiff1d(everything, kept, assume_unique=True)
         return kept
 

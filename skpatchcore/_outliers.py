@@ -1,4 +1,4 @@
-"""Outliers among training patches, each compared with its place in other samples."""
+"""Outliers among training samples, whole ones or single patches."""
 
 from collections.abc import Iterator
 
@@ -16,11 +16,108 @@ _LOF_NEIGHBORS = 6
 _RIDGE = 0.01
 # Keeps densities of duplicates finite, as scikit-learn's LocalOutlierFactor does.
 _TINY_DISTANCE = 1e-10
+# A sample is compared with so many patches of each other one, or more where there are
+# few samples: rows in all.
+_PATCHES_EACH, _FEWEST_REFERENCES = 8, 1000
+# So many others must know a patch, for two samples of one defect not to vouch for each
+# other; and a sample is as odd as this share of its patches, the oddest.
+_WITNESSES, _TOP_SHARE = 3, 0.04
+_GOLDEN = (5**0.5 - 1) / 2
 # Elements of distances held at a time: 64 MB in float64.
 _BLOCK_ELEMENTS = 2**23
 
 
-def outlier_scores(
+def inlying_patches(
+    patches: np.ndarray, shapes: np.ndarray, method: str, fraction: float, device
+) -> np.ndarray:
+    """Return the rows of patches that are no outliers, ascending.
+
+    The score of those that are is above the quantile 1 - `fraction` of all.
+
+    Parameters
+    ----------
+    patches, shapes, method, device
+        As for `patch_outlier_scores`, or "sample" as method: then scores are those of
+        `sample_outlier_scores`, and samples are left out as a whole.
+    fraction : float
+        In (0, 1).
+    """
+    if method == "sample":
+        scores = sample_outlier_scores(patches, shapes, device)
+        inlying = scores <= np.quantile(scores, 1 - fraction)
+        return np.flatnonzero(np.repeat(inlying, shapes.prod(axis=1)))
+    scores = patch_outlier_scores(patches, shapes, method, device)
+    return np.flatnonzero(scores <= np.quantile(scores, 1 - fraction))
+
+
+def sample_outlier_scores(
+    patches: np.ndarray, shapes: np.ndarray, device
+) -> np.ndarray:
+    """Return how far the oddest patches of each sample are from all other samples.
+
+    A patch's distance is the third smallest of those to the other samples, wherever
+    in the grid: to the nearest of a few patches of each, spread over their grids. That
+    is PatchCore's own score with the sample left out, and with an even choice of
+    patches, which does not prefer outliers as a greedy coreset does.
+
+    Parameters
+    ----------
+    patches : ndarray of shape (n_patches, d)
+    shapes : ndarray of shape (n_samples, 2)
+    device : str, torch.device or None
+
+    Returns
+    -------
+    scores : ndarray of shape (n_samples,), float64
+        Mean of the largest 4 % of a sample's distances; 0 if there is a single sample.
+    """
+    sizes = shapes.prod(axis=1)
+    n_samples, k = len(sizes), min(_WITNESSES, len(sizes) - 1)
+    scores = np.zeros(n_samples)
+    if k == 0:
+        return scores
+    tensor, starts = as_tensor(patches), sizes.cumsum() - sizes
+    n_each = max(_PATCHES_EACH, -(-_FEWEST_REFERENCES // n_samples))
+    chosen = torch.from_numpy(starts[:, None] + _spread_out(sizes, n_each))
+    references = tensor[chosen].to(resolve_device(device)).double()
+    center = references.mean(dim=(0, 1))
+    references -= center
+    step = max(1, _BLOCK_ELEMENTS // (n_samples * n_each))
+    for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        parts = tensor[start : start + size].to(center.device).double() - center
+        distances = torch.cat(
+            [_distance_to_others(part, references, i, k) for part in parts.split(step)]
+        )
+        n_top = max(1, int(_TOP_SHARE * size))
+        scores[i] = distances.topk(n_top).values.mean()
+    return scores
+
+
+def _spread_out(sizes: np.ndarray, n_each: int) -> np.ndarray:
+    """Return `n_each` evenly spaced patches of each sample, others in each: (n, m)."""
+    shifts = np.arange(len(sizes)) * _GOLDEN % 1
+    shares = (np.arange(n_each) + shifts[:, None]) / n_each
+    return (shares * sizes[:, None]).astype(np.int64)
+
+
+def _distance_to_others(patches, references, own: int, k: int) -> torch.Tensor:
+    """Return distances (p,) to the `k`-th nearest sample but `own`.
+
+    Parameters
+    ----------
+    patches : Tensor of shape (p, d)
+    references : Tensor of shape (n_samples, m, d)
+    """
+    flat = references.flatten(0, 1)
+    with full_precision():
+        squared = torch.addmm(flat.square().sum(dim=1), patches, flat.T, alpha=-2)
+    squared += patches.square().sum(dim=1)[:, None]
+    nearest = squared.unflatten(1, references.shape[:2]).amin(dim=2)
+    nearest[:, own] = torch.inf
+    return nearest.kthvalue(k, dim=1).values.clamp(min=0).sqrt()
+
+
+def patch_outlier_scores(
     patches: np.ndarray, shapes: np.ndarray, method: str, device
 ) -> np.ndarray:
     """Return how far each patch is out among those at its place in other samples.
@@ -67,11 +164,6 @@ def outlier_scores(
             points -= points.mean(dim=1, keepdim=True)
             scores[part[:, same]] = score[method](points)[:, same].cpu().numpy()
     return scores
-
-
-def inlying_rows(scores: np.ndarray, fraction: float) -> np.ndarray:
-    """Return the rows whose score is at most the quantile 1 - `fraction` of all."""
-    return np.flatnonzero(scores <= np.quantile(scores, 1 - fraction))
 
 
 def _nearest(points: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,11 @@ from sklearn.neighbors import LocalOutlierFactor
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
 from skpatchcore import _outliers as outliers
-from skpatchcore._outliers import inlying_rows, outlier_scores
+from skpatchcore._outliers import (
+    inlying_patches,
+    patch_outlier_scores,
+    sample_outlier_scores,
+)
 
 METHODS = ["lof", "nearest", "gaussian"]
 
@@ -20,7 +24,7 @@ def samples(n=14, p=6, d=5, seed=0):
 
 def scores_of(X, method, shapes=None):
     shapes = np.tile([1, X.shape[1]], (len(X), 1)) if shapes is None else shapes
-    return outlier_scores(X.reshape(-1, X.shape[-1]), shapes, method, "cpu")
+    return patch_outlier_scores(X.reshape(-1, X.shape[-1]), shapes, method, "cpu")
 
 
 def naive_scores(X, method):
@@ -64,9 +68,35 @@ def test_duplicates_are_no_outliers_by_rounding():
     assert_allclose(scores_of(X, "lof"), 1)
 
 
-def test_a_single_sample_has_no_outliers():
-    scores = scores_of(samples(n=1), "lof")
-    assert_array_equal(inlying_rows(scores, 0.5), np.arange(6))
+@pytest.mark.parametrize("method", ["sample", *METHODS])
+def test_a_single_sample_has_no_outliers(method):
+    kept = inlying_patches(samples(n=1)[0], np.array([[2, 3]]), method, 0.5, "cpu")
+    assert_array_equal(kept, np.arange(6))
+
+
+@pytest.mark.parametrize("n", [2, 3, 12])
+def test_scores_of_samples_equal_their_definition(n, monkeypatch):
+    """With few patches, all of the others are compared."""
+    sizes = np.random.default_rng(1).permutation(60)[:n] + 1
+    parts = [samples(n=size, p=1, seed=size)[:, 0] for size in sizes]
+    found = sample_scores(parts)
+    expected = [naive_sample_score(i, parts) for i in range(n)]
+    assert_allclose(found, expected, rtol=1e-7)
+    monkeypatch.setattr(outliers, "_BLOCK_ELEMENTS", 1)
+    assert_allclose(sample_scores(parts), expected, rtol=1e-7)
+
+
+def sample_scores(parts):
+    shapes = np.array([[1, len(part)] for part in parts])
+    return sample_outlier_scores(np.concatenate(parts), shapes, "cpu")
+
+
+def naive_sample_score(i, parts):
+    others = [part for j, part in enumerate(parts) if j != i]
+    nearest = np.stack([cdist(parts[i], part).min(axis=1) for part in others], axis=1)
+    distances = np.sort(nearest, axis=1)[:, min(3, len(others)) - 1]
+    n_top = max(1, int(0.04 * len(distances)))
+    return np.sort(distances)[-n_top:].mean()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -80,7 +110,7 @@ def test_unequal_grids_are_compared_where_centres_lie(method):
     expected = np.concatenate(
         [expected[:4].repeat(3, axis=1).repeat(2, axis=2).ravel(), expected[4:].ravel()]
     )
-    found = outlier_scores(patches, shapes, method, "cpu")
+    found = patch_outlier_scores(patches, shapes, method, "cpu")
     assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -104,7 +134,7 @@ def make_bank(**params):
     return PatchMemoryBank(**settings | params)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["sample", *METHODS])
 def test_outliers_stay_out_of_the_bank(method):
     # Two would hide each other in a covariance.
     X = contaminated(n_bad=1 if method == "gaussian" else 2)
@@ -163,6 +193,19 @@ def test_a_sample_all_of_whose_patches_go_sets_no_threshold():
     assert_array_equal(bank.bank_, plain.bank_)
     assert bank.offset_ == plain.offset_
     assert bank.training_scores_[3] < -50
+
+
+def test_whole_samples_are_left_out_wherever_they_are_odd():
+    """Two alike do not vouch for each other, and it does not matter where they are."""
+    X = contaminated(n_bad=0)
+    X[5, 0, 0] += 30
+    X[11, 3, 4] += 30
+    bank = make_bank(outlier_filter="sample", outlier_fraction=0.1).fit(X)
+    expected = np.concatenate([np.arange(100, 120), np.arange(220, 240)])
+    assert_array_equal(bank.outlier_indices_, expected)
+    plain = make_bank(outlier_filter=None).fit(np.delete(X, [5, 11], axis=0))
+    assert_array_equal(bank.bank_, plain.bank_)
+    assert bank.offset_ == plain.offset_
 
 
 def test_refitting_without_a_filter_forgets_what_was_left_out():
