@@ -4,16 +4,26 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
+from sklearn.base import clone
 from sklearn.covariance import EmpiricalCovariance
+from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import LocalOutlierFactor
 
-from skpatchcore import CoresetSampler, PatchMemoryBank
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    PatchMemoryBank,
+)
 from skpatchcore import _outliers as outliers
 from skpatchcore._outliers import (
     inlying_patches,
     patch_outlier_scores,
     sample_outlier_scores,
 )
+from skpatchcore.calibration import ConformalDetector
+from skpatchcore.metrics import image_auroc_scorer
+from skpatchcore.model_selection import OneClassKFold
 
 METHODS = ["lof", "nearest", "gaussian"]
 
@@ -219,6 +229,57 @@ def test_labelled_anomalies_are_left_out_before_the_filter():
     labelled, without = make_bank().fit(X, y), make_bank().fit(X[:18])
     assert_array_equal(labelled.bank_, without.bank_)
     assert_array_equal(labelled.outlier_indices_, without.outlier_indices_)
+
+
+def pictures(n=10, n_bad=1, size=32, seed=0):
+    X = np.random.default_rng(seed).integers(90, 110, (n, size, size, 3), np.uint8)
+    X[n - n_bad :, 8:20, 8:20] = 255
+    return X
+
+
+def make_detector(**params):
+    features = PatchFeatureTransformer(
+        "resnet18", layers=("layer1",), weights="random", image_size=32
+    )
+    return PatchCoreDetector(
+        features,
+        CoresetSampler(0.2),
+        outlier_filter="sample",
+        outlier_fraction=0.1,
+        random_state=0,
+        **params,
+    )
+
+
+def test_a_detector_leaves_defective_pictures_out_and_finds_them():
+    X = pictures()
+    detector = make_detector(position_window=3).fit(X)
+    assert detector.predict(X)[-1] == -1
+    assert 9 not in detector.nearest_patches(X).picture
+    assert detector.offset_ == np.quantile(detector.training_scores_[:9], 0.01)
+    plain = clone(detector).set_params(outlier_filter=None).fit(X)
+    assert 9 in plain.nearest_patches(X).picture
+
+
+def test_unequal_pictures_go_through_filter_and_window():
+    X = [*pictures(5, 0), *pictures(5, 1, size=40)]
+    detector = make_detector(position_window=5)
+    detector.set_params(features__image_size=None)
+    assert detector.fit_predict(X)[-1] == -1
+    assert 9 not in detector.nearest_patches(X[-1:]).picture
+    assert detector.memory_bank_.position_grid_ == (10, 10)
+
+
+def test_filters_and_windows_are_searched_and_calibrated():
+    X, y = contaminated(), np.repeat([1, -1], [18, 2])
+    bank = make_bank(outlier_filter="sample", outlier_fraction=0.1)
+    grid = {"outlier_filter": [None, "sample", "lof"], "position_window": [None, 3]}
+    search = GridSearchCV(
+        bank, grid, cv=OneClassKFold(2), scoring=image_auroc_scorer, error_score="raise"
+    ).fit(X, y)
+    assert_array_equal(search.cv_results_["mean_test_score"], 1)
+    conformal = ConformalDetector(bank, alpha=0.2, random_state=0).fit(X[:18])
+    assert_array_equal(conformal.predict(X[18:]), -1)
 
 
 def test_a_cache_knows_filters_apart(tmp_path):

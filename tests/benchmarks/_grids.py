@@ -89,9 +89,8 @@ def _mask(mask, size, crop, grid) -> np.ndarray:
     return np.asarray(image.resize(shape[::-1], Image.Resampling.NEAREST)) > 0
 
 
-def rate(bank, X, masks, y) -> tuple[float, float]:
-    """Return image and pixel AUROC of a fitted bank on pictures X (n, h, w, d)."""
-    patch_scores = bank.score_patches(X)
+def rate(patch_scores, masks, y) -> tuple[float, float]:
+    """Return image and pixel AUROC of patch scores (n, h, w)."""
     maps = [
         gaussian_filter(resize_map(scores, mask.shape), SMOOTHING)
         for scores, mask in zip(patch_scores, masks, strict=True)

@@ -1,9 +1,9 @@
-"""What defective pictures in the training set cost, with outlier filters and without.
+"""What defective pictures in the training set cost, with and without filters.
 
-Run as ``python tests/benchmarks/bench_contamination.py FEATURES.npz [CLASS ...]``, where
-CLASS is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``); without any,
-bottle and pill. Features are extracted once and kept in FEATURES.npz; every second row
-and column of their grids is used.
+Run as ``python tests/benchmarks/bench_contamination.py FEATURES.npz [CLASS ...]``,
+where CLASS is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``); without
+any, bottle and pill. Features are extracted once and kept in FEATURES.npz; every second
+row and column of their grids is used.
 
 To 60 normal training pictures so many defective ones are added that they are a given
 share of all. They come from 15 that are set aside; the detector is rated on the normal
@@ -30,24 +30,25 @@ STRIDE = 2
 
 
 def rate_filters(grids, share: float, seed: int) -> np.ndarray:
-    """Return (n_filters, 4): image and pixel AUROC on others, and with those learned."""
+    """Return image and pixel AUROC on others, and with those learned: (n, 4)."""
     bad = np.random.default_rng(seed).permutation(np.flatnonzero(grids.y == -1))
     aside, others = np.split(bad[: N_ASIDE + N_OTHERS], [N_ASIDE])
     n_bad = round(N_NORMAL * share / (1 - share))
     X = np.concatenate([grids.train[:N_NORMAL], grids.test[aside[:n_bad]]])
     others = np.concatenate([np.flatnonzero(grids.y == 1), others])
+    seen = np.concatenate([others, aside])
+    masks, y = grids.masks[seen], grids.y[seen]
     rates = []
     for name in FILTERS:
         bank = PatchMemoryBank(
             CoresetSampler(0.05), outlier_filter=name, random_state=seed
         ).fit(X)
+        patch_scores = bank.score_patches(grids.test[seen])
         rates.append(
             [
                 value
-                for rows in (others, np.concatenate([others, aside]))
-                for value in rate(
-                    bank, grids.test[rows], grids.masks[rows], grids.y[rows]
-                )
+                for n in (len(others), len(seen))
+                for value in rate(patch_scores[:n], masks[:n], y[:n])
             ]
         )
     return np.array(rates)

@@ -1,8 +1,8 @@
 """What a position window changes in image and pixel AUROC.
 
-Run as ``python tests/benchmarks/bench_position.py FEATURES.npz [CLASS ...]``, where CLASS
-is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``); without any, the four
-of the table. Features are extracted once and kept in FEATURES.npz.
+Run as ``python tests/benchmarks/bench_position.py FEATURES.npz [CLASS ...]``, where
+CLASS is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``); without any,
+the four of the table. Features are extracted once and kept in FEATURES.npz.
 
 "own" is the naive window for comparison: a bank row may be matched only about the place
 where it was taken, not about those of all training patches that it stands for.
@@ -27,7 +27,7 @@ CATEGORIES = (
 )
 WINDOWS = (None, 5, 9)
 N_SEEDS = 2
-FRACTION = 0.02
+FRACTION = 0.01
 
 
 class PicksOnly(BaseEstimator):
@@ -54,7 +54,7 @@ def run(cache: Path, category: str) -> None:
                 bank = PatchMemoryBank(
                     sampler, position_window=window, random_state=seed
                 ).fit(grids.train)
-                rates.append(rate(bank, grids.test, grids.masks, grids.y))
+                rates.append(rate(bank.score_patches(grids.test), grids.masks, grids.y))
             seconds = time.process_time() - start
             cells = " | ".join(
                 f"{value:.3f} ({width:.3f})"
