@@ -80,6 +80,20 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
     reweight : int or None, default=None
         Number of neighbours in eq. 7 of the paper, or no reweighting.
 
+    position_window : int, (int, int) or None, default=None
+        Height and width, odd numbers of grid positions, of a window that patches are
+        compared in, for parts that lie alike in all pictures; see
+        :class:`PatchMemoryBank`.
+
+    outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
+        What is left out of the bank where some training pictures may be defective:
+        "sample" leaves out whole pictures, the others single patches; see
+        :class:`PatchMemoryBank`.
+
+    outlier_fraction : float, default=0.15
+        Share of the training pictures ("sample"), or of their patches, to leave out, in
+        (0, 1).
+
     contamination : "auto" or float, default="auto"
         Share of the training pictures, in (0, 0.5], that `offset_` puts on the
         anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
@@ -119,7 +133,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         The pictures of `X` that were learned from.
 
     training_scores_ : ndarray of shape (n_training_pictures,), float64
-        Their ``score_samples``. All 0 if every patch was kept.
+        Their ``score_samples``, of those left out as outliers too. All 0 if every patch
+        was kept.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
@@ -175,6 +190,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         algorithm="auto",
         reduction="max",
         reweight=None,
+        position_window=None,
+        outlier_filter=None,
+        outlier_fraction=0.15,
         contamination="auto",
         smoothing=4.0,
         memory=None,
@@ -189,6 +207,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         self.algorithm = algorithm
         self.reduction = reduction
         self.reweight = reweight
+        self.position_window = position_window
+        self.outlier_filter = outlier_filter
+        self.outlier_fraction = outlier_fraction
         self.contamination = contamination
         self.smoothing = smoothing
         self.memory = memory
@@ -241,7 +262,7 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         features = self._make_features()
         grids = features._fit_extract(take_images(images, rows))
         bank = PatchMemoryBank(**self._bank_params())
-        bank._fit_patches(grids.patches, grids.offsets)
+        bank._fit_patches(grids.patches, grids.shapes)
         with unchanged_on_error(self):
             self.features_ = features
             self.memory_bank_ = bank
@@ -422,8 +443,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         found = [None] * len(images)
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, _ in batches:
-                distances, rows = self.memory_bank_._query(
-                    grids.reshape(-1, grids.shape[-1]), k
+                bank = self.memory_bank_
+                cells = bank._cells(bank._grid_shapes(grids.shape[:3]))
+                distances, rows = bank._query(
+                    grids.reshape(-1, grids.shape[-1]), k, cells
                 )
                 shape = (*grids.shape[:3], k)
                 places = [part.reshape(shape) for part in self._locate(rows)]
@@ -461,8 +484,9 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
                 n, h, w, d = grids.shape
+                shapes = self.memory_bank_._grid_shapes((n, h, w))
                 scores, patch_scores, _ = self.memory_bank_._score(
-                    grids.reshape(-1, d), np.arange(n + 1) * h * w
+                    grids.reshape(-1, d), shapes
                 )
                 patch_scores = patch_scores.reshape(n, h, w)
                 yield from map(Inspection, indices, scores, patch_scores, geometries)

@@ -29,6 +29,13 @@ from skpatchcore._distances import (
 from skpatchcore._labels import normal_rows
 from skpatchcore._neighbor_cache import query_once
 from skpatchcore._neighbors import NeighborIndex, build_index, squared_to_metric
+from skpatchcore._outliers import inlying_patches
+from skpatchcore._position_search import (
+    PositionSearch,
+    check_window,
+    covered_cells,
+    reference_cells,
+)
 
 # The training scores' quantile that "auto" puts the threshold at.
 _AUTO_CONTAMINATION = 0.01
@@ -80,6 +87,38 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         how ordinary the matched patch is within the bank; 9 in anomalib. At least 2;
         goes with ``reduction="max"`` and ``n_neighbors=1``.
 
+    position_window : int, (int, int) or None, default=None
+        Height and width, odd numbers of grid positions, of a window about each patch:
+        it is compared only with bank rows that stand for training patches in there. A
+        row stands for those that it was the coreset's nearest pick to, so every
+        training position has one, however small the coreset. Where fewer than
+        `n_neighbors` rows are allowed, the whole bank is searched. For parts that lie
+        alike in all pictures; None compares patches wherever they are. Grids of other
+        shapes than ``position_grid_`` are scaled to it. Samples must have a grid: (n,
+        height, width, d), or (n, width, d). Eq. 7 looks at neighbours in the whole
+        bank. Searches in a window are exact with any `algorithm`, and not kept in
+        `memory`.
+
+    outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
+        What is left out before the coreset is chosen, where some training samples may
+        be anomalous: a greedy coreset takes outliers first.
+
+        - "sample": whole samples, the 4 % oddest patches of which are farthest, on
+          average, from other samples, wherever in the grid: to the third nearest, for
+          two of one defect not to vouch for each other.
+        - "lof", "nearest", "gaussian": single patches, compared with those at the same
+          place of the grid in other samples, as in SoftPatch (Jiang et al., 2022):
+          local outlier factor, distance to the nearest, Mahalanobis distance. They are
+          for parts that lie alike in all pictures.
+
+        None leaves nothing out. Work grows with the square of the number of samples;
+        rows of a matrix are samples of one patch.
+
+    outlier_fraction : float, default=0.15
+        Share of the training samples ("sample"), or patches, to leave out, in (0, 1):
+        those with scores above the quantile ``1 - outlier_fraction``. What is left out
+        of clean samples is lost, so it should not be much more than what is feared.
+
     contamination : "auto" or float, default="auto"
         Share of the training samples, in (0, 0.5], that `offset_` puts on the anomalous
         side; "auto" is 0.01. Training samples lie in or near the bank, so new normal
@@ -109,13 +148,24 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         ``X.reshape(-1, n_features)``, after rows with ``y == -1`` were left out.
 
     sampler_ : estimator
-        The fitted sampler.
+        The fitted sampler. With `outlier_filter` its indices are rows of the patches
+        that were not left out.
+
+    outlier_indices_ : ndarray of shape (n_outliers,), int64
+        The patches that `outlier_filter` left out, numbered as in `bank_indices_`. Only
+        there with a filter.
+
+    position_grid_ : tuple of two ints
+        Height and width of the grid that windows are measured in: the largest of the
+        training samples. Only there with `position_window`.
 
     training_scores_ : ndarray of shape (n_training_samples,), float64
-        ``score_samples`` of the training samples used. All 0 if every patch was kept.
+        ``score_samples`` of the training samples used, those left out as outliers too.
+        All 0 if every patch was kept.
 
     offset_ : float
-        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``. What
+        `outlier_filter` left out has no say in it.
 
     patch_threshold_ : float
         The same share of training samples has no patch with a larger distance; the
@@ -138,6 +188,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
     Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
     Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
 
+    Jiang, X., Liu, J., Wang, J., Nie, Q., Wu, K., Liu, Y., Wang, C., Zheng, F.
+    "SoftPatch: Unsupervised Anomaly Detection with Noisy Data", NeurIPS 2022,
+    arXiv:2403.14233.
+
     Examples
     --------
     Five samples of four patches each, and a new one with an odd patch:
@@ -159,6 +213,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         "algorithm": [StrOptions({"auto", "torch", "faiss", "pynndescent"})],
         "reduction": [StrOptions({"max"}), Interval(Real, 0, 1, closed="right")],
         "reweight": [Interval(Integral, 2, None, closed="left"), None],
+        "position_window": [Interval(Integral, 1, None, closed="left"), tuple, None],
+        "outlier_filter": [StrOptions({"sample", "lof", "nearest", "gaussian"}), None],
+        "outlier_fraction": [Interval(Real, 0, 1, closed="neither")],
         "contamination": [
             StrOptions({"auto"}),
             Interval(Real, 0, 0.5, closed="right"),
@@ -178,6 +235,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         algorithm="auto",
         reduction="max",
         reweight=None,
+        position_window=None,
+        outlier_filter=None,
+        outlier_fraction=0.15,
         contamination="auto",
         memory=None,
         device=None,
@@ -190,6 +250,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         self.algorithm = algorithm
         self.reduction = reduction
         self.reweight = reweight
+        self.position_window = position_window
+        self.outlier_filter = outlier_filter
+        self.outlier_fraction = outlier_fraction
         self.contamination = contamination
         self.memory = memory
         self.device = device
@@ -242,7 +305,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             if len(rows) < shape[0]:
                 patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
                 patches = patches.reshape(len(rows) * n_per_sample, -1)
-            return self._fit_patches(patches, np.arange(len(rows) + 1) * n_per_sample)
+            return self._fit_patches(
+                patches, self._grid_shapes((len(rows), *shape[1:]))
+            )
 
     def fit_predict(self, X, y=None):
         """Fit, and decide on the same samples.
@@ -283,8 +348,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
-        offsets = np.arange(shape[0] + 1) * int(np.prod(shape[1:]))
-        return self._score(patches, offsets)[0]
+        return self._score(patches, self._grid_shapes(shape))[0]
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: negative for anomalous samples.
@@ -362,7 +426,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
-        distances, indices = self._query(patches, k)
+        distances, indices = self._query(
+            patches, k, self._cells(self._grid_shapes(shape))
+        )
         return distances.reshape(*shape, -1), indices.reshape(*shape, -1)
 
     def _validate_patches(self, X, *, reset: bool):
@@ -377,8 +443,39 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return X, X.shape[:1]
 
-    def _fit_patches(self, patches: np.ndarray, offsets: np.ndarray):
-        """Fit on validated patches; sample i has rows offsets[i] to offsets[i+1]."""
+    def _grid_shapes(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Return heights and widths (n, 2) of the grids of samples of one shape."""
+        n_samples, *grid = shape
+        if self.position_window is not None and len(grid) not in (1, 2):
+            raise ValueError(
+                f"position_window={self.position_window} needs samples with a grid: X "
+                "of shape (n_samples, height, width, n_features), or (n_samples, "
+                f"width, n_features); got {len(grid) + 2} dimensions."
+            )
+        pair = grid if len(grid) == 2 else (1, int(np.prod(grid)))
+        return np.tile(np.array(pair, dtype=np.int64), (n_samples, 1))
+
+    def _fit_patches(self, patches: np.ndarray, shapes: np.ndarray):
+        """Fit on validated patches of samples with grids of `shapes` (n, 2)."""
+        self._check_params_agree()
+        prepared = normalize(patches) if self.metric == "cosine" else patches
+        random_state = check_random_state(self.random_state)
+        sampler = self._make_sampler(random_state)
+        kept = self._filter(prepared, shapes)
+        sampler.fit(prepared if len(kept) == len(prepared) else prepared[kept])
+        indices = kept[np.asarray(sampler.sample_indices_)]
+        self._check_bank_size(len(indices))
+        self.n_features_in_ = patches.shape[1]
+        self.sampler_ = sampler
+        self.bank_indices_ = indices
+        self.bank_ = prepared[indices]
+        self._place_bank(shapes, kept)
+        self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
+        self._index = self._build_index()
+        self._set_thresholds(patches, shapes, kept)
+        return self
+
+    def _check_params_agree(self) -> None:
         if self.reweight is not None and (
             self.reduction != "max" or self.n_neighbors != 1
         ):
@@ -387,24 +484,63 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
                 f"n_neighbors=1; got reduction={self.reduction!r} and "
                 f"n_neighbors={self.n_neighbors}."
             )
-        prepared = normalize(patches) if self.metric == "cosine" else patches
-        random_state = check_random_state(self.random_state)
-        sampler = self._make_sampler(random_state)
-        sampler.fit(prepared)
-        indices = np.asarray(sampler.sample_indices_)
-        self._check_bank_size(len(indices))
-        self.n_features_in_ = patches.shape[1]
-        self.sampler_ = sampler
-        self.bank_indices_ = indices
-        self.bank_ = prepared[indices]
-        self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
-        self._index = self._build_index()
-        self.training_scores_, largest = self._score_training(patches, offsets)
+        if self.position_window is not None:
+            check_window(self.position_window)
+
+    def _filter(self, prepared, shapes) -> np.ndarray:
+        """Return the rows of patches that may enter the bank; note the others."""
+        everything = np.arange(len(prepared))
+        # Not left from an earlier fit.
+        vars(self).pop("outlier_indices_", None)
+        if self.outlier_filter is None:
+            return everything
+        kept = inlying_patches(
+            prepared, shapes, self.outlier_filter, self.outlier_fraction, self.device
+        )
+        self.outlier_indices_ = np.setdiff1d(everything, kept, assume_unique=True)
+        return kept
+
+    def _place_bank(self, shapes, kept) -> None:
+        """Note in which cells of a grid each bank row stands for training patches."""
+        for name in ("position_grid_", "_bank_cells", "_positions"):
+            vars(self).pop(name, None)
+        if self.position_window is None:
+            return
+        self.position_grid_ = tuple(shapes.max(axis=0).tolist())
+        cells = reference_cells(shapes, self.position_grid_)
+        nearest = getattr(self.sampler_, "nearest_picks_", None)
+        if nearest is None:
+            cells, nearest = cells[self.bank_indices_], np.arange(len(self.bank_))
+        else:
+            cells = cells[kept]
+        self._bank_cells = covered_cells(cells, nearest)
+
+    def _set_thresholds(self, patches, shapes, kept) -> None:
+        """Score the training samples, and put thresholds at quantiles of the scores.
+
+        Scores are those of whole samples, thresholds those of the patches kept:
+        outliers would move them to where none is found.
+        """
+        offsets = offsets_of(shapes)
+        self.training_scores_, largest = self._score_training(
+            patches, offsets, self._cells(shapes), kept
+        )
+        scores = self.training_scores_
+        if len(kept) < len(patches):
+            n_kept = np.bincount(
+                np.searchsorted(offsets, kept, side="right") - 1, minlength=len(shapes)
+            )
+            cells = self._cells(shapes)
+            scores, largest = self._score_training(
+                patches[kept],
+                np.append(0, n_kept[n_kept > 0].cumsum()),
+                None if cells is None else cells[kept],
+                np.arange(len(kept)),
+            )
         share = self.contamination
         share = _AUTO_CONTAMINATION if share == "auto" else share
-        self.offset_ = float(np.quantile(self.training_scores_, share))
+        self.offset_ = float(np.quantile(scores, share))
         self.patch_threshold_ = float(np.quantile(largest, 1 - share))
-        return self
 
     def _make_sampler(self, random_state):
         # Not safe: a sampler of one's own need not be an estimator.
@@ -444,24 +580,49 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             self._index = self._build_index()
         return self._index
 
-    def _query(self, patches: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search_positions(self) -> PositionSearch:
+        if not hasattr(self, "_positions"):
+            self._positions = PositionSearch(
+                self._search_index(),
+                self._bank_cells,
+                self.position_grid_,
+                check_window(self.position_window),
+            )
+        return self._positions
+
+    def _cells(self, shapes: np.ndarray) -> np.ndarray | None:
+        """Return where patches are, if that matters."""
+        if self.position_window is None:
+            return None
+        return reference_cells(shapes, self.position_grid_)
+
+    def _query(self, patches, k: int, cells) -> tuple[np.ndarray, np.ndarray]:
         """Return distances in the unit of `metric` and bank rows, (n, k) each."""
         if k > len(self.bank_):
             raise ValueError(
                 f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
             )
         patches = self._prepare(patches)
-        squared, indices = self._search_index().query(patches, k)
+        if cells is None:
+            squared, indices = self._search_index().query(patches, k)
+        else:
+            squared, indices = self._search_positions().query(patches, cells, k)
         return squared_to_metric(squared, self.metric), indices
 
     def _prepare(self, patches: np.ndarray) -> np.ndarray:
         patches = patches.astype(self.bank_.dtype, copy=False)
         return normalize(patches) if self.metric == "cosine" else patches
 
-    def _score(self, patches, offsets):
+    def _score(self, patches, shapes):
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
-        samples = np.split(patches, offsets[1:-1])
-        distances, indices = self._query_once(samples, self.n_neighbors)
+        return self._score_cells(patches, offsets_of(shapes), self._cells(shapes))
+
+    def _score_cells(self, patches, offsets, cells):
+        if cells is None:
+            samples = np.split(patches, offsets[1:-1])
+            distances, indices = self._query_once(samples, self.n_neighbors)
+        else:
+            distances, indices = self._query(patches, self.n_neighbors, cells)
         patch_scores = distances.mean(axis=1)
         if self.reweight is None:
             scores = reduce_patches(patch_scores, offsets, self.reduction)
@@ -476,22 +637,33 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """Query patches of each of `samples`, from the cache where they are there."""
         cache, index = check_cache(self.memory), self._search_index()
         if cache is None or not index.exact:
-            return self._query(np.concatenate(samples), k)
+            return self._query(np.concatenate(samples), k, None)
         squared, rows = query_once(cache, index, list(map(self._prepare, samples)), k)
         return squared_to_metric(squared, self.metric), rows
 
-    def _score_training(self, patches, offsets):
-        """Return score_samples and the largest patch distance of training samples."""
+    def _score_training(self, patches, offsets, cells, kept):
+        """Return score_samples and the largest patch distance of training samples.
+
+        The sampler has seen the rows `kept` of `patches`.
+        """
         nearest = getattr(self.sampler_, "nearest_picks_", None)
-        if nearest is None or self.reduction != "max":
-            scores, patch_scores, _ = self._score(patches, offsets)
+        # In a window, only the nearest pick is sure to be allowed.
+        bounded = self.n_neighbors == 1 or cells is None
+        if nearest is None or self.reduction != "max" or not bounded:
+            scores, patch_scores, _ = self._score_cells(patches, offsets, cells)
             return scores, reduce_patches(patch_scores, offsets, "max")
 
         def query(subset):
-            distances, rows = self._query(patches[subset], self.n_neighbors)
+            distances, rows = self._query(
+                patches[subset],
+                self.n_neighbors,
+                None if cells is None else cells[subset],
+            )
             return distances.mean(axis=1), rows[:, 0]
 
-        bounds = self._bound_scores(patches, nearest)
+        # Nothing is known of a patch that the sampler has not seen.
+        bounds = np.full(len(patches), np.inf)
+        bounds[kept] = self._bound_scores(patches[kept], nearest)
         n_samples = len(offsets) - 1
         disable = not self.verbose
         with tqdm(total=n_samples, desc="training scores", disable=disable) as bar:
@@ -541,6 +713,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """Leave the search index out; it is built again from `bank_` at first use."""
         state = dict(super().__getstate__())
         state.pop("_index", None)
+        state.pop("_positions", None)
         return state
 
 
@@ -583,6 +756,11 @@ def inherit_params(estimator, **params):
 def _is_unset(name: str, value) -> bool:
     # 0 is a seed like any other, but no verbosity.
     return value is None or (name == "verbose" and not value)
+
+
+def offsets_of(shapes: np.ndarray) -> np.ndarray:
+    """Return where each sample's patches begin, and the last's end, (n + 1,)."""
+    return np.append(0, shapes.prod(axis=1).cumsum())
 
 
 def labels_from_decision(decision: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer, _check_sizes
 from skpatchcore._memory_bank import PatchMemoryBank
+from skpatchcore._position_search import check_window
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 DETECTORS = (
@@ -198,8 +199,39 @@ def _check_bank(bank, sizes: dict[str, int]) -> None:
         raise ValueError(
             f"bank_ has {sizes['d']} columns, n_features_in_ is {bank.n_features_in_}."
         )
+    _check_outliers(bank)
+    _check_positions(bank, sizes["m"])
     bank._check_bank_size(sizes["m"])
     resolve_device(bank.device)
+
+
+def _check_outliers(bank) -> None:
+    if hasattr(bank, "outlier_indices_") == (bank.outlier_filter is None):
+        raise ValueError("outlier_indices_ and outlier_filter do not go together.")
+    if bank.outlier_filter is None:
+        return
+    _check_arrays(bank, {"outlier_indices_": ("int64", "o")})
+    if (
+        bank.outlier_indices_.min(initial=0) < 0
+        or np.isin(bank.outlier_indices_, bank.bank_indices_).any()
+    ):
+        raise ValueError("outlier_indices_ point into the bank, or to no patch.")
+
+
+def _check_positions(bank, n_bank: int) -> None:
+    window, grid = bank.position_window, getattr(bank, "position_grid_", None)
+    if (window is None) != (grid is None and not hasattr(bank, "_bank_cells")):
+        raise ValueError("position_grid_ and position_window do not go together.")
+    if window is None:
+        return
+    check_window(window)
+    if not isinstance(grid, tuple) or [type(n) for n in grid] != [int, int]:
+        raise ValueError(f"position_grid_={grid!r} is no height and width.")
+    _check_arrays(bank, {"_bank_cells": ("int32", "p2")})
+    rows, cells = bank._bank_cells.T
+    inside = (rows >= 0) & (rows < n_bank) & (cells >= 0)
+    if min(grid) < 1 or not (inside & (cells < grid[0] * grid[1])).all():
+        raise ValueError("_bank_cells point to no row of bank_, or out of the grid.")
 
 
 def _check_numbers(features) -> None:

@@ -52,7 +52,9 @@ _FITTED = {
 _OPTIONAL = {
     ConformalDetector: {"estimators_", *_MAY_BE_MISSING},
     TunedThresholdDetector: {"estimator_", "n_features_in_", "feature_names_in_"},
-    PatchMemoryBank: {"feature_names_in_"},
+    PatchMemoryBank: {
+        *("feature_names_in_", "outlier_indices_", "position_grid_", "_bank_cells")
+    },
     CoresetSampler: {"feature_names_in_"},
 }
 _RANDOM_PROJECTIONS = (GaussianRandomProjection, SparseRandomProjection)

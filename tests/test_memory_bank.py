@@ -273,9 +273,9 @@ def test_training_scores_take_few_searches(monkeypatch):
     searched = []
     query = PatchMemoryBank._query
 
-    def count(self, X, k):
+    def count(self, X, k, cells):
         searched.append(len(X))
-        return query(self, X, k)
+        return query(self, X, k, cells)
 
     monkeypatch.setattr(PatchMemoryBank, "_query", count)
     make_bank(0.1).fit(patches(20, 500, d=20, dtype=np.float32))

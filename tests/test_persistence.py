@@ -145,6 +145,14 @@ ROUND_TRIPS = {
     "every patch": {"sampler": CoresetSampler(method="none")},
     "RandomState": {"random_state": np.random.RandomState(1)},
     "unequal sizes": {"features": {"image_size": None}, "pictures": UNEQUAL},
+    "outlier filter": {"outlier_filter": "lof", "outlier_fraction": 0.3},
+    "window": {"position_window": (3, 5), "n_neighbors": 2},
+    "window of unequal sizes": {
+        "features": {"image_size": None},
+        "pictures": UNEQUAL,
+        "position_window": 3,
+        "outlier_filter": "nearest",
+    },
 }
 
 
@@ -779,6 +787,44 @@ def test_wrong_arrays_are_rejected(change, match, members, tmp_path):
     arrays = safetensors.numpy.load(members["arrays.safetensors"])
     arrays = safetensors.numpy.save(arrays | change(arrays))
     members = seal(json.loads(members["model.json"]), arrays)
+    assert_rejected(write(tmp_path / "m", members), match)
+
+
+PLACED = {"outlier_filter": "nearest", "outlier_fraction": 0.1, "position_window": 3}
+WRONG_PLACES = {
+    "window": (lambda b, a: params_of(b).update(position_window=2), "odd number"),
+    "no window": (
+        lambda b, a: params_of(b).update(position_window=None),
+        "do not go together",
+    ),
+    "no filter": (
+        lambda b, a: params_of(b).update(outlier_filter=None),
+        "do not go together",
+    ),
+    "grid": (lambda b, a: fitted_of(b).update(position_grid_=[8, 8]), "no height"),
+    "smaller grid": (
+        lambda b, a: fitted_of(b).update(position_grid_={"tuple": [1, 1]}),
+        "out of the grid",
+    ),
+    "rows": (lambda b, a: a["_bank_cells"].__iadd__(1000), "to no row of bank_"),
+    "one axis": (lambda b, a: a.update(_bank_cells=a["_bank_cells"][:, 0]), "shape"),
+    "outliers": (
+        lambda b, a: a.update(outlier_indices_=a["bank_indices_"][:2].copy()),
+        "into the bank",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "match"), WRONG_PLACES.values(), ids=WRONG_PLACES)
+def test_wrong_places_are_rejected(change, match, tmp_path):
+    X = np.random.default_rng(0).normal(size=(9, 4, 4, 3)).astype(np.float32)
+    save(PatchMemoryBank(random_state=0, **PLACED).fit(X), tmp_path / "m")
+    members = unzip(tmp_path / "m")
+    manifest = json.loads(members["model.json"])
+    arrays = safetensors.numpy.load(members["arrays.safetensors"])
+    change(manifest["detector"], arrays)
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    members = seal(manifest, safetensors.numpy.save(arrays))
     assert_rejected(write(tmp_path / "m", members), match)
 
 
