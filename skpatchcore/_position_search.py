@@ -1,5 +1,6 @@
 """Exact nearest neighbours among the bank rows that are allowed at a grid position."""
 
+import math
 from collections.abc import Iterator
 from numbers import Integral
 
@@ -174,8 +175,10 @@ class PositionSearch:
             np.abs(offset - np.arange(size)[:, None]) <= far
             for offset, size, far in zip(offsets, self._tiles, reach[:, 0], strict=True)
         ]
-        cell, pair = (close[0][:, None] & close[1]).reshape(-1, len(near)).nonzero()
-        allowed = np.zeros((np.prod(self._tiles), len(candidates)), dtype=bool)
+        pairs = close[0][:, None] & close[1]
+        # Not -1: no row may be near.
+        cell, pair = pairs.reshape(math.prod(self._tiles), len(near)).nonzero()
+        allowed = np.zeros((math.prod(self._tiles), len(candidates)), dtype=bool)
         allowed[cell, position[pair]] = True
         return candidates, allowed
 
