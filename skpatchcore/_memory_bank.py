@@ -463,7 +463,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         sampler = self._make_sampler(random_state)
         kept = self._filter(prepared, shapes)
         sampler.fit(prepared if len(kept) == len(prepared) else prepared[kept])
-        indices = kept[np.asarray(sampler.sample_indices_)]
+        # Without a filter they are one array, which a model file holds once.
+        indices = np.asarray(sampler.sample_indices_)
+        if len(kept) < len(prepared):
+            indices = kept[indices]
         self._check_bank_size(len(indices))
         self.n_features_in_ = patches.shape[1]
         self.sampler_ = sampler
