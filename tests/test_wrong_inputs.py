@@ -299,7 +299,7 @@ WRONG_PARAMETERS = {
     ),
     "no layer": (fit(layers=()), ValueError, r"layers must be a non-empty.*got \(\)"),
     "layers as a str": (fit(layers="fine"), Invalid, "'layers' parameter.*'fine'"),
-    "layers that are numbers": (fit(layers=(2, 3)), ValueError, "layers: 2 is a number"),
+    "layers that are numbers": (fit(layers=(2, 3)), ValueError, "2 is a number"),
     "missing weights": (
         fit(backbone="resnet18", weights="gone.pth"),
         FileNotFoundError,
