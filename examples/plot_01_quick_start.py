@@ -10,22 +10,15 @@ Fit on pictures of good surfaces only, then find defects in others.
 # Procedural pictures of a wooden surface stand in for a camera; or, if there is one, a
 # class of MVTec AD, of it every third picture. The test pictures come with the true
 # defects as masks.
-import os
-from pathlib import Path
 
 import numpy as np
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.inspection import AnomalyMapDisplay
 from skpatchcore.metrics import image_auroc
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures, step = make_surface_defects(24, 5, 10, texture="wood", random_state=0), 1
 else:

@@ -14,8 +14,6 @@ The two halves of a :class:`~skpatchcore.PatchCoreDetector` are estimators of th
 # --------
 # A class of MVTec AD, if :func:`~skpatchcore.datasets.fetch_mvtec_ad` has put it
 # anywhere; of it every fifth picture. Else procedural pictures of cast iron.
-import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -24,15 +22,10 @@ from sklearn.metrics import RocCurveDisplay
 from sklearn.pipeline import Pipeline
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import image_auroc
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         24, 8, 16, texture="cast", image_size=64, random_state=0

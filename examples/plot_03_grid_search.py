@@ -23,17 +23,12 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold
 
 assets = Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"))
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    assets / "data" / "mvtec_ad",
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         n_train=40, n_test_good=5, n_test_defective=15, image_size=64, random_state=0

@@ -11,8 +11,6 @@ one vector a picture, the mean over its patches.
 
 # %%
 # Procedural pictures, or every third one of a class of MVTec AD, if there is one.
-import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,15 +21,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import image_auroc
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures, step = make_surface_defects(texture="cast", random_state=0), 1
 else:

@@ -13,23 +13,16 @@ the radius of every smaller coreset, and no defects are needed to look at it.
 # ---------------------------------
 # A class of MVTec AD, if there is one, of it every fifth picture; else procedural
 # pictures.
-import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.inspection import CoresetCurveDisplay
 from skpatchcore.metrics import image_auroc
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         24, 8, 16, texture="cast", image_size=64, random_state=0

@@ -21,7 +21,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import image_auroc
 
 weights = Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "weights")
@@ -43,12 +43,7 @@ for name, layers, file in (
 # Pictures
 # --------
 # A class of MVTec AD, if there is one, of it every fifth picture; else procedural ones.
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         16, 6, 16, texture="brushed", image_size=64, random_state=0

@@ -12,7 +12,6 @@ the matched normal patches show why: this is the most similar that was seen in t
 # ---------------------
 # A class of MVTec AD, if there is one, of it every fourth picture; else procedural
 # pictures of wood.
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,19 +20,14 @@ import numpy as np
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.inspection import (
     AnomalyMapDisplay,
     PatchMatchDisplay,
     animate_patch_matches,
 )
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         24, 2, 8, texture="wood", image_size=96, random_state=0

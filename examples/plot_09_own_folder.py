@@ -14,7 +14,6 @@ first. No defect has to be outlined by hand, or to be there at all.
 # Here it is written first, with procedural pictures, or some of a class of MVTec AD if
 # there is one. With your own, start at the next section.
 import csv
-import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,18 +24,18 @@ from PIL import Image
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import load_image_folder, load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import (
+    find_mvtec_ad,
+    load_image_folder,
+    load_mvtec_ad,
+    make_surface_defects,
+)
 from skpatchcore.inspection import AnomalyMapDisplay
 from skpatchcore.scoring import score_pictures
 
 temporary = TemporaryDirectory()
 root = Path(temporary.name)
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         30, 8, 6, texture="knurled", image_size=96, random_state=0

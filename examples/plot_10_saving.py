@@ -11,7 +11,6 @@ opened. Learn on one machine, judge parts on another.
 # Learn
 # -----
 # From procedural pictures, or every fifth one of a class of MVTec AD if there is one.
-import os
 import shutil
 import time
 from pathlib import Path
@@ -23,15 +22,10 @@ from PIL import Image
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
+from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.persistence import load, save
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
         24, 6, 12, texture="brushed", image_size=64, random_state=0

@@ -23,6 +23,7 @@ import numpy as np
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import (
+    find_mvtec_ad,
     load_mvtec_ad,
     make_surface_defects,
     mvtec_ad_categories,
@@ -31,12 +32,7 @@ from skpatchcore.datasets import (
 from skpatchcore.inspection import AnomalyMapDisplay, ScoreDistributionDisplay
 from skpatchcore.metrics import average_precision, image_auroc, pixel_metrics
 
-folders = [
-    Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-    Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-]
-folders = [folder.expanduser() for folder in folders]
-data_home = next((f for f in folders if (f / "bottle" / "train").is_dir()), None)
+data_home = find_mvtec_ad()
 if data_home is None:
     categories, step = ["brushed", "wood"], 1
 else:

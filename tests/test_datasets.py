@@ -23,6 +23,7 @@ from skpatchcore.datasets import (
     _download,
     _mvtec_fetch,
     fetch_mvtec_ad,
+    find_mvtec_ad,
     load_image_folder,
     load_mvtec_ad,
     make_surface_defects,
@@ -942,3 +943,15 @@ def test_larger_pictures_show_the_same_scene():
 def test_bad_parameters_are_named(parameters):
     with pytest.raises(ValueError, match=next(iter(parameters))):
         make_surface_defects(**parameters)
+
+
+def test_usual_places_are_searched_in_order(tmp_path, monkeypatch):
+    first, second = tmp_path / "data", tmp_path / "assets"
+    monkeypatch.setenv("SKPATCHCORE_DATA", str(first))
+    monkeypatch.setenv("SKPATCHCORE_ASSETS", str(second))
+    assert find_mvtec_ad("nut") is None
+    (second / "data" / "mvtec_ad" / "nut" / "train").mkdir(parents=True)
+    assert find_mvtec_ad("nut") == second / "data" / "mvtec_ad"
+    (first / "mvtec_ad" / "nut" / "train").mkdir(parents=True)
+    assert find_mvtec_ad("nut") == first / "mvtec_ad"
+    assert find_mvtec_ad("bolt") is None

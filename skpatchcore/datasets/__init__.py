@@ -7,12 +7,17 @@ which kind (`defect_types`), and the official split (`split`, `cv`).
 
 from skpatchcore.datasets._folder import load_image_folder
 from skpatchcore.datasets._masks import read_masks
-from skpatchcore.datasets._mvtec import load_mvtec_ad, mvtec_ad_categories
+from skpatchcore.datasets._mvtec import (
+    find_mvtec_ad,
+    load_mvtec_ad,
+    mvtec_ad_categories,
+)
 from skpatchcore.datasets._mvtec_fetch import fetch_mvtec_ad
 from skpatchcore.datasets._surface_defects import make_surface_defects
 
 __all__ = [
     "fetch_mvtec_ad",
+    "find_mvtec_ad",
     "load_image_folder",
     "load_mvtec_ad",
     "make_surface_defects",

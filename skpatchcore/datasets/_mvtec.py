@@ -72,6 +72,41 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     return [folder.name for folder in list_folders(root) if is_category(folder)]
 
 
+def find_mvtec_ad(category: str = "bottle") -> Path | None:
+    """Find MVTec AD in the usual places, for scripts that run with and without it.
+
+    These are ``mvtec_ad`` in the folder that the environment variable
+    ``SKPATCHCORE_DATA`` names, by default ``~/skpatchcore_data``, and ``data/mvtec_ad``
+    in that of ``SKPATCHCORE_ASSETS``.
+
+    Parameters
+    ----------
+    category : str, default="bottle"
+        Category that has to be there.
+
+    Returns
+    -------
+    data_home : Path or None
+        Folder for :func:`load_mvtec_ad`; None if there is none.
+
+    See Also
+    --------
+    fetch_mvtec_ad : Downloads it.
+
+    Examples
+    --------
+    >>> from skpatchcore.datasets import find_mvtec_ad
+    >>> find_mvtec_ad("no such category") is None
+    True
+    """
+    folders = [
+        Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
+        Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
+    ]
+    folders = [folder.expanduser() for folder in folders]
+    return next((f for f in folders if (f / category / "train").is_dir()), None)
+
+
 @validate_params(
     {
         "data_home": [str, os.PathLike],
