@@ -101,16 +101,18 @@ class Backbone:
     def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
         config = getattr(module, "pretrained_cfg", None) or {}
         expected = tuple(config.get("input_size", ()))[1:]
+        size = tuple(batch.shape[-2:])
         try:
             return read_layers(module, self.layers, batch)
-        except (AssertionError, RuntimeError, ValueError) as error:
-            size = tuple(batch.shape[-2:])
-            if size == expected or isinstance(error, torch.OutOfMemoryError):
+        except (AssertionError, RuntimeError) as error:
+            # Only of another size than it was made for, the size is likely to blame.
+            out_of_memory = isinstance(error, torch.OutOfMemoryError)
+            if out_of_memory or not expected or size == expected:
                 raise
-            hint = f"; it was made for image_size={expected}" if expected else ""
             raise ValueError(
                 f"The network {type(module).__name__} cannot take pictures of "
-                f"{size[0]} x {size[1]} pixels{hint}: {error}"
+                f"{size[0]} x {size[1]} pixels; it was made for "
+                f"image_size={expected}: {error}"
             ) from error
 
     @property

@@ -666,7 +666,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
         # Nothing is known of a patch that the sampler has not seen.
         bounds = np.full(len(patches), np.inf)
-        bounds[kept] = self._bound_scores(patches[kept], nearest)
+        # Indexed, features would be there twice.
+        seen = patches if len(kept) == len(patches) else patches[kept]
+        bounds[kept] = self._bound_scores(seen, nearest)
         n_samples = len(offsets) - 1
         disable = not self.verbose
         with tqdm(total=n_samples, desc="training scores", disable=disable) as bar:

@@ -163,6 +163,16 @@ def test_networks_of_one_size_work_at_it_and_say_so_elsewhere(name):
         features.fit([np.zeros((160, 160, 3), np.uint8)])
 
 
+def test_mistakes_that_size_is_not_to_blame_for_are_left_as_they_are():
+    class Broken(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("out of order")
+
+    features = PatchFeatureTransformer(nn.Sequential(Broken()), ("0",), image_size=32)
+    with pytest.raises(RuntimeError, match=r"^out of order"):
+        features.fit([np.zeros((64, 64, 3), np.uint8)])
+
+
 def test_networks_that_mix_all_patches_give_maps():
     features = make("mixer_s16_224", (1,))
     pictures = np.zeros((1, 224, 224, 3), np.uint8)
