@@ -1,17 +1,16 @@
 """PatchCore on pictures: features, coreset, memory bank and maps composed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
-    StrOptions,
     validate_params,
 )
 from sklearn.utils.validation import check_is_fitted
@@ -28,6 +27,7 @@ from skpatchcore._memory_bank import (
     unchanged_on_error,
     with_defaults,
 )
+from skpatchcore._picture_detector import PictureDetectorMixin
 
 
 class Inspection(NamedTuple):
@@ -43,7 +43,7 @@ class Inspection(NamedTuple):
     geometry: Geometry
 
 
-class PatchCoreDetector(OutlierMixin, BaseEstimator):
+class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
     """Detect defective pictures, and where they are defective, from normal ones only.
 
     PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
@@ -274,124 +274,6 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             return labels_from_decision(self.training_scores_ - self.offset_)
         return self.predict(X)
 
-    def score_samples(self, X):
-        """Return the negative anomaly score of pictures: higher is more normal.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        scores : ndarray of shape (n,), float64
-            At most 0, in the unit of `metric`.
-        """
-        check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        scores = np.empty(len(images))
-        with closing(self._inspect(images)) as inspections:
-            for seen in inspections:
-                scores[seen.index] = seen.score
-        return scores
-
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous pictures.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        decision : ndarray of shape (n,), float64
-            Higher is more normal; 0 is still normal.
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X):
-        """Decide whether pictures are normal.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous pictures.
-        """
-        return labels_from_decision(self.decision_function(X))
-
-    @validate_params(
-        {
-            "size": [StrOptions({"original", "resized", "grid"})],
-            "rim": [StrOptions({"nearest", "nan"})],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_maps(self, X, *, size="original", rim="nearest"):
-        """Return anomaly maps: higher is more anomalous.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        size : {"original", "resized", "grid"}, default="original"
-            "original" maps have the pixels of the picture as it was given; "resized"
-            those of the network's input, after resizing and cropping; "grid" is one
-            unsmoothed value per patch.
-
-        rim : {"nearest", "nan"}, default="nearest"
-            What "original" maps hold where `crop_size` removed the picture: the value
-            of the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
-
-        Returns
-        -------
-        maps : ndarray of shape (n, height, width), float32
-            In the unit of `metric`; a list of n arrays if their sizes differ.
-        """
-        check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        with closing(self._iter_maps(images, size, rim)) as maps:
-            return _gather(maps, len(images))
-
-    @validate_params(
-        {
-            "threshold": [Real, None],
-            "size": [StrOptions({"original", "resized", "grid"})],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_masks(self, X, *, threshold=None, size="original"):
-        """Return where pictures are anomalous.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        threshold : float or None, default=None
-            Pixels whose map is larger are anomalous; None is ``map_threshold_``.
-
-        size : {"original", "resized", "grid"}, default="original"
-            As for `predict_maps`.
-
-        Returns
-        -------
-        masks : ndarray of shape (n, height, width), bool
-            A list of n arrays if their sizes differ.
-        """
-        check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        threshold = self.map_threshold_ if threshold is None else threshold
-        with closing(self._iter_maps(images, size)) as maps:
-            masks = ((i, values > threshold) for i, values in maps)
-            return _gather(masks, len(images))
-
     @validate_params(
         {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
         prefer_skip_nested_validation=True,
@@ -467,12 +349,6 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
                 patch_scores = patch_scores.reshape(n, h, w)
                 yield from map(Inspection, indices, scores, patch_scores, geometries)
 
-    def _iter_maps(self, images, size: str, rim: str = "nearest") -> Iterator[tuple]:
-        """Yield (index, map) of each picture, not always in their order."""
-        with closing(self._inspect(images)) as inspections:
-            for seen in inspections:
-                yield seen.index, self._map(seen, size, rim)
-
     def _map(self, seen: Inspection, size: str, rim: str = "nearest") -> np.ndarray:
         return anomaly_map(
             seen.patch_scores,
@@ -497,23 +373,6 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-def _gather(arrays: Iterable[tuple[int, np.ndarray]], n: int):
-    """Return n arrays, given with their indices, as one, or as a list if shapes differ.
-
-    One array is filled as they come: outputs are not held twice.
-    """
-    gathered, filled = None, []
-    for i, values in arrays:
-        if gathered is None:
-            gathered = np.empty((n, *values.shape), values.dtype)
-        if isinstance(gathered, np.ndarray) and values.shape != gathered.shape[1:]:
-            earlier = {j: gathered[j].copy() for j in filled}
-            gathered = [earlier.get(j) for j in range(n)]
-        gathered[i] = values
-        filled.append(i)
-    return gathered
 
 
 def _stack(arrays: list[np.ndarray]):
