@@ -22,6 +22,7 @@ from skpatchcore._memory_bank import (
     _AUTO_CONTAMINATION,
     PatchMemoryBank,
     inherit_params,
+    labels_from_decision,
     unchanged_on_error,
 )
 from skpatchcore._picture_detector import PictureDetectorMixin
@@ -75,8 +76,10 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         where there are fewer.
 
     contamination : "auto" or float, default="auto"
-        Share of the held-out normal pictures, in (0, 0.5], that `offset_` puts on the
-        anomalous side; "auto" is 0.01. For a stated rate of false alarms, put a
+        "auto" puts `offset_` where 1 % of the *held-out* pictures are on the anomalous
+        side; a float in (0, 0.5] is the share of the *training* pictures there, as in
+        scikit-learn's detectors, and flags new normal pictures more often. For a stated
+        rate of false alarms, put a
         :class:`~skpatchcore.calibration.ConformalDetector` round the ensemble.
 
     memory : str, path-like, joblib.Memory or None, default=None
@@ -109,6 +112,9 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
     held_out_scores_ : ndarray of shape (n_training_pictures,), float64
         ``score_samples`` of the training pictures by members that had not seen them.
 
+    training_scores_ : ndarray of shape (n_training_pictures,), float64
+        ``score_samples`` of the training pictures by the members that learned them.
+
     training_indices_ : ndarray of shape (n_training_pictures,), int64
         The pictures of `X` that were learned from.
 
@@ -116,8 +122,8 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
 
     map_threshold_ : float
-        Default threshold of `predict_masks`: the quantile that belongs to
-        `contamination` of the largest map value in held-out pictures.
+        Default threshold of `predict_masks`: a share `contamination` of the held-out
+        pictures (1 % for "auto") has a larger value in its map.
 
     See Also
     --------
@@ -278,7 +284,11 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         labels : ndarray of shape (n,), int64
             +1 for normal and -1 for anomalous pictures.
         """
-        return self.fit(X, y).predict(X)
+        self.fit(X, y)
+        if y is None:
+            # The scores are there; a second pass through the networks is saved.
+            return labels_from_decision(self.training_scores_ - self.offset_)
+        return self.predict(X)
 
     @property
     def named_estimators_(self) -> Bunch:
@@ -366,9 +376,13 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         self.score_weights_ = balanced_weights(scores)
         self.map_weights_ = balanced_weights(peaks)
         self.held_out_scores_ = -self.score_weights_ @ scores
-        share = self.contamination
-        share = _AUTO_CONTAMINATION if share == "auto" else share
-        self.offset_ = float(np.quantile(self.held_out_scores_, share))
+        self.training_scores_ = self.score_weights_ @ np.array(
+            [member.training_scores_ for member in self.estimators_]
+        )
+        share, scores = self.contamination, self.training_scores_
+        if share == "auto":
+            share, scores = _AUTO_CONTAMINATION, self.held_out_scores_
+        self.offset_ = float(np.quantile(scores, share))
         pictures = zip(self.held_out_scores_, zip(*held_out, strict=True), strict=True)
         peaks = [
             self._peak(EnsembleInspection(i, score, list(members), self.map_weights_))
