@@ -11,12 +11,20 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
+    StrOptions,
     validate_params,
 )
 from sklearn.utils.validation import check_is_fitted
 
+from skpatchcore._augmentation import (
+    AUGMENTATIONS,
+    Augmented,
+    Transform,
+    find_transforms,
+)
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._foreground import Foreground, fit_foreground
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import normal_rows
 from skpatchcore._maps import anomaly_map
@@ -86,6 +94,28 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         normal pictures are flagged more often than this: set thresholds that matter on
         normal pictures that were held out.
 
+    augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
+            None, default=None
+        What to make of the training pictures to learn from it as well; for few pictures
+        of parts that come in more positions, or in more light, than these show. Each
+        is applied to each picture as it was given, not on top of each other; thresholds
+        and training scores are of the given pictures alone.
+
+        - "rotate": 7 turns, by 45 to 315 degrees, about the centre; the size is kept,
+          and what turns in from outside is mirrored at the rim;
+        - "flip": 2, left to right and top to bottom;
+        - "brightness": 2, of 0.8 and 1.25 times the brightness, clipped;
+        - a function of a picture, float32 (h, w, 3) in [0, 1], that returns another of
+          the same shape, always the same one for the same picture.
+
+    foreground : "auto" or None, default=None
+        "auto" looks at the object alone: the first principal component of the features
+        of all training patches is cut in two by Otsu's threshold, and the side that is
+        rarer at the rim of pictures, grown by a patch, is the object. Other patches
+        are neither learned nor scored: they are 0 in maps. In training pictures without
+        two such sides, it warns and looks at everything; so it does at any picture
+        without object. None looks at everything.
+
     smoothing : float, default=4.0
         Standard deviation of the Gaussian that smooths maps, in pixels of the network's
         input, so that it scales with the picture. 0 does not smooth.
@@ -118,6 +148,10 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
     training_indices_ : ndarray of shape (n_training_pictures,), int64
         The pictures of `X` that were learned from.
 
+    foreground_ : tuple of (ndarray of shape (d,), float) or None
+        Direction and threshold: patches are of the object where their product with the
+        direction is above. None: all are.
+
     training_scores_ : ndarray of shape (n_training_pictures,), float64
         Their ``score_samples``. All 0 if every patch was kept.
 
@@ -143,6 +177,11 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
     Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
     Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
 
+    Damm, S., Laszkiewicz, M., Lederer, J., Fischer, A. "AnomalyDINO: Boosting
+    Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025, arXiv:2405.14529,
+    for turned references and foreground masks; there each picture has a component of
+    its own, and a threshold fixed for DINOv2.
+
     Examples
     --------
     >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
@@ -162,6 +201,8 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
     _parameter_constraints = {
         **PatchMemoryBank._parameter_constraints,
         "features": [HasMethods(["fit", "transform"]), None],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), callable, "array-like", None],
+        "foreground": [StrOptions({"auto"}), None],
         "smoothing": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -176,6 +217,8 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         reduction="max",
         reweight=None,
         contamination="auto",
+        augmentation=None,
+        foreground=None,
         smoothing=4.0,
         memory=None,
         device=None,
@@ -190,6 +233,8 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         self.reduction = reduction
         self.reweight = reweight
         self.contamination = contamination
+        self.augmentation = augmentation
+        self.foreground = foreground
         self.smoothing = smoothing
         self.memory = memory
         self.device = device
@@ -238,15 +283,28 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         """
         images = self._validate_images(X, reset=True)
         rows = normal_rows(y, len(images))
+        images = take_images(images, rows)
+        transforms = find_transforms(self.augmentation)
         features = self._make_features()
-        grids = features._fit_extract(take_images(images, rows))
+        grids = features._fit_extract(
+            Augmented(images, transforms) if transforms else images
+        )
+        patches, offsets, kept, foreground = grids.patches, grids.offsets, None, None
+        if self.foreground is not None:
+            foreground = fit_foreground(patches, grids.shapes)
+        if foreground is not None:
+            kept, offsets = foreground.select(patches, grids.shapes)
+            patches = patches[kept]
         bank = PatchMemoryBank(**self._bank_params())
-        bank._fit_patches(grids.patches, grids.offsets)
+        bank._fit_patches(patches, offsets, len(rows))
         with unchanged_on_error(self):
             self.features_ = features
             self.memory_bank_ = bank
             self.training_indices_ = rows
             self._training_shapes = grids.shapes
+            self._augmentation = self.augmentation
+            self.foreground_ = None if foreground is None else tuple(foreground)
+            self._kept_patches = kept
             self.training_scores_ = bank.training_scores_
             self.offset_ = bank.offset_
             self.map_threshold_ = bank.patch_threshold_
@@ -293,10 +351,13 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         -------
         matches : Bunch
             The arrays ``picture`` (position in the `X` given to `fit`), ``row`` and
-            ``column`` (position in that picture's patch grid), all int64, and
-            ``distance`` (float64, ascending, in the unit of `metric`), each of shape
-            (n, h, w, n_neighbors), where h times w is the patch grid; lists of n arrays
-            if grids differ.
+            ``column`` (position in that picture's patch grid), ``transform`` (0 for the
+            picture as it was given, i for the i-th that `augmentation` stands for), all
+            int64, and ``distance`` (float64, ascending, in the unit of `metric`), each
+            of shape (n, h, w, n_neighbors), where h times w is the patch grid; lists of
+            n arrays if grids differ. Of pictures that were turned or mirrored, row and
+            column are led back to where the patch comes from, to the nearest patch; of
+            those that a function made, they are positions in what it made.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
@@ -311,7 +372,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
                 places = [part.reshape(shape) for part in self._locate(rows)]
                 for j, i in enumerate(indices):
                     found[i] = [part[j] for part in (*places, distances.reshape(shape))]
-        names = ("picture", "row", "column", "distance")
+        names = ("picture", "row", "column", "transform", "distance")
         columns = zip(*found, strict=True)
         return Bunch(
             **{n: _stack(list(c)) for n, c in zip(names, columns, strict=True)}
@@ -342,12 +403,23 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         """Yield what one pass over each picture gives, not always in their order."""
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
-                n, h, w, d = grids.shape
-                scores, patch_scores, _ = self.memory_bank_._score(
-                    grids.reshape(-1, d), np.arange(n + 1) * h * w
-                )
-                patch_scores = patch_scores.reshape(n, h, w)
+                scores, patch_scores = self._score_grids(grids)
                 yield from map(Inspection, indices, scores, patch_scores, geometries)
+
+    def _score_grids(self, grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores (n,) and patch scores (n, h, w) of features (n, h, w, d)."""
+        n, h, w, d = grids.shape
+        if self.foreground_ is None:
+            scores, patch_scores, _ = self.memory_bank_._score(
+                grids.reshape(-1, d), np.arange(n + 1) * h * w
+            )
+            return scores, patch_scores.reshape(n, h, w)
+        masks = np.stack([Foreground(*self.foreground_).mask(grid) for grid in grids])
+        offsets = np.concatenate([[0], masks.sum(axis=(1, 2)).cumsum()])
+        scores, kept, _ = self.memory_bank_._score(grids[masks], offsets)
+        patch_scores = np.zeros(masks.shape)
+        patch_scores[masks] = kept
+        return scores, patch_scores
 
     def _map(self, seen: Inspection, size: str, rim: str = "nearest") -> np.ndarray:
         return anomaly_map(
@@ -358,14 +430,26 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             rim=rim,
         )
 
-    def _locate(self, rows: np.ndarray):
-        """Return picture, row and column of bank rows in the training pictures."""
+    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return picture, row, column and transform of bank rows."""
         patches = self.memory_bank_.bank_indices_[rows]
-        ends = self._training_shapes.prod(axis=1).cumsum()
-        picture = np.searchsorted(ends, patches, side="right")
-        within = patches - (ends - self._training_shapes.prod(axis=1))[picture]
-        width = self._training_shapes[picture, 1]
-        return self.training_indices_[picture], within // width, within % width
+        if self._kept_patches is not None:
+            patches = self._kept_patches[patches]
+        sizes = self._training_shapes.prod(axis=1)
+        ends = sizes.cumsum()
+        made = np.searchsorted(ends, patches, side="right")
+        row, column = np.divmod(
+            patches - (ends - sizes)[made], self._training_shapes[made, 1]
+        )
+        number, picture = np.divmod(made, len(self.training_indices_))
+        for i, transform in enumerate(find_transforms(self._augmentation), start=1):
+            of_it = number == i
+            if of_it.any() and isinstance(transform, Transform):
+                grids = self._training_shapes[made[of_it]].T
+                row[of_it], column[of_it] = transform.origin(
+                    row[of_it], column[of_it], *grids
+                )
+        return self.training_indices_[picture], row, column, number
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

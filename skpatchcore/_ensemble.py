@@ -371,7 +371,8 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
             [
                 [member._peak(seen) for seen in of_member]
                 for member, of_member in zip(self.estimators_, held_out, strict=True)
-            ]
+            ],
+            dtype=np.float64,
         )
         self.score_weights_ = balanced_weights(scores)
         self.map_weights_ = balanced_weights(peaks)

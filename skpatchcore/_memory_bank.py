@@ -376,8 +376,13 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return X, X.shape[:1]
 
-    def _fit_patches(self, patches: np.ndarray, offsets: np.ndarray):
-        """Fit on validated patches; sample i has rows offsets[i] to offsets[i+1]."""
+    def _fit_patches(
+        self, patches: np.ndarray, offsets: np.ndarray, n_scored: int | None = None
+    ):
+        """Fit on validated patches; sample i has rows offsets[i] to offsets[i+1].
+
+        With `n_scored`, training scores and thresholds are those of the first samples.
+        """
         if self.reweight is not None and (
             self.reduction != "max" or self.n_neighbors != 1
         ):
@@ -398,7 +403,10 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         self.bank_ = prepared[indices]
         self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._index = self._build_index()
-        self.training_scores_, largest = self._score_training(patches, offsets)
+        offsets = offsets if n_scored is None else offsets[: n_scored + 1]
+        self.training_scores_, largest = self._score_training(
+            patches[: offsets[-1]], offsets
+        )
         share = self.contamination
         share = _AUTO_CONTAMINATION if share == "auto" else share
         self.offset_ = float(np.quantile(self.training_scores_, share))
@@ -490,7 +498,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             distances, rows = self._query(patches[subset], self.n_neighbors)
             return distances.mean(axis=1), rows[:, 0]
 
-        bounds = self._bound_scores(patches, nearest)
+        bounds = self._bound_scores(patches, nearest[: len(patches)])
         farthest, rows, largest = farthest_patches(query, bounds, offsets)
         scores = largest
         if self.reweight is not None:
