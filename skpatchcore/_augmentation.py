@@ -65,7 +65,7 @@ def _mirror(places: NDArray, heights: NDArray, widths: NDArray) -> NDArray:
 def _turn(degrees: float) -> Transform:
     angle = np.deg2rad(degrees)
     cosine, sine = np.cos(angle), np.sin(angle)
-    matrix = np.array([[cosine, -sine], [sine, cosine]])
+    matrix = np.array([[cosine, sine], [-sine, cosine]])
     # Right angles are exact: nothing is interpolated.
     return Transform(np.rint(matrix) if degrees % 90 == 0 else matrix)
 

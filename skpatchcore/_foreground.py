@@ -15,7 +15,7 @@ _N_BINS = 256
 _MIN_SEPARATION = 0.8
 # Shares of patches that a foreground of the references may have.
 _MIN_SHARE, _MAX_SHARE = 0.05, 0.95
-# How far from the rim of the grid patches count as rim, as a share of its side.
+# What counts as rim of a picture, beside the outermost patch, as a share of its side.
 _RIM = 0.1
 _WINDOW = np.ones((3, 3), dtype=bool)
 
@@ -60,16 +60,21 @@ def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
     shapes : ndarray of shape (n_pictures, 2), int64
         Their grids.
     """
-    step = -(-len(patches) // _MAX_PATCHES)
-    direction = first_component(patches[::step])
+    # Zeros of the padding make patches at the edge differ from all others: what stands
+    # out there is no object.
+    inner = ~at_rim(shapes, 0)
+    inner = inner if inner.any() else np.ones(len(patches), dtype=bool)
+    drawn = np.flatnonzero(inner)
+    drawn = drawn[:: -(-len(drawn) // _MAX_PATCHES)]
+    direction = first_component(patches[drawn])
     values = patches @ direction
-    threshold, separation = otsu(values[::step])
-    rim = np.concatenate([rim_of_grid(h, w) for h, w in shapes])
+    threshold, separation = otsu(values[drawn])
     above = values > threshold
+    rim = at_rim(shapes, _RIM) & inner
     # The rim is background: the side that is rarer there is the object.
-    if (~rim).any() and above[rim].mean() > above[~rim].mean():
+    if rim.any() and above[rim].mean() > above[inner].mean():
         direction, threshold, above = -direction, -threshold, ~above
-    share = above.mean()
+    share = above[inner].mean()
     if separation >= _MIN_SEPARATION and _MIN_SHARE <= share <= _MAX_SHARE:
         return Foreground(direction, float(threshold))
     warnings.warn(
@@ -119,9 +124,15 @@ def otsu(values: NDArray) -> tuple[float, float]:
     return float(edges[best + 1]), float(share)
 
 
-def rim_of_grid(height: int, width: int) -> NDArray:
-    """Return which patches of a grid lie at its rim, bool (height * width,)."""
-    rim = np.ones((height, width), dtype=bool)
-    top, left = (max(1, round(_RIM * size)) for size in (height, width))
-    rim[top : height - top, left : width - left] = False
-    return rim.reshape(-1)
+def at_rim(shapes: NDArray, share: float) -> NDArray:
+    """Return which patches lie at the edge of their grid, or beside it: (n_patches,).
+
+    That is the outermost patch, and a `share` of the side further in, rounded up.
+    """
+    masks = []
+    for height, width in shapes:
+        top, left = (1 + int(np.ceil(share * size)) for size in (height, width))
+        rim = np.ones((height, width), dtype=bool)
+        rim[top : max(0, height - top), left : max(0, width - left)] = False
+        masks.append(rim.reshape(-1))
+    return np.concatenate(masks)

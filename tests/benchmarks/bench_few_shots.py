@@ -1,8 +1,9 @@
 """AUROC with few training pictures: turned, mirrored, brighter ones; foreground masks.
 
-Run as ``python tests/benchmarks/bench_few_shots.py FOLDER [CLASS ...]``, where CLASS is
-a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``), such as
-``mvtec_ad/bottle``. Layer maps are kept in FOLDER, so that a second run is fast.
+Run as ``python tests/benchmarks/bench_few_shots.py FOLDER [SHOTS [CLASS ...]]``, where
+SHOTS are numbers of pictures such as ``1,4,16``, and CLASS is a folder below ``data``
+of the assets (``SKPATCHCORE_ASSETS``), such as ``mvtec_ad/bottle``. Layer maps are kept
+in FOLDER, so that a second run is fast.
 
 ResNet-18, short side 160, coreset of 5 %; training pictures are drawn at random, the
 same ones for all options; image AUROC / pixel AUROC, mean over seeds and, for the
@@ -23,7 +24,7 @@ from skpatchcore.datasets import load_mvtec_ad, read_masks
 from skpatchcore.metrics import image_auroc, pixel_auroc
 
 CLASSES = ("mvtec_ad_reduced/hazelnut_reduced", "mvtec_ad/bottle", "mvtec_ad/pill")
-SHOTS = (1, 4, 16)
+SHOTS = "1,2,4,8,16"
 N_SEEDS = 3
 N_DEFECTIVE = 40
 SIZE = 160
@@ -50,17 +51,20 @@ def split(category: str):
     return paths[train], paths[test], data.target[test], resize_masks(masks, SIZE)
 
 
-def run(category: str, folder: str) -> None:
+def run(category: str, folder: str, shots: list[int]) -> None:
     train, test, y, masks = split(category)
     weights = assets() / "weights" / "resnet18_tv_in1k_trunk.safetensors"
     features = PatchFeatureTransformer(
         "resnet18", weights=weights, image_size=SIZE, precision="float32", memory=folder
     )
-    print(f"| {category} | " + " | ".join(map(str, SHOTS)) + " |")
-    print("|---" * (1 + len(SHOTS)) + "|")
+    print(f"| {category} | " + " | ".join(map(str, shots)) + " |")
+    print("|---" * (1 + len(shots)) + "|")
     for name, params in OPTIONS.items():
-        cells = [measure(features, params, n, train, test, y, masks) for n in SHOTS]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        print(f"| {name} |", end="", flush=True)
+        for n in shots:
+            cell = measure(features, params, n, train, test, y, masks)
+            print(f" {cell} |", end="", flush=True)
+        print()
     print()
 
 
@@ -82,11 +86,11 @@ def measure(features, params, n, train, test, y, masks) -> str:
     return cell
 
 
-def main(folder: str, *categories: str) -> None:
+def main(folder: str, shots: str = SHOTS, *categories: str) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", UserWarning)
     for category in categories or CLASSES:
-        run(category, folder)
+        run(category, folder, [int(n) for n in shots.split(",")])
 
 
 if __name__ == "__main__":
