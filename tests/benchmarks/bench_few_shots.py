@@ -48,11 +48,12 @@ def split(category: str):
     test = np.concatenate([normal, anomalous])
     masks = read_masks([data.masks[i] for i in test], [data.data[i] for i in test])
     paths = np.asarray(data.data)
-    return paths[train], paths[test], data.target[test], resize_masks(masks, SIZE)
+    return paths[train], paths[test], data.target[test], masks
 
 
 def run(category: str, folder: str, shots: list[int]) -> None:
     train, test, y, masks = split(category)
+    masks = resize_masks(masks, SIZE)
     weights = assets() / "weights" / "resnet18_tv_in1k_trunk.safetensors"
     features = PatchFeatureTransformer(
         "resnet18", weights=weights, image_size=SIZE, precision="float32", memory=folder
