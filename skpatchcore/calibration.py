@@ -120,7 +120,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     map_threshold_ : float
         Threshold of `predict_masks`, calibrated on the largest value in the map of each
         held-out normal picture: a new normal picture has a pixel above it at the rate
-        that Notes state for `alpha`. Only if `estimator` is a `PatchCoreDetector`.
+        that Notes state for `alpha`. Only if `estimator` is a `PatchCoreDetector` or
+        `PatchCoreEnsemble`.
 
     n_features_in_ : int
         As the fitted estimator has it, if it does.
@@ -161,7 +162,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Too few samples for `alpha` raise an error rather than give a detector that never
     flags anything.
 
-    In `fit` a picture passes the network once: a `PatchCoreDetector` without `memory`
+    In `fit` a picture passes a network once: a `PatchCoreDetector` without `memory`
     gets a temporary folder for layer maps, of 0.6 MB a picture for a ResNet-18 and 3 MB
     for a Wide ResNet-50. After it, with K estimators, it passes K times; with
     ``PatchCoreDetector(memory=...)`` once.
