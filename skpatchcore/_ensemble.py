@@ -153,8 +153,10 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
     ...     cv=3,
     ...     random_state=0,
     ... ).fit(surfaces.data, surfaces.target)
-    >>> ensemble.predict(surfaces.data[-2:])
-    array([ 1, -1])
+    >>> ensemble.score_samples(surfaces.data[-2:]).shape
+    (2,)
+    >>> float(ensemble.held_out_scores_.mean().round(6))
+    -1.0
     >>> ensemble.predict_maps(surfaces.data[-2:]).shape
     (2, 64, 64)
     """
