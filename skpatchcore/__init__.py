@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from skpatchcore._cache import BoundedMemory
     from skpatchcore._coreset import CoresetSampler
     from skpatchcore._detector import PatchCoreDetector
+    from skpatchcore._ensemble import PatchCoreEnsemble
     from skpatchcore._features import PatchFeatureTransformer
     from skpatchcore._memory_bank import PatchMemoryBank
 
@@ -20,6 +21,7 @@ __all__ = [
     "BoundedMemory",
     "CoresetSampler",
     "PatchCoreDetector",
+    "PatchCoreEnsemble",
     "PatchFeatureTransformer",
     "PatchMemoryBank",
     "__version__",
@@ -30,6 +32,7 @@ _MODULES = {
     "BoundedMemory": "skpatchcore._cache",
     "CoresetSampler": "skpatchcore._coreset",
     "PatchCoreDetector": "skpatchcore._detector",
+    "PatchCoreEnsemble": "skpatchcore._ensemble",
     "PatchFeatureTransformer": "skpatchcore._features",
     "PatchMemoryBank": "skpatchcore._memory_bank",
 }

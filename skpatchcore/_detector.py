@@ -1,12 +1,12 @@
 """PatchCore on pictures: features, coreset, memory bank and maps composed."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, _fit_context, clone
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -16,18 +16,21 @@ from sklearn.utils._param_validation import (
 )
 from sklearn.utils.validation import check_is_fitted
 
+from skpatchcore._augmentation import (
+    AUGMENTATIONS,
+    Augmented,
+    Transform,
+    find_transforms,
+)
+from skpatchcore._composition import inherit_params, unchanged_on_error, with_defaults
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._foreground import Foreground, fit_foreground
 from skpatchcore._images import Geometry, check_images, take_images
-from skpatchcore._labels import normal_rows
+from skpatchcore._labels import labels_from_decision, normal_rows
 from skpatchcore._maps import anomaly_map
-from skpatchcore._memory_bank import (
-    PatchMemoryBank,
-    inherit_params,
-    labels_from_decision,
-    unchanged_on_error,
-    with_defaults,
-)
+from skpatchcore._memory_bank import PatchMemoryBank
+from skpatchcore._picture_detector import PictureDetectorMixin
 
 
 class Inspection(NamedTuple):
@@ -43,7 +46,7 @@ class Inspection(NamedTuple):
     geometry: Geometry
 
 
-class PatchCoreDetector(OutlierMixin, BaseEstimator):
+class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
     """Detect defective pictures, and where they are defective, from normal ones only.
 
     PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
@@ -100,6 +103,28 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         normal pictures are flagged more often than this: set thresholds that matter on
         normal pictures that were held out.
 
+    augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
+            None, default=None
+        What to make of the training pictures to learn from it as well; for few pictures
+        of parts that come in more positions, or in more light, than these show. Each
+        is applied to each picture as it was given, not on top of each other; thresholds
+        and training scores are of the given pictures alone.
+
+        - "rotate": 7 turns, by 45 to 315 degrees, about the centre; the size is kept,
+          and what turns in from outside is mirrored at the rim;
+        - "flip": 2, left to right and top to bottom;
+        - "brightness": 2, of 0.8 and 1.25 times the brightness, clipped;
+        - a function of a picture, float32 (h, w, 3) in [0, 1], that returns another of
+          the same shape, always the same one for the same picture.
+
+    foreground : "auto" or None, default=None
+        "auto" looks at the object alone: the first principal component of the features
+        of all training patches is cut in two by Otsu's threshold, and the side that is
+        rarer at the rim of pictures, grown by a patch, is the object. Other patches
+        are neither learned nor scored: they are 0 in maps. In training pictures without
+        two such sides, it warns and looks at everything; so it does at any picture
+        without object. None looks at everything.
+
     smoothing : float, default=4.0
         Standard deviation of the Gaussian that smooths maps, in pixels of the network's
         input, so that it scales with the picture. 0 does not smooth.
@@ -132,6 +157,10 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
     training_indices_ : ndarray of shape (n_training_pictures,), int64
         The pictures of `X` that were learned from.
 
+    foreground_ : tuple of (ndarray of shape (d,), float) or None
+        Direction and threshold: patches are of the object where their product with the
+        direction is above. None: all are.
+
     training_scores_ : ndarray of shape (n_training_pictures,), float64
         Their ``score_samples``, of those left out as outliers too. All 0 if every patch
         was kept.
@@ -158,6 +187,11 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
     Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
     Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
 
+    Damm, S., Laszkiewicz, M., Lederer, J., Fischer, A. "AnomalyDINO: Boosting
+    Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025, arXiv:2405.14529,
+    for turned references and foreground masks; there each picture has a component of
+    its own, and a threshold fixed for DINOv2.
+
     Examples
     --------
     >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
@@ -177,6 +211,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
     _parameter_constraints = {
         **PatchMemoryBank._parameter_constraints,
         "features": [HasMethods(["fit", "transform"]), None],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), callable, "array-like", None],
+        "foreground": [StrOptions({"auto"}), None],
         "smoothing": [Interval(Real, 0, None, closed="left")],
     }
 
@@ -194,6 +230,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         outlier_filter=None,
         outlier_fraction=0.15,
         contamination="auto",
+        augmentation=None,
+        foreground=None,
         smoothing=4.0,
         memory=None,
         device=None,
@@ -211,6 +249,8 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         self.outlier_filter = outlier_filter
         self.outlier_fraction = outlier_fraction
         self.contamination = contamination
+        self.augmentation = augmentation
+        self.foreground = foreground
         self.smoothing = smoothing
         self.memory = memory
         self.device = device
@@ -259,15 +299,28 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         """
         images = self._validate_images(X, reset=True)
         rows = normal_rows(y, len(images))
+        images = take_images(images, rows)
+        transforms = find_transforms(self.augmentation)
         features = self._make_features()
-        grids = features._fit_extract(take_images(images, rows))
+        grids = features._fit_extract(
+            Augmented(images, transforms) if transforms else images
+        )
+        foreground = kept = None
+        if self.foreground is not None:
+            foreground = fit_foreground(grids.patches, grids.shapes)
+        if foreground is not None:
+            kept = foreground.select(grids.patches, grids.shapes)
         bank = PatchMemoryBank(**self._bank_params())
-        bank._fit_patches(grids.patches, grids.shapes)
+        bank._fit_patches(
+            grids.patches, grids.shapes, foreground=kept, n_given=len(rows)
+        )
         with unchanged_on_error(self):
             self.features_ = features
             self.memory_bank_ = bank
             self.training_indices_ = rows
             self._training_shapes = grids.shapes
+            self._augmentation = self.augmentation
+            self.foreground_ = None if foreground is None else tuple(foreground)
             self.training_scores_ = bank.training_scores_
             self.offset_ = bank.offset_
             self.map_threshold_ = bank.patch_threshold_
@@ -295,124 +348,6 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             return labels_from_decision(self.training_scores_ - self.offset_)
         return self.predict(X)
 
-    def score_samples(self, X):
-        """Return the negative anomaly score of pictures: higher is more normal.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        scores : ndarray of shape (n,), float64
-            At most 0, in the unit of `metric`.
-        """
-        check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        scores = np.empty(len(images))
-        with closing(self._inspect(images)) as inspections:
-            for seen in inspections:
-                scores[seen.index] = seen.score
-        return scores
-
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous pictures.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        decision : ndarray of shape (n,), float64
-            Higher is more normal; 0 is still normal.
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X):
-        """Decide whether pictures are normal.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous pictures.
-        """
-        return labels_from_decision(self.decision_function(X))
-
-    @validate_params(
-        {
-            "size": [StrOptions({"original", "resized", "grid"})],
-            "rim": [StrOptions({"nearest", "nan"})],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_maps(self, X, *, size="original", rim="nearest"):
-        """Return anomaly maps: higher is more anomalous.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        size : {"original", "resized", "grid"}, default="original"
-            "original" maps have the pixels of the picture as it was given; "resized"
-            those of the network's input, after resizing and cropping; "grid" is one
-            unsmoothed value per patch.
-
-        rim : {"nearest", "nan"}, default="nearest"
-            What "original" maps hold where `crop_size` removed the picture: the value
-            of the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
-
-        Returns
-        -------
-        maps : ndarray of shape (n, height, width), float32
-            In the unit of `metric`; a list of n arrays if their sizes differ.
-        """
-        check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        with closing(self._iter_maps(images, size, rim)) as maps:
-            return _gather(maps, len(images))
-
-    @validate_params(
-        {
-            "threshold": [Real, None],
-            "size": [StrOptions({"original", "resized", "grid"})],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_masks(self, X, *, threshold=None, size="original"):
-        """Return where pictures are anomalous.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        threshold : float or None, default=None
-            Pixels whose map is larger are anomalous; None is ``map_threshold_``.
-
-        size : {"original", "resized", "grid"}, default="original"
-            As for `predict_maps`.
-
-        Returns
-        -------
-        masks : ndarray of shape (n, height, width), bool
-            A list of n arrays if their sizes differ.
-        """
-        check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        threshold = self.map_threshold_ if threshold is None else threshold
-        with closing(self._iter_maps(images, size)) as maps:
-            masks = ((i, values > threshold) for i, values in maps)
-            return _gather(masks, len(images))
-
     @validate_params(
         {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
         prefer_skip_nested_validation=True,
@@ -432,10 +367,13 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         -------
         matches : Bunch
             The arrays ``picture`` (position in the `X` given to `fit`), ``row`` and
-            ``column`` (position in that picture's patch grid), all int64, and
-            ``distance`` (float64, ascending, in the unit of `metric`), each of shape
-            (n, h, w, n_neighbors), where h times w is the patch grid; lists of n arrays
-            if grids differ.
+            ``column`` (position in that picture's patch grid), ``transform`` (0 for the
+            picture as it was given, i for the i-th that `augmentation` stands for), all
+            int64, and ``distance`` (float64, ascending, in the unit of `metric`), each
+            of shape (n, h, w, n_neighbors), where h times w is the patch grid; lists of
+            n arrays if grids differ. Of pictures that were turned or mirrored, row and
+            column are led back to where the patch comes from, to the nearest patch; of
+            those that a function made, they are positions in what it made.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
@@ -444,15 +382,16 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, _ in batches:
                 bank = self.memory_bank_
-                cells = bank._cells(bank._grid_shapes(grids.shape[:3]))
-                distances, rows = bank._query(
-                    grids.reshape(-1, grids.shape[-1]), k, cells
+                samples = bank._samples(
+                    grids.reshape(-1, grids.shape[-1]),
+                    bank._grid_shapes(grids.shape[:3]),
                 )
+                distances, rows = bank._query(samples, k)
                 shape = (*grids.shape[:3], k)
                 places = [part.reshape(shape) for part in self._locate(rows)]
                 for j, i in enumerate(indices):
                     found[i] = [part[j] for part in (*places, distances.reshape(shape))]
-        names = ("picture", "row", "column", "distance")
+        names = ("picture", "row", "column", "transform", "distance")
         columns = zip(*found, strict=True)
         return Bunch(
             **{n: _stack(list(c)) for n, c in zip(names, columns, strict=True)}
@@ -483,19 +422,22 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         """Yield what one pass over each picture gives, not always in their order."""
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
-                n, h, w, d = grids.shape
-                shapes = self.memory_bank_._grid_shapes((n, h, w))
-                scores, patch_scores, _ = self.memory_bank_._score(
-                    grids.reshape(-1, d), shapes
-                )
-                patch_scores = patch_scores.reshape(n, h, w)
+                scores, patch_scores = self._score_grids(grids)
                 yield from map(Inspection, indices, scores, patch_scores, geometries)
 
-    def _iter_maps(self, images, size: str, rim: str = "nearest") -> Iterator[tuple]:
-        """Yield (index, map) of each picture, not always in their order."""
-        with closing(self._inspect(images)) as inspections:
-            for seen in inspections:
-                yield seen.index, self._map(seen, size, rim)
+    def _score_grids(self, grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores (n,) and patch scores (n, h, w) of features (n, h, w, d)."""
+        n, h, w, d = grids.shape
+        bank = self.memory_bank_
+        samples = bank._samples(grids.reshape(-1, d), bank._grid_shapes((n, h, w)))
+        if self.foreground_ is None:
+            scores, patch_scores, _ = bank._score(samples)
+            return scores, patch_scores.reshape(n, h, w)
+        masks = np.stack([Foreground(*self.foreground_).mask(grid) for grid in grids])
+        scores, inside, _ = bank._score(samples.take(np.flatnonzero(masks)))
+        patch_scores = np.zeros(masks.shape)
+        patch_scores[masks] = inside
+        return scores, patch_scores
 
     def _map(self, seen: Inspection, size: str, rim: str = "nearest") -> np.ndarray:
         return anomaly_map(
@@ -506,14 +448,24 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
             rim=rim,
         )
 
-    def _locate(self, rows: np.ndarray):
-        """Return picture, row and column of bank rows in the training pictures."""
+    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return picture, row, column and transform of bank rows."""
         patches = self.memory_bank_.bank_indices_[rows]
-        ends = self._training_shapes.prod(axis=1).cumsum()
-        picture = np.searchsorted(ends, patches, side="right")
-        within = patches - (ends - self._training_shapes.prod(axis=1))[picture]
-        width = self._training_shapes[picture, 1]
-        return self.training_indices_[picture], within // width, within % width
+        sizes = self._training_shapes.prod(axis=1)
+        ends = sizes.cumsum()
+        made = np.searchsorted(ends, patches, side="right")
+        row, column = np.divmod(
+            patches - (ends - sizes)[made], self._training_shapes[made, 1]
+        )
+        number, picture = np.divmod(made, len(self.training_indices_))
+        for i, transform in enumerate(find_transforms(self._augmentation), start=1):
+            of_it = number == i
+            if of_it.any() and isinstance(transform, Transform):
+                grids = self._training_shapes[made[of_it]].T
+                row[of_it], column[of_it] = transform.origin(
+                    row[of_it], column[of_it], *grids
+                )
+        return self.training_indices_[picture], row, column, number
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -521,23 +473,6 @@ class PatchCoreDetector(OutlierMixin, BaseEstimator):
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
-
-
-def _gather(arrays: Iterable[tuple[int, np.ndarray]], n: int):
-    """Return n arrays, given with their indices, as one, or as a list if shapes differ.
-
-    One array is filled as they come: outputs are not held twice.
-    """
-    gathered, filled = None, []
-    for i, values in arrays:
-        if gathered is None:
-            gathered = np.empty((n, *values.shape), values.dtype)
-        if isinstance(gathered, np.ndarray) and values.shape != gathered.shape[1:]:
-            earlier = {j: gathered[j].copy() for j in filled}
-            gathered = [earlier.get(j) for j in range(n)]
-        gathered[i] = values
-        filled.append(i)
-    return gathered
 
 
 def _stack(arrays: list[np.ndarray]):

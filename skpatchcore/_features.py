@@ -25,11 +25,11 @@ from tqdm.auto import tqdm
 from skpatchcore._backbone import Backbone, load_backbone
 from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
+from skpatchcore._composition import unchanged_on_error
 from skpatchcore._descriptors import MAX_BALANCE_PATCHES, balance_layers, describe
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import learnable_rows
 from skpatchcore._layer_maps import iter_layer_maps
-from skpatchcore._memory_bank import unchanged_on_error
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000

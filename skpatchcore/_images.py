@@ -116,6 +116,8 @@ def load_image(source, name: str) -> np.ndarray:
 
 def picture_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes:
     """Return what tells picture `i` from others: the bytes of its file, or pixels."""
+    if hasattr(images, "contents"):
+        return images.contents(i)
     if not isinstance(images, Images):
         return images[i]
     source, name = images._sources[i], images._names[i]

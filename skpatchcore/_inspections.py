@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from skpatchcore._detector import Inspection, PatchCoreDetector
+from skpatchcore._detector import Inspection
+from skpatchcore._ensemble import EnsembleInspection
 from skpatchcore._images import Images
+from skpatchcore._picture_detector import PictureDetectorMixin
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 # The estimators of several folds take turns with so many pictures at a time.
@@ -27,17 +29,19 @@ class FoldInspections(NamedTuple):
 
 
 def inspects_pictures(detector) -> bool:
-    """Return whether a detector is, or consists of, PatchCoreDetectors."""
+    """Return whether a detector is, or consists of, detectors on pictures."""
     if isinstance(detector, TunedThresholdDetector | FrozenEstimator):
         return inspects_pictures(_inner(detector))
     if isinstance(detector, ConformalDetector):
         return all(map(inspects_pictures, getattr(detector, "estimators_", [None])))
-    return isinstance(detector, PatchCoreDetector)
+    return isinstance(detector, PictureDetectorMixin)
 
 
-def inspect(detector, images: Images) -> Iterator[Inspection | FoldInspections]:
+def inspect(
+    detector, images: Images
+) -> Iterator[Inspection | EnsembleInspection | FoldInspections]:
     """Yield the score, and what maps are made of, not always in order."""
-    if isinstance(detector, PatchCoreDetector):
+    if isinstance(detector, PictureDetectorMixin):
         yield from detector._inspect(images)
     elif isinstance(detector, ConformalDetector):
         yield from _inspect_folds(detector, images)
@@ -47,7 +51,7 @@ def inspect(detector, images: Images) -> Iterator[Inspection | FoldInspections]:
 
 def map_of(detector, seen, size: str) -> np.ndarray:
     """Return the anomaly map of a picture that was inspected."""
-    if isinstance(detector, PatchCoreDetector):
+    if isinstance(detector, PictureDetectorMixin):
         return detector._map(seen, size)
     if not isinstance(detector, ConformalDetector):
         return map_of(_inner(detector), seen, size)

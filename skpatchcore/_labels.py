@@ -82,3 +82,8 @@ def learnable_rows(y, n_samples: int) -> np.ndarray:
     if len(labels) != n_samples or set(labels) != {-1, 1}:
         return np.arange(n_samples)
     return normal_rows(y, n_samples)
+
+
+def labels_from_decision(decision: np.ndarray) -> np.ndarray:
+    """Return +1 where `decision` is 0 or more, else -1."""
+    return np.where(decision >= 0, 1, -1)

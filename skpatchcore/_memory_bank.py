@@ -1,6 +1,5 @@
 """The detector on patch vectors: distances to a bank of normal patches."""
 
-from contextlib import contextmanager
 from numbers import Integral, Real
 
 import numpy as np
@@ -19,6 +18,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from tqdm.auto import tqdm
 
 from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
+from skpatchcore._composition import inherit_params, unchanged_on_error, with_defaults
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._distances import (
     as_tensor,
@@ -26,7 +26,8 @@ from skpatchcore._distances import (
     rows_at_once,
     squared_distances,
 )
-from skpatchcore._labels import normal_rows
+from skpatchcore._farthest import farthest_patches
+from skpatchcore._labels import labels_from_decision, normal_rows
 from skpatchcore._neighbor_cache import query_once
 from skpatchcore._neighbors import NeighborIndex, build_index, squared_to_metric
 from skpatchcore._outliers import inlying_patches
@@ -36,10 +37,12 @@ from skpatchcore._position_search import (
     covered_cells,
     reference_cells,
 )
+from skpatchcore._samples import Samples, argmax_patches, reduce_patches
 
 # The training scores' quantile that "auto" puts the threshold at.
-_AUTO_CONTAMINATION = 0.01
-_FIRST_SEARCHED = 4
+AUTO_CONTAMINATION = 0.01
+# Stands for a bank row near a patch where none is known.
+_UNKNOWN = -1
 # Bank rows looked at for a bound beside as many as neighbours are asked for.
 _SPARE_ROWS = 3
 # More than the rounding of a distance in float32 over any number of features in use.
@@ -348,7 +351,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
-        return self._score(patches, self._grid_shapes(shape))[0]
+        samples = self._samples(patches, self._grid_shapes(shape))
+        return self._score(samples)[0]
 
     def decision_function(self, X):
         """Return ``score_samples(X) - offset_``: negative for anomalous samples.
@@ -426,9 +430,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
-        distances, indices = self._query(
-            patches, k, self._cells(self._grid_shapes(shape))
-        )
+        samples = self._samples(patches, self._grid_shapes(shape))
+        distances, indices = self._query(samples, k)
         return distances.reshape(*shape, -1), indices.reshape(*shape, -1)
 
     def _validate_patches(self, X, *, reset: bool):
@@ -455,15 +458,36 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         pair = grid if len(grid) == 2 else (1, int(np.prod(grid)))
         return np.tile(np.array(pair, dtype=np.int64), (n_samples, 1))
 
-    def _fit_patches(self, patches: np.ndarray, shapes: np.ndarray):
-        """Fit on validated patches of samples with grids of `shapes` (n, 2)."""
+    def _fit_patches(
+        self,
+        patches: np.ndarray,
+        shapes: np.ndarray,
+        *,
+        foreground: np.ndarray | None = None,
+        n_given: int | None = None,
+    ):
+        """Fit on validated patches of samples with grids of `shapes` (n, 2).
+
+        Only rows `foreground`, ascending, are learned and scored; None is all. Samples
+        beyond the first `n_given` are the same ones, transformed: they are learned from
+        too, but training scores and thresholds are of the given ones.
+        """
         self._check_params_agree()
+        n_given = len(shapes) if n_given is None else n_given
         prepared = normalize(patches) if self.metric == "cosine" else patches
         random_state = check_random_state(self.random_state)
         sampler = self._make_sampler(random_state)
-        kept = self._filter(prepared, shapes)
+        kept = self._filter(prepared, shapes, n_given)
+        if foreground is not None:
+            kept = _intersection(kept, foreground)
+        if len(kept) == 0:
+            raise ValueError(
+                f"outlier_filter={self.outlier_filter!r} takes all patches of the "
+                "foreground for outliers; lower outlier_fraction, or do without one of "
+                "the two."
+            )
         sampler.fit(prepared if len(kept) == len(prepared) else prepared[kept])
-        # Without a filter they are one array, which a model file holds once.
+        # Where nothing is left out they are one array, which a model file holds once.
         indices = np.asarray(sampler.sample_indices_)
         if len(kept) < len(prepared):
             indices = kept[indices]
@@ -475,7 +499,11 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         self._place_bank(shapes, kept)
         self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._index = self._build_index()
-        self._set_thresholds(patches, shapes, kept)
+        samples = self._samples(patches, shapes)
+        scored = np.arange(samples.offsets[n_given])
+        if foreground is not None:
+            scored = foreground[foreground < len(scored)]
+        self._set_thresholds(samples, scored, kept)
         return self
 
     def _check_params_agree(self) -> None:
@@ -490,15 +518,30 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         if self.position_window is not None:
             check_window(self.position_window)
 
-    def _filter(self, prepared, shapes) -> np.ndarray:
+    def _filter(self, prepared, shapes, n_given: int) -> np.ndarray:
         """Return the rows of patches that may enter the bank; note the others."""
         everything = np.arange(len(prepared))
         # Not left from an earlier fit.
         vars(self).pop("outlier_indices_", None)
         if self.outlier_filter is None:
             return everything
-        kept = inlying_patches(
-            prepared, shapes, self.outlier_filter, self.outlier_fraction, self.device
+        groups = np.split(shapes, range(n_given, len(shapes), n_given))
+        ends = np.cumsum([group.prod(axis=1).sum() for group in groups])
+        # Like is compared with like: what was made of an outlier would vouch for it.
+        kept = np.concatenate(
+            [
+                start
+                + inlying_patches(
+                    part,
+                    group,
+                    self.outlier_filter,
+                    self.outlier_fraction,
+                    self.device,
+                )
+                for start, part, group in zip(
+                    [0, *ends[:-1]], np.split(prepared, ends[:-1]), groups, strict=True
+                )
+            ]
         )
         self.outlier_indices_ = np.setdiff1d(everything, kept, assume_unique=True)
         return kept
@@ -518,30 +561,24 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             cells = cells[kept]
         self._bank_cells = covered_cells(cells, nearest)
 
-    def _set_thresholds(self, patches, shapes, kept) -> None:
+    def _set_thresholds(self, samples: Samples, scored, kept) -> None:
         """Score the training samples, and put thresholds at quantiles of the scores.
 
-        Scores are those of whole samples, thresholds those of the patches kept:
-        outliers would move them to where none is found.
+        Scores are those of the rows `scored`, thresholds those of the rows `kept` among
+        them: outliers would move them to where none is found.
         """
-        offsets = offsets_of(shapes)
+        picks = np.full(len(samples.patches), _UNKNOWN)
+        picks[kept] = getattr(self.sampler_, "nearest_picks_", _UNKNOWN)
         self.training_scores_, largest = self._score_training(
-            patches, offsets, self._cells(shapes), kept
+            samples.take(scored), picks[scored]
         )
-        scores = self.training_scores_
-        if len(kept) < len(patches):
-            n_kept = np.bincount(
-                np.searchsorted(offsets, kept, side="right") - 1, minlength=len(shapes)
-            )
-            cells = self._cells(shapes)
+        scores, inlying = self.training_scores_, _intersection(scored, kept)
+        if len(inlying) < len(scored):
             scores, largest = self._score_training(
-                patches[kept],
-                np.append(0, n_kept[n_kept > 0].cumsum()),
-                None if cells is None else cells[kept],
-                np.arange(len(kept)),
+                samples.take(inlying), picks[inlying]
             )
         share = self.contamination
-        share = _AUTO_CONTAMINATION if share == "auto" else share
+        share = AUTO_CONTAMINATION if share == "auto" else share
         self.offset_ = float(np.quantile(scores, share))
         self.patch_threshold_ = float(np.quantile(largest, 1 - share))
 
@@ -593,91 +630,83 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             )
         return self._positions
 
-    def _cells(self, shapes: np.ndarray) -> np.ndarray | None:
-        """Return where patches are, if that matters."""
-        if self.position_window is None:
-            return None
-        return reference_cells(shapes, self.position_grid_)
+    def _samples(self, patches: np.ndarray, shapes: np.ndarray) -> Samples:
+        """Return all patches of samples, with where they are if that matters."""
+        cells = None
+        if self.position_window is not None:
+            cells = reference_cells(shapes, self.position_grid_)
+        return Samples.of_grids(patches, shapes, cells)
 
-    def _query(self, patches, k: int, cells) -> tuple[np.ndarray, np.ndarray]:
+    def _query(self, samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return distances in the unit of `metric` and bank rows, (n, k) each."""
         if k > len(self.bank_):
             raise ValueError(
                 f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
             )
-        patches = self._prepare(patches)
-        if cells is None:
+        patches = self._prepare(samples.patches)
+        if samples.cells is None:
             squared, indices = self._search_index().query(patches, k)
         else:
-            squared, indices = self._search_positions().query(patches, cells, k)
+            squared, indices = self._search_positions().query(patches, samples.cells, k)
         return squared_to_metric(squared, self.metric), indices
 
     def _prepare(self, patches: np.ndarray) -> np.ndarray:
         patches = patches.astype(self.bank_.dtype, copy=False)
         return normalize(patches) if self.metric == "cosine" else patches
 
-    def _score(self, patches, shapes):
+    def _score(self, samples: Samples):
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
-        return self._score_cells(patches, offsets_of(shapes), self._cells(shapes))
-
-    def _score_cells(self, patches, offsets, cells):
-        if cells is None:
-            samples = np.split(patches, offsets[1:-1])
-            distances, indices = self._query_once(samples, self.n_neighbors)
-        else:
-            distances, indices = self._query(patches, self.n_neighbors, cells)
+        distances, indices = self._query_once(samples, self.n_neighbors)
         patch_scores = distances.mean(axis=1)
         if self.reweight is None:
-            scores = reduce_patches(patch_scores, offsets, self.reduction)
+            scores = reduce_patches(patch_scores, samples.offsets, self.reduction)
         else:
-            farthest = argmax_patches(patch_scores, offsets)
+            farthest = argmax_patches(patch_scores, samples.offsets)
             scores = patch_scores[farthest] * self._reweighting(
-                patches[farthest], patch_scores[farthest], indices[farthest, 0]
+                samples.patches[farthest], patch_scores[farthest], indices[farthest, 0]
             )
         return -scores, patch_scores, indices
 
-    def _query_once(self, samples, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Query patches of each of `samples`, from the cache where they are there."""
+    def _query_once(self, samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Query patches, those of a sample from the cache where they are there."""
         cache, index = check_cache(self.memory), self._search_index()
-        if cache is None or not index.exact:
-            return self._query(np.concatenate(samples), k, None)
-        squared, rows = query_once(cache, index, list(map(self._prepare, samples)), k)
+        if cache is None or not index.exact or samples.cells is not None:
+            return self._query(samples, k)
+        parts = np.split(samples.patches, samples.offsets[1:-1])
+        squared, rows = query_once(cache, index, list(map(self._prepare, parts)), k)
         return squared_to_metric(squared, self.metric), rows
 
-    def _score_training(self, patches, offsets, cells, kept):
+    def _score_training(self, samples: Samples, picks: np.ndarray):
         """Return score_samples and the largest patch distance of training samples.
 
-        The sampler has seen the rows `kept` of `patches`.
+        A bank row near each patch is known, `picks`, or none is.
         """
-        nearest = getattr(self.sampler_, "nearest_picks_", None)
+        known = np.flatnonzero(picks != _UNKNOWN)
         # In a window, only the nearest pick is sure to be allowed.
-        bounded = self.n_neighbors == 1 or cells is None
-        if nearest is None or self.reduction != "max" or not bounded:
-            scores, patch_scores, _ = self._score_cells(patches, offsets, cells)
-            return scores, reduce_patches(patch_scores, offsets, "max")
+        bounded = self.n_neighbors == 1 or samples.cells is None
+        if len(known) == 0 or self.reduction != "max" or not bounded:
+            scores, patch_scores, _ = self._score(samples)
+            return scores, reduce_patches(patch_scores, samples.offsets, "max")
 
-        def query(subset):
-            distances, rows = self._query(
-                patches[subset],
-                self.n_neighbors,
-                None if cells is None else cells[subset],
-            )
-            return distances.mean(axis=1), rows[:, 0]
+        def query(rows):
+            # Not ascending: samples are none of its business.
+            cells = None if samples.cells is None else samples.cells[rows]
+            some = Samples(samples.patches[rows], np.array([0, len(rows)]), cells)
+            distances, nearest = self._query(some, self.n_neighbors)
+            return distances.mean(axis=1), nearest[:, 0]
 
-        # Nothing is known of a patch that the sampler has not seen.
-        bounds = np.full(len(patches), np.inf)
-        # Indexed, features would be there twice.
-        seen = patches if len(kept) == len(patches) else patches[kept]
-        bounds[kept] = self._bound_scores(seen, nearest)
-        n_samples = len(offsets) - 1
+        bounds = np.full(len(picks), np.inf)
+        bounds[known] = self._bound_scores(samples.take(known).patches, picks[known])
+        n_samples = len(samples.offsets) - 1
         disable = not self.verbose
         with tqdm(total=n_samples, desc="training scores", disable=disable) as bar:
             farthest, rows, largest = farthest_patches(
-                query, bounds, offsets, bar.update
+                query, bounds, samples.offsets, bar.update
             )
         scores = largest
         if self.reweight is not None:
-            scores = largest * self._reweighting(patches[farthest], largest, rows)
+            patches = samples.patches[farthest]
+            scores = largest * self._reweighting(patches, largest, rows)
         return -scores, largest
 
     def _bound_scores(self, patches, nearest) -> np.ndarray:
@@ -692,7 +721,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             squared = paired_distances(patches, everyone, bank, nearest)
             return squared_to_metric(squared.numpy(), self.metric)
         n_around = min(self.n_neighbors + _SPARE_ROWS, len(self.bank_))
-        _, around = self._query_once([self.bank_], n_around)
+        bank_alone = Samples(self.bank_, np.array([0, len(self.bank_)]))
+        _, around = self._query_once(bank_alone, n_around)
         around = torch.from_numpy(around)
         step = rows_at_once(bank, n_around)
         bounds = []
@@ -722,128 +752,6 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         return state
 
 
-@contextmanager
-def unchanged_on_error(estimator):
-    """Give `estimator` its attributes back if the block fails."""
-    before = dict(vars(estimator))
-    try:
-        yield
-    except BaseException:
-        vars(estimator).clear()
-        vars(estimator).update(before)
-        raise
-
-
-def with_defaults(estimator, params: dict, **defaults) -> dict:
-    """Add to `params` the sub-estimators that they are for, where these are None."""
-    missing = {
-        name: default()
-        for name, default in defaults.items()
-        if any(key.startswith(f"{name}__") for key in params)
-        and params.get(name, getattr(estimator, name)) is None
-    }
-    return {**params, **missing}
-
-
-def inherit_params(estimator, **params):
-    """Set those of `params` that `estimator` has and leaves at None, or silent."""
-    if not hasattr(estimator, "get_params"):
-        return estimator
-    own = estimator.get_params(deep=False)
-    unset = {
-        name: value
-        for name, value in params.items()
-        if name in own and value is not None and _is_unset(name, own[name])
-    }
-    return estimator.set_params(**unset)
-
-
-def _is_unset(name: str, value) -> bool:
-    # 0 is a seed like any other, but no verbosity.
-    return value is None or (name == "verbose" and not value)
-
-
-def offsets_of(shapes: np.ndarray) -> np.ndarray:
-    """Return where each sample's patches begin, and the last's end, (n + 1,)."""
-    return np.append(0, shapes.prod(axis=1).cumsum())
-
-
-def labels_from_decision(decision: np.ndarray) -> np.ndarray:
-    """Return +1 where `decision` is 0 or more, else -1."""
-    return np.where(decision >= 0, 1, -1)
-
-
-def reduce_patches(patch_scores, offsets, reduction) -> np.ndarray:
-    """Reduce patch scores (n_patches,) to one score a sample."""
-    if reduction == "max":
-        return np.maximum.reduceat(patch_scores, offsets[:-1])
-    return np.array(
-        [
-            np.sort(scores)[-max(1, int(reduction * len(scores))) :].mean()
-            for scores in np.split(patch_scores, offsets[1:-1])
-        ]
-    )
-
-
-def argmax_patches(patch_scores, offsets) -> np.ndarray:
-    """Return the row of each sample's largest patch score."""
-    parts = np.split(patch_scores, offsets[1:-1])
-    return offsets[:-1] + np.array([part.argmax() for part in parts])
-
-
-def farthest_patches(query, bounds, offsets, finished=lambda n: None):
-    """Find the patch of each sample that is farthest from the bank.
-
-    Patches are searched by falling upper bound; a sample is done when the largest
-    distance found reaches the next bound. That takes a few searches a sample.
-
-    Parameters
-    ----------
-    query : callable
-        Rows of patches -> their scores (n,) and nearest bank rows (n,).
-    bounds : ndarray of shape (n_patches,)
-        Upper bounds of the scores.
-    offsets : ndarray of shape (n_samples + 1,)
-    finished : callable
-        Is told how many more samples are done.
-
-    Returns
-    -------
-    farthest, rows, distances : ndarray of shape (n_samples,)
-        Row of the patch, bank row nearest to it, and its score.
-    """
-    sample = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    by_bound = np.lexsort((-bounds, sample))
-    best = np.full((3, len(offsets) - 1), -1.0)
-    position, step = offsets[:-1].copy(), _FIRST_SEARCHED
-    active = np.arange(len(best[0]))
-    while len(active):
-        stop = np.minimum(position[active] + step, offsets[active + 1])
-        ranks = np.concatenate(
-            [np.arange(*ends) for ends in zip(position[active], stop, strict=True)]
-        )
-        subset = by_bound[ranks]
-        distances, rows = query(subset)
-        _keep_largest(best, sample[subset], subset, rows, distances)
-        position[active] = stop
-        unfinished = active[stop < offsets[active + 1]]
-        next_bounds = bounds[by_bound[position[unfinished]]]
-        unfinished = unfinished[best[2, unfinished] < next_bounds]
-        finished(len(active) - len(unfinished))
-        active = unfinished
-        step *= 2
-    farthest, rows, distances = best
-    return farthest.astype(np.int64), rows.astype(np.int64), distances
-
-
-def _keep_largest(best, sample, patches, rows, distances) -> None:
-    """Update (patch, bank row, distance) per sample with newly searched patches."""
-    order = np.lexsort((-patches, distances))
-    # Later assignments win, so the largest distance comes last.
-    sample, patches, rows = sample[order], patches[order], rows[order]
-    distances = distances[order]
-    last = np.full(best.shape[1], -1)
-    last[sample] = np.arange(len(sample))
-    found = np.flatnonzero(last >= 0)
-    found = found[distances[last[found]] > best[2, found]]
-    best[:, found] = patches[last[found]], rows[last[found]], distances[last[found]]
+def _intersection(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the rows that are in both, ascending; each has none twice."""
+    return np.intersect1d(rows, others, assume_unique=True)

@@ -8,10 +8,12 @@ import numpy as np
 from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
 
+from skpatchcore._augmentation import find_transforms
 from skpatchcore._backbone import resolve_device
 from skpatchcore._conformal import n_supported
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._ensemble import PatchCoreEnsemble
 from skpatchcore._features import PatchFeatureTransformer, _check_sizes
 from skpatchcore._memory_bank import PatchMemoryBank
 from skpatchcore._position_search import check_window
@@ -19,6 +21,7 @@ from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 DETECTORS = (
     PatchCoreDetector,
+    PatchCoreEnsemble,
     PatchMemoryBank,
     ConformalDetector,
     TunedThresholdDetector,
@@ -53,13 +56,20 @@ _DETECTOR_ARRAYS = {
     **{f"memory_bank_.{name}": expected for name, expected in _BANK_ARRAYS.items()},
     "training_scores_": ("float64", "n"),
     "training_indices_": ("int64", "n"),
-    "_training_shapes": ("int64", "n2"),
+    "_training_shapes": ("int64", "p2"),
 }
 _CALIBRATION_ARRAYS = {
     "calibration_scores_": ("float64", "n"),
     "calibration_indices_": ("int64", "n"),
     "calibration_folds_": ("int64", "n"),
     "_training_rows": ("int64", "r"),
+}
+_ENSEMBLE_ARRAYS = {
+    "score_weights_": ("float64", "m"),
+    "map_weights_": ("float64", "m"),
+    "held_out_scores_": ("float64", "n"),
+    "training_scores_": ("float64", "n"),
+    "training_indices_": ("int64", "n"),
 }
 # Pixels of a side, and numbers of features, that no detector comes near.
 # The squares of patch features must be float32 numbers.
@@ -87,7 +97,7 @@ def _parts(detector) -> list:
         return [detector.estimator]
     if isinstance(detector, TunedThresholdDetector):
         return [detector.estimator_]
-    if isinstance(detector, ConformalDetector):
+    if isinstance(detector, ConformalDetector | PatchCoreEnsemble):
         return detector.estimators_
     return []
 
@@ -95,6 +105,7 @@ def _parts(detector) -> list:
 def _check_part(detector) -> None:
     checks = {
         PatchCoreDetector: _check_picture_detector,
+        PatchCoreEnsemble: _check_ensemble,
         PatchMemoryBank: _check_lone_bank,
         TunedThresholdDetector: _check_tuned,
         ConformalDetector: _check_conformal,
@@ -111,10 +122,49 @@ def _check_picture_detector(detector) -> None:
     _check_types(detector, _DETECTOR_TYPES)
     sizes = _check_arrays(detector, _DETECTOR_ARRAYS)
     _check_bank(detector.memory_bank_, sizes)
+    _check_provenance(detector, sizes)
+    _check_features(detector.features_, sizes["d"])
+
+
+def _check_provenance(detector, sizes: dict[str, int]) -> None:
+    """Check that every bank row leads to a patch of a training picture."""
     places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
     if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
         raise ValueError("bank_indices_ point to no patch of the training pictures.")
-    _check_features(detector.features_, sizes["d"])
+    n_made = 1 + len(find_transforms(detector._augmentation))
+    if sizes["p"] != sizes["n"] * n_made:
+        raise ValueError(f"{sizes['p']} grids are not {n_made} for each picture.")
+    if detector.foreground_ is None:
+        return
+    right = isinstance(detector.foreground_, tuple) and len(detector.foreground_) == 2
+    direction, threshold = detector.foreground_ if right else (None, None)
+    if (
+        not isinstance(direction, np.ndarray)
+        or direction.shape != (sizes["d"],)
+        or direction.dtype != np.float32
+        or not isinstance(threshold, Real)
+    ):
+        raise ValueError("foreground_ must be a direction (d,) and a threshold.")
+
+
+def _check_ensemble(ensemble) -> None:
+    types = {"estimators_": list, "offset_": Real, "map_threshold_": Real}
+    _check_types(ensemble, types)
+    if len(ensemble._members()) != len(ensemble.estimators_) or not all(
+        isinstance(member, PatchCoreDetector) for member in ensemble.estimators_
+    ):
+        raise ValueError("estimators_ must be a fitted detector for each member.")
+    sizes = _check_arrays(ensemble, _ENSEMBLE_ARRAYS)
+    if sizes["m"] != len(ensemble.estimators_):
+        raise ValueError(f"{len(ensemble.estimators_)} members have {sizes} weights.")
+    for name in ("score_weights_", "map_weights_"):
+        weights = getattr(ensemble, name)
+        if not (np.isfinite(weights).all() and (weights > 0).all()):
+            raise ValueError(f"{name} must be positive, got {weights}.")
+    for name in ("held_out_scores_", "training_scores_"):
+        if not np.isfinite(getattr(ensemble, name)).all():
+            raise ValueError(f"{name} has values that are not finite.")
+    _check_names(ensemble)
 
 
 def _check_lone_bank(bank) -> None:

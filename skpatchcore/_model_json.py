@@ -17,6 +17,7 @@ from torch import nn
 
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._ensemble import PatchCoreEnsemble
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._memory_bank import PatchMemoryBank
 from skpatchcore._model_file import entry
@@ -35,9 +36,14 @@ _FITTED = {
     },
     TunedThresholdDetector: {"offset_", "best_score_"},
     FrozenEstimator: set(),
+    PatchCoreEnsemble: {
+        *("estimators_", "score_weights_", "map_weights_", "held_out_scores_"),
+        *("training_scores_", "training_indices_", "offset_", "map_threshold_"),
+    },
     PatchCoreDetector: {
         *("features_", "memory_bank_", "training_indices_", "_training_shapes"),
         *("training_scores_", "offset_", "map_threshold_"),
+        *("foreground_", "_augmentation"),
     },
     PatchFeatureTransformer: {
         *("layer_weights_", "projection_", "n_patch_features_", "grid_shape_", "_seed")
@@ -52,6 +58,7 @@ _FITTED = {
 _OPTIONAL = {
     ConformalDetector: {"estimators_", *_MAY_BE_MISSING},
     TunedThresholdDetector: {"estimator_", "n_features_in_", "feature_names_in_"},
+    PatchCoreEnsemble: {"n_features_in_", "feature_names_in_"},
     PatchMemoryBank: {
         *("feature_names_in_", "outlier_indices_", "position_grid_", "_bank_cells")
     },
@@ -157,7 +164,8 @@ class Writer:
 class Reader:
     """Turns the JSON of `Writer` back into objects, and takes `arrays` away for it.
 
-    Parameters of estimators that `overrides` names get its values.
+    Parameters of estimators that `overrides` names get its values; in a member of an
+    ensemble, a dict stands for what it holds under the member's name.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], overrides: dict):
@@ -227,6 +235,8 @@ class Reader:
         if name not in _CLASSES:
             raise ValueError(f"class {name!r} is none of {', '.join(_CLASSES)}.")
         cls = _CLASSES[name]
+        if cls is PatchCoreEnsemble:
+            content = self._decode_members(content)
         params = entry(content, "params", dict)
         known = set(cls._get_param_names())
         if not params.keys() <= known:
@@ -240,6 +250,38 @@ class Reader:
             estimator._validate_params()
         self._restore(estimator, entry(content, "fitted", dict))
         return estimator
+
+    def _decode_members(self, content):
+        """Return an ensemble's description, its members decoded with what is theirs."""
+        params = dict(entry(content, "params", dict))
+        fitted = dict(entry(content, "fitted", dict))
+        pairs = [entry(p, "tuple", list) for p in entry(params, "estimators", list)]
+        if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+            raise ValueError("estimators must be names and detectors.")
+        for name, value in self.overrides.items():
+            if isinstance(value, dict) and not value.keys() <= {n for n, _ in pairs}:
+                raise ValueError(
+                    f"{name} is for {sorted(value)}, but the members of the ensemble "
+                    f"are {[n for n, _ in pairs]}."
+                )
+        params["estimators"] = [(n, self._decode_member(n, e)) for n, e in pairs]
+        if "estimators_" in fitted:
+            names = [name for name, member in pairs if member != "drop"]
+            members = zip(names, entry(fitted, "estimators_", list), strict=True)
+            fitted["estimators_"] = [self._decode_member(*pair) for pair in members]
+        return content | {"params": params, "fitted": fitted}
+
+    def _decode_member(self, name: str, value):
+        everyone = self.overrides
+        self.overrides = {
+            key: given[name] if isinstance(given, dict) else given
+            for key, given in everyone.items()
+            if not isinstance(given, dict) or name in given
+        }
+        try:
+            return self.decode(value)
+        finally:
+            self.overrides = everyone
 
     def _restore(self, estimator, fitted: dict) -> None:
         cls = type(estimator)

@@ -19,8 +19,8 @@ from sklearn.utils.validation import (
     column_or_1d,
 )
 
-from skpatchcore._labels import normal_rows
-from skpatchcore._memory_bank import labels_from_decision, unchanged_on_error
+from skpatchcore._composition import unchanged_on_error
+from skpatchcore._labels import labels_from_decision, normal_rows
 
 
 class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):

@@ -1,19 +1,11 @@
 """Thresholds with a stated false-alarm rate, and p-values, from normal samples only."""
 
-from contextlib import contextmanager
 from numbers import Integral, Real
-from tempfile import TemporaryDirectory
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    MetaEstimatorMixin,
-    OutlierMixin,
-    _fit_context,
-    clone,
-)
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, _fit_context
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, LeaveOneOut, ShuffleSplit, check_cv
+from sklearn.model_selection import LeaveOneOut, ShuffleSplit
 from sklearn.utils import _safe_indexing, check_array, get_tags, indexable
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -25,11 +17,10 @@ from sklearn.utils._param_validation import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from skpatchcore._composition import unchanged_on_error
 from skpatchcore._conformal import Calibration, anomaly_score, check_supported
-from skpatchcore._detector import PatchCoreDetector
-from skpatchcore._features import PatchFeatureTransformer
-from skpatchcore._labels import normal_rows
-from skpatchcore._memory_bank import labels_from_decision, unchanged_on_error
+from skpatchcore._cross_fit import features_once, fit_clone, held_out_splits
+from skpatchcore._labels import labels_from_decision, normal_rows
 from skpatchcore._tuned_threshold import TunedThresholdDetector, normality
 
 __all__ = ["ConformalDetector", "TunedThresholdDetector"]
@@ -129,7 +120,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     map_threshold_ : float
         Threshold of `predict_masks`, calibrated on the largest value in the map of each
         held-out normal picture: a new normal picture has a pixel above it at the rate
-        that Notes state for `alpha`. Only if `estimator` is a `PatchCoreDetector`.
+        that Notes state for `alpha`. Only if `estimator` is a `PatchCoreDetector` or
+        `PatchCoreEnsemble`.
 
     n_features_in_ : int
         As the fitted estimator has it, if it does.
@@ -170,7 +162,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Too few samples for `alpha` raise an error rather than give a detector that never
     flags anything.
 
-    In `fit` a picture passes the network once: a `PatchCoreDetector` without `memory`
+    In `fit` a picture passes a network once: a `PatchCoreDetector` without `memory`
     gets a temporary folder for layer maps, of 0.6 MB a picture for a ResNet-18 and 3 MB
     for a Wide ResNet-50. After it, with K estimators, it passes K times; with
     ``PatchCoreDetector(memory=...)`` once.
@@ -278,10 +270,11 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         check_supported(self.alpha, len(held_out))
         folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
         training_rows = rows[splits[0][0]]
-        with _features_once(self.estimator, len(splits)) as (estimator, give_back):
+        with features_once(self.estimator, len(splits)) as (estimator, give_back):
             estimators, scores, peaks = _score_held_out(estimator, X, rows, splits)
             if self.method == "refit" and len(splits) > 1:
-                estimators, folds = [_fit(estimator, X, rows)], np.zeros_like(folds)
+                estimators = [fit_clone(estimator, X, rows)]
+                folds = np.zeros_like(folds)
                 training_rows = rows
             give_back(estimators)
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
@@ -527,20 +520,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 1, test_size=self.calibration_size, random_state=self.random_state
             )
             return list(splitter.split(everything))
-        cv = LeaveOneOut() if self.method == "jackknife+" else check_cv(self.cv)
-        if isinstance(cv, KFold) and cv is not self.cv:
-            cv = KFold(cv.n_splits, shuffle=True, random_state=self.random_state)
-        splits = list(cv.split(_safe_indexing(X, rows)))
-        n_held_out = np.bincount(
-            np.concatenate([test for _, test in splits]), minlength=len(rows)
-        )
-        if np.any(n_held_out != 1):
-            raise ValueError(
-                f"cv={self.cv} must hold every normal row out exactly once, but holds "
-                f"row {rows[np.argmax(n_held_out != 1)]} out "
-                f"{n_held_out[np.argmax(n_held_out != 1)]} times."
-            )
-        return splits
+        cv = LeaveOneOut() if self.method == "jackknife+" else self.cv
+        return held_out_splits(cv, X, rows, self.random_state)
 
     def _set_calibration(self, scores, peaks, folds):
         # A score that is NaN would be compared with everything in vain.
@@ -577,18 +558,9 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         return tags
 
 
-def _fit(estimator, X, rows):
-    # A frozen estimator is its own clone, and has nothing to fit.
-    estimator = clone(estimator)
-    if isinstance(estimator, FrozenEstimator):
-        check_is_fitted(estimator)
-        return estimator
-    return estimator.fit(_safe_indexing(X, rows))
-
-
 def _score_held_out(estimator, X, rows, splits):
     """Return an estimator for each split, and what they give for held-out rows."""
-    estimators = [_fit(estimator, X, rows[train]) for train, _ in splits]
+    estimators = [fit_clone(estimator, X, rows[train]) for train, _ in splits]
     scores, peaks = zip(
         *(
             _score_pictures(estimator, _safe_indexing(X, rows[test]))
@@ -599,36 +571,6 @@ def _score_held_out(estimator, X, rows, splits):
     return estimators, np.concatenate(scores), np.concatenate(peaks)
 
 
-@contextmanager
-def _features_once(estimator, n_fits: int):
-    """Yield an estimator whose clones pass a picture through the network only once.
-
-    It comes with a function that makes fitted clones forget the folder that layer maps
-    were kept in for the time being.
-    """
-    if n_fits == 1 or not _extracts_again(estimator):
-        yield estimator, lambda fitted: None
-        return
-
-    def give_back(fitted):
-        for one in fitted:
-            given = estimator.features
-            one.features = None if given is None else clone(given)
-            one.features_.memory = None
-
-    with TemporaryDirectory(prefix="skpatchcore-") as folder:
-        yield clone(estimator).set_params(features__memory=folder), give_back
-
-
-def _extracts_again(estimator) -> bool:
-    if not isinstance(estimator, PatchCoreDetector) or estimator.memory is not None:
-        return False
-    features = estimator.features
-    if features is None:
-        return True
-    return isinstance(features, PatchFeatureTransformer) and features.memory is None
-
-
 def _score_pictures(estimator, X):
     """Return scores, and the largest map value of each picture, or none."""
     if not hasattr(estimator, "_inspect"):
@@ -637,6 +579,5 @@ def _score_pictures(estimator, X):
     scores, peaks = np.empty((2, len(images)))
     for seen in estimator._inspect(images):
         scores[seen.index] = seen.score
-        # Enlarging or shrinking a map interpolates: it cannot exceed this.
-        peaks[seen.index] = estimator._map(seen, "resized").max()
+        peaks[seen.index] = estimator._peak(seen)
     return scores, peaks

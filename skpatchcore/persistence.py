@@ -42,11 +42,11 @@ def save(detector, path, *, include_backbone=False):
 
     Parameters
     ----------
-    detector : PatchCoreDetector, PatchMemoryBank, ConformalDetector or \
-            TunedThresholdDetector
-        Fitted; the last two round one of the first two, or round each other. Samplers
-        are a :class:`~skpatchcore.CoresetSampler`, and a projection is None, an int, or
-        one of scikit-learn's ``GaussianRandomProjection``, ``SparseRandomProjection``,
+    detector : PatchCoreDetector, PatchCoreEnsemble, PatchMemoryBank, \
+            ConformalDetector or TunedThresholdDetector
+        Fitted; the last two round one of the others, or round each other. Samplers are
+        a :class:`~skpatchcore.CoresetSampler`, and a projection is None, an int, or one
+        of scikit-learn's ``GaussianRandomProjection``, ``SparseRandomProjection``,
         ``PCA``, ``IncrementalPCA``, ``TruncatedSVD``, ``StandardScaler``,
         ``Normalizer``, or a ``Pipeline`` of these. A splitter given as `cv` is a
         ``KFold``, ``StratifiedKFold``, ``LeaveOneOut`` or
@@ -58,7 +58,8 @@ def save(detector, path, *, include_backbone=False):
     include_backbone : bool, default=False
         Store the network's weights too, up to the last layer that is read, so that
         neither timm's cache nor a weights file is needed to load the model: 100 MB for
-        the default network, which is otherwise built from its name and `weights`.
+        the default network, which is otherwise built from its name and `weights`. Of
+        several networks, each is stored once.
 
     Raises
     ------
@@ -67,7 +68,7 @@ def save(detector, path, *, include_backbone=False):
 
     ValueError
         If `detector` is not fitted, or `include_backbone` is asked for a network that
-        was given as a module, or for several that differ, or there is none.
+        was given as a module, or there is none.
 
     See Also
     --------
@@ -133,20 +134,22 @@ def load(path, *, weights=None, backbone=None, device=None):
     path : str or path-like
         File to read.
 
-    weights : str, path-like or None, default=None
+    weights : str, path-like, dict or None, default=None
         Local weights file of the network, where it is not the one, or no longer in the
-        place, that the detector was fitted with.
+        place, that the detector was fitted with. For an ensemble, a dict of such files
+        by name of the member.
 
-    backbone : torch.nn.Module or None, default=None
-        The network, for a detector that was fitted with a module.
+    backbone : torch.nn.Module, dict or None, default=None
+        The network, for a detector that was fitted with a module. For an ensemble, a
+        dict of networks by name of the member.
 
     device : str, torch.device or None, default=None
         Where to compute from now on; None is where the detector was told to.
 
     Returns
     -------
-    detector : PatchCoreDetector, PatchMemoryBank, ConformalDetector or \
-            TunedThresholdDetector
+    detector : PatchCoreDetector, PatchCoreEnsemble, PatchMemoryBank, \
+            ConformalDetector or TunedThresholdDetector
         Fitted detector, as it was saved.
 
     Raises
@@ -172,7 +175,10 @@ def load(path, *, weights=None, backbone=None, device=None):
     """
     overrides = {"weights": weights, "backbone": backbone, "device": device}
     overrides = {k: v for k, v in overrides.items() if v is not None}
-    if backbone is not None:
+    if isinstance(backbone, dict):
+        files = weights if isinstance(weights, dict) else {}
+        overrides["weights"] = {**dict.fromkeys(backbone), **files}
+    elif backbone is not None:
         overrides["weights"] = weights
     with naming(path):
         manifest, members = read_members(path)
@@ -183,13 +189,14 @@ def load(path, *, weights=None, backbone=None, device=None):
         if arrays:
             raise ValueError(f"nothing refers to the arrays {sorted(arrays)}.")
         features = [part.features_ for part in picture_detectors(detector)]
+        fingerprints = entry(manifest, "backbone_sha256", list)
         state = members.get(BACKBONE)
         if state is None or "weights" in overrides:
             for part in features:
                 part._network = _build_network(part)
         else:
-            _fill_networks(features, safetensors.torch.load(state))
-        _check_networks(features, entry(manifest, "backbone_sha256", list))
+            _fill_networks(features, fingerprints, safetensors.torch.load(state))
+        _check_networks(features, fingerprints)
         _check_widths(features)
     return detector
 
@@ -210,21 +217,29 @@ def _weights(features) -> dict[str, torch.Tensor]:
 
 
 def _backbone_bytes(features: list, fingerprints: list[str]) -> bytes:
-    if len(set(fingerprints)) != 1:
+    networks = dict(zip(fingerprints, features, strict=True))
+    if not networks:
         raise ValueError(
-            f"include_backbone=True needs one network for all, found "
-            f"{len(set(fingerprints))}. A PatchMemoryBank has none; several come of "
-            "weights='random' without a random_state."
+            "include_backbone=True needs a network; a PatchMemoryBank has none."
         )
-    if not isinstance(features[0].backbone, str):
-        raise ValueError(
-            "include_backbone=True needs a backbone given by its timm name; this one "
-            f"is a module, {type(features[0].backbone).__name__}. Save the detector "
-            "without, and pass the module to load(..., backbone=module)."
-        )
-    # Copies: safetensors refuses tensors that share memory.
-    weights = {key: value.clone() for key, value in _weights(features[0]).items()}
+    weights = {}
+    for fingerprint, part in networks.items():
+        if not isinstance(part.backbone, str):
+            raise ValueError(
+                "include_backbone=True needs a backbone given by its timm name; this "
+                f"one is a module, {type(part.backbone).__name__}. Save the detector "
+                "without, and pass the module to load(..., backbone=module)."
+            )
+        # Copies: safetensors refuses tensors that share memory.
+        prefix = _prefix(fingerprint, fingerprints)
+        weights |= {f"{prefix}{k}": v.clone() for k, v in _weights(part).items()}
     return safetensors.torch.save(weights)
+
+
+def _prefix(fingerprint: str, fingerprints: list[str]) -> str:
+    """Return what the names of a network's weights begin with in the file."""
+    # One network alone has the names that timm gives them.
+    return f"{fingerprint}/" if len(set(fingerprints)) > 1 else ""
 
 
 def _modules_used(module: nn.Module, layers) -> set[str]:
@@ -273,16 +288,22 @@ def _build_network(features) -> Backbone:
         ) from None
 
 
-def _fill_networks(features: list, state: dict[str, torch.Tensor]) -> None:
-    """Build the network without looking for weights, and give it those of the file."""
-    modules: dict[str, nn.Module] = {}
-    for part in features:
-        if part.backbone not in modules:
-            modules[part.backbone] = _filled_module(part.backbone, state)
-        layers = name_layers(modules[part.backbone], part.layers)
-        check_layers(modules[part.backbone], layers)
+def _fill_networks(features: list, fingerprints: list, state: dict) -> None:
+    """Build networks without looking for weights, and give them those of the file."""
+    if len(features) != len(fingerprints):
+        raise ValueError(f"{len(features)} networks have {len(fingerprints)} hashes.")
+    modules: dict[tuple, nn.Module] = {}
+    for part, fingerprint in zip(features, fingerprints, strict=True):
+        key = (part.backbone, fingerprint)
+        if key not in modules:
+            prefix = _prefix(fingerprint, fingerprints)
+            own = {k: v for k, v in state.items() if k.startswith(prefix)}
+            own = {k.removeprefix(prefix): v for k, v in own.items()}
+            modules[key] = _filled_module(part.backbone, own)
+        layers = name_layers(modules[key], part.layers)
+        check_layers(modules[key], layers)
         device = resolve_device(part.device)
-        module = modules[part.backbone].to(device)
+        module = modules[key].to(device)
         part._network = Backbone(module, layers, device, part.precision)
 
 

@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from skpatchcore._images import check_images
 from skpatchcore._inspections import inspect, inspects_pictures
-from skpatchcore._memory_bank import labels_from_decision
+from skpatchcore._labels import labels_from_decision
 from skpatchcore._reading_errors import (
     UnreadablePicture,
     find_failures,
@@ -33,8 +33,9 @@ def score_pictures(detector, X, *, on_error="raise"):
 
     Parameters
     ----------
-    detector : PatchCoreDetector, ConformalDetector or TunedThresholdDetector
-        Fitted; the last two round a PatchCoreDetector.
+    detector : PatchCoreDetector, PatchCoreEnsemble, ConformalDetector or \
+            TunedThresholdDetector
+        Fitted; the last two round one of the first two.
 
     X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
         As `PatchCoreDetector` takes them.
@@ -143,8 +144,8 @@ def inspect_pictures(detector, X, on_error: str, *, progress: bool = False):
     """
     if not inspects_pictures(detector):
         raise TypeError(
-            "Expected a PatchCoreDetector, or a ConformalDetector or "
-            f"TunedThresholdDetector round one; got {detector!r:.80}."
+            "Expected a PatchCoreDetector or PatchCoreEnsemble, or a ConformalDetector "
+            f"or TunedThresholdDetector round one; got {detector!r:.80}."
         )
     failures = {}
     images = check_images(X, None if on_error == "raise" else failures)

@@ -540,7 +540,8 @@ def test_banks_of_one_run_share_their_neighbours(order, duplicates, tmp_path):
 
 def rows_of(bank, X):
     shapes = np.tile([1, X.shape[1]], (len(X), 1))
-    return bank._score(X.reshape(-1, X.shape[-1]), shapes)[2]
+    samples = bank._samples(X.reshape(-1, X.shape[-1]), shapes)
+    return bank._score(samples)[2]
 
 
 def test_a_saved_detector_has_no_cache(tmp_path):

@@ -24,7 +24,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._detector import _gather
+from skpatchcore._picture_detector import _gather
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import aupro, image_auroc, image_auroc_scorer, pixel_auroc
 
@@ -418,7 +418,7 @@ def test_training_patches_in_the_bank_match_themselves(unequal):
 def test_nearest_patches_come_as_arrays_where_grids_agree():
     detector = make_detector(n_neighbors=2).fit(pictures())
     matches = detector.nearest_patches(pictures(3, seed=1))
-    assert sorted(matches) == ["column", "distance", "picture", "row"]
+    assert sorted(matches) == ["column", "distance", "picture", "row", "transform"]
     for name, values in matches.items():
         assert values.shape == (3, 6, 8, 2)
         assert values.dtype == (np.float64 if name == "distance" else np.int64)

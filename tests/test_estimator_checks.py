@@ -12,6 +12,7 @@ from torch import nn
 from skpatchcore import (
     CoresetSampler,
     PatchCoreDetector,
+    PatchCoreEnsemble,
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
@@ -58,6 +59,14 @@ def conformal(estimator, method):
     return ConformalDetector(estimator, alpha=0.2, method=method, random_state=0)
 
 
+def one_pixel_ensemble():
+    detector = OnePixelDetector(one_pixel_transformer())
+    # "auto" puts the threshold below all training scores, where the checks want some.
+    return PatchCoreEnsemble(
+        [("one", detector), ("other", "drop")], cv=2, contamination=0.1, random_state=0
+    )
+
+
 # Counts of scikit-learn 1.9; a release may add checks, never take all away.
 ESTIMATORS = {
     "sampler": (CoresetSampler(), 41),
@@ -75,6 +84,7 @@ ESTIMATORS = {
         conformal(OnePixelDetector(one_pixel_transformer(), random_state=0), "cross"),
         46,
     ),
+    "ensemble": (one_pixel_ensemble(), 46),
 }
 CHECKS = [
     pytest.param(estimator, check, id=f"{name}-{check.func.__name__}-{i}")

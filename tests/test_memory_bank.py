@@ -13,7 +13,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from sklearn.model_selection import GridSearchCV
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._memory_bank import inherit_params
+from skpatchcore._composition import inherit_params
 from skpatchcore.metrics import image_auroc_scorer
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]
@@ -273,9 +273,9 @@ def test_training_scores_take_few_searches(monkeypatch):
     searched = []
     query = PatchMemoryBank._query
 
-    def count(self, X, k, cells):
-        searched.append(len(X))
-        return query(self, X, k, cells)
+    def count(self, samples, k):
+        searched.append(len(samples.patches))
+        return query(self, samples, k)
 
     monkeypatch.setattr(PatchMemoryBank, "_query", count)
     make_bank(0.1).fit(patches(20, 500, d=20, dtype=np.float32))

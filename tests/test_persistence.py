@@ -34,6 +34,7 @@ from torch import nn
 from skpatchcore import (
     CoresetSampler,
     PatchCoreDetector,
+    PatchCoreEnsemble,
     PatchFeatureTransformer,
     PatchMemoryBank,
     _model_file,
@@ -405,10 +406,13 @@ def test_calibrated_file_may_hold_its_network_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(loaded.predict_pvalue(TEST), expected)
 
 
-def test_several_networks_are_not_stored(tmp_path):
+def test_several_networks_are_stored_each_by_itself(tmp_path):
     detector = WITH_THRESHOLDS["other networks"]()
-    with pytest.raises(ValueError, match=r"one network for all, found 3"):
-        save(detector, tmp_path / "model.skpc", include_backbone=True)
+    save(detector, tmp_path / "model.skpc", include_backbone=True)
+    loaded = load(tmp_path / "model.skpc")
+    np.testing.assert_array_equal(
+        loaded.score_samples(TEST), detector.score_samples(TEST)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -1042,3 +1046,100 @@ def test_detector_on_filters_without_weights_round_trips(tmp_path, include_backb
     save(detector, tmp_path / "gabor.skpc", include_backbone=include_backbone)
     loaded = load(tmp_path / "gabor.skpc")
     assert (loaded.score_samples(pictures) == detector.score_samples(pictures)).all()
+
+
+# Ensembles --------------------------------------------------------------------------
+
+
+def gabor(layer):
+    features = PatchFeatureTransformer("gabor", (layer,), image_size=32)
+    return PatchCoreDetector(features, CoresetSampler(0.2))
+
+
+def resnet(weights):
+    features = PatchFeatureTransformer(
+        "resnet18", ("layer1",), weights=weights, image_size=32
+    )
+    return PatchCoreDetector(features, CoresetSampler(0.2))
+
+
+def assert_same_ensemble(loaded, ensemble):
+    np.testing.assert_array_equal(
+        loaded.score_samples(TEST), ensemble.score_samples(TEST)
+    )
+    np.testing.assert_array_equal(
+        loaded.predict_maps(TEST), ensemble.predict_maps(TEST)
+    )
+    np.testing.assert_array_equal(loaded.predict(TEST), ensemble.predict(TEST))
+    assert loaded.map_threshold_ == ensemble.map_threshold_
+    assert list(loaded.named_estimators_) == list(ensemble.named_estimators_)
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    members = [
+        ("fine", gabor("fine")),
+        ("none", "drop"),
+        ("network", resnet("random")),
+    ]
+    return PatchCoreEnsemble(members, cv=2, random_state=0).fit(TRAIN)
+
+
+@pytest.mark.parametrize("include_backbone", [False, True])
+def test_ensembles_round_trip(ensemble, include_backbone, tmp_path):
+    save(ensemble, tmp_path / "model.skpc", include_backbone=include_backbone)
+    loaded = load(tmp_path / "model.skpc")
+    assert_same_ensemble(loaded, ensemble)
+    assert loaded.get_params()["none"] == "drop"
+    save(loaded, tmp_path / "again.skpc", include_backbone=include_backbone)
+    assert unzip(tmp_path / "again.skpc") == unzip(tmp_path / "model.skpc")
+
+
+def test_an_ensemble_in_a_conformal_detector_round_trips(ensemble, tmp_path):
+    detector = ConformalDetector(FrozenEstimator(ensemble), alpha=0.2).fit(TRAIN)
+    save(detector, tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc")
+    np.testing.assert_array_equal(
+        loaded.predict_pvalue(TEST), detector.predict_pvalue(TEST)
+    )
+
+
+def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
+    network = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU())
+    own = PatchFeatureTransformer(network, ("1",), image_size=32)
+    state = load_backbone(
+        "resnet18", ("layer1",), weights="random", seed=3, device=None, precision="auto"
+    ).module.state_dict()
+    file = tmp_path / "resnet.safetensors"
+    state = {key: value.contiguous() for key, value in state.items()}
+    safetensors.torch.save_file(state, file)
+    members = [("given", PatchCoreDetector(own)), ("named", resnet(str(file)))]
+    ensemble = PatchCoreEnsemble(members, cv=2, random_state=0).fit(TRAIN)
+    save(ensemble, tmp_path / "model.skpc")
+    moved = file.rename(tmp_path / "moved.safetensors")
+    where = {"weights": {"named": moved}, "backbone": {"given": network}}
+    assert_same_ensemble(load(tmp_path / "model.skpc", **where), ensemble)
+    with pytest.raises(ModelFileError, match=r"pass one .* to load"):
+        load(tmp_path / "model.skpc", weights={"named": moved})
+    with pytest.raises(ModelFileError, match=r"weights is for \['other'\]"):
+        load(tmp_path / "model.skpc", weights={"other": moved})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda fitted: fitted.update(score_weights_={"array": "x"}), "no array"),
+        (lambda fitted: fitted.update(offset_="far"), "offset_ is missing"),
+        (lambda fitted: fitted["estimators_"].pop(), "shorter"),
+        (lambda fitted: fitted.update(estimators_=[None, None]), "must be a fitted"),
+        (lambda fitted: fitted.pop("map_weights_"), "lacks"),
+    ],
+)
+def test_forged_ensembles_are_refused(ensemble, change, message, tmp_path):
+    save(ensemble, tmp_path / "model.skpc")
+    members = unzip(tmp_path / "model.skpc")
+    manifest = json.loads(members["model.json"])
+    change(manifest["detector"]["estimator"]["fitted"])
+    write(tmp_path / "forged.skpc", seal(manifest, members["arrays.safetensors"]))
+    with pytest.raises(ModelFileError, match=message):
+        load(tmp_path / "forged.skpc")

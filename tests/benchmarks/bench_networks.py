@@ -5,10 +5,10 @@ TABLE is "metrics", "weights" or "options", and CLASS is a folder below ``data``
 assets (``SKPATCHCORE_ASSETS``), such as ``mvtec_ad/bottle``. Features are extracted
 once and kept in FOLDER; so is every cell, so that an interrupted run goes on.
 
-256 pixels cropped to 224, coreset of 1 %, all test pictures. Each seed draws 80 % of the
-training pictures, and a coreset of them; the spread is the standard deviation over
-seeds, mean over classes. Image AUROC / pixel AUROC / AUPRO (to a false-positive rate of
-0.3).
+256 pixels cropped to 224, coreset of 1 %, all test pictures. Each seed draws 80 % of
+the training pictures, and a coreset of them; the spread is the standard deviation over
+seeds, mean over classes. Image AUROC / pixel AUROC / AUPRO (to a false-positive rate
+of 0.3).
 """
 
 import json

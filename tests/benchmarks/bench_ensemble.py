@@ -1,0 +1,145 @@
+"""AUROC of ensembles against their members, and of ways to bring members to one unit.
+
+Run as ``python tests/benchmarks/bench_ensemble.py FOLDER [CLASS ...]``, where CLASS is
+a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``), such as
+``mvtec_ad/bottle``. Layer maps are kept in FOLDER, so that a second run is fast.
+
+30 training pictures drawn at random, all normal test pictures and at most 40 defective
+ones, coreset of 1 %; ResNet-18 and MobileNetV2 with a short side of 160, ViT-Tiny with
+224 x 224. Image AUROC / pixel AUROC / AUPRO.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from _bottle import assets
+from bench_few_shots import split
+from safetensors.torch import load_file
+from torch import nn
+
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchCoreEnsemble,
+    PatchFeatureTransformer,
+)
+from skpatchcore._images import resize_masks
+from skpatchcore._maps import resize_map
+from skpatchcore.metrics import image_auroc, pixel_metrics
+
+CLASSES = (
+    "mvtec_ad/bottle",
+    "mvtec_ad/pill",
+    "mvtec_3d/tire",
+    "mvtec_ad_reduced/hazelnut_reduced",
+    "mvtec_ad_reduced/transistor_reduced",
+)
+N_TRAIN = 30
+# Maps of all members, and masks, are compared in this size.
+SIZE = (160, 160)
+
+
+class VitMaps(nn.Module):
+    """ViT-Tiny whose blocks 6 and 9 give maps."""
+
+    pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+    def __init__(self):
+        super().__init__()
+        name = "vit_tiny_patch16_224"
+        file = assets() / "weights" / f"{name}_augreg_in21k_ft_in1k.safetensors"
+        self.vit = timm.create_model(name)
+        self.vit.load_state_dict(load_file(file))
+        self.early, self.late = nn.Identity(), nn.Identity()
+
+    def forward(self, pictures):
+        maps = self.vit.get_intermediate_layers(pictures, n=[5, 8], reshape=True)
+        self.early(maps[0])
+        return self.late(maps[1])
+
+
+def members() -> list[tuple[str, PatchCoreDetector]]:
+    weights = assets() / "weights"
+    features = {
+        "resnet18": PatchFeatureTransformer(
+            "resnet18",
+            weights=weights / "resnet18_tv_in1k_trunk.safetensors",
+            image_size=160,
+        ),
+        "mobilenetv2": PatchFeatureTransformer(
+            "mobilenetv2_100",
+            ("blocks.2", "blocks.4"),
+            weights=weights / "mobilenetv2_100_tv_in1k.safetensors",
+            image_size=160,
+        ),
+        "vit_tiny": PatchFeatureTransformer(
+            VitMaps().eval(), ("early", "late"), image_size=(224, 224)
+        ),
+    }
+    return [
+        (name, PatchCoreDetector(one, CoresetSampler(0.01)))
+        for name, one in features.items()
+    ]
+
+
+def units(ensemble, scores, maps) -> dict[str, tuple]:
+    """Return factors for scores and maps of members, by the way they were found."""
+    return {
+        "as they are": (np.ones(len(scores)), np.ones(len(scores))),
+        "held-out spread": (ensemble.score_weights_, ensemble.map_weights_),
+        "min-max of the test set": (
+            1 / np.ptp(scores, axis=1),
+            1 / (maps.max(axis=(1, 2, 3)) - maps.min(axis=(1, 2, 3))),
+        ),
+    }
+
+
+def evaluate(y, masks, scores, maps) -> np.ndarray:
+    found = pixel_metrics(masks, list(maps))
+    return np.array([image_auroc(y, scores), found.auroc, found.aupro])
+
+
+def measure(category: str, folder: str) -> dict[str, np.ndarray]:
+    """Return the three figures of each member, and of each ensemble in each unit."""
+    train, test, y, masks = split(category)
+    masks = resize_masks(masks, SIZE)
+    train = np.random.default_rng(0).permutation(train)[:N_TRAIN]
+    ensemble = PatchCoreEnsemble(members(), memory=folder, random_state=0).fit(train)
+    scores, maps = [], []
+    for member in ensemble.estimators_:
+        scores.append(member.score_samples(test))
+        wholes = member.predict_maps(test)
+        maps.append(np.stack([resize_map(whole, SIZE) for whole in wholes]))
+    scores, maps = np.array(scores), np.array(maps)
+    rows = {
+        name: evaluate(y, masks, scores[i], maps[i])
+        for i, name in enumerate(ensemble.named_estimators_)
+    }
+    for n in (2, 3):
+        for unit, (of_scores, of_maps) in units(ensemble, scores, maps).items():
+            merged = np.tensordot(of_maps[:n], maps[:n], axes=1)
+            rows[f"first {n}, {unit}"] = evaluate(
+                y, masks, of_scores[:n] @ scores[:n], merged
+            )
+    return rows
+
+
+def main(folder: str, *categories: str) -> None:
+    torch.set_num_threads(1)
+    categories = categories or CLASSES
+    results = [measure(category, folder) for category in categories]
+    names = [Path(category).name for category in categories]
+    print("| | " + " | ".join([*names, "mean"]) + " |")
+    print("|---" * (len(names) + 2) + "|")
+    for name in results[0]:
+        figures = [result[name] for result in results]
+        figures.append(np.mean(figures, axis=0))
+        cells = [" / ".join(f"{value:.3f}" for value in values) for values in figures]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
