@@ -196,14 +196,14 @@ detector_options = _options(
     option(
         "--backbone",
         default="wide_resnet50_2.tv_in1k",
-        help="Network by its timm name; gabor has no weights.",
+        help="Network by its timm name; embedded comes along, gabor has no weights.",
     ),
     option(
         "--weights",
         metavar="FILE|random|none",
         type=KeywordOr(click.STRING, "none"),
         default="none",
-        help="Local weights file, or 'random'; none: those of timm.",
+        help="Local weights file, or 'random'; none: timm's, or the embedded ones.",
     ),
     option(
         "--layers",

@@ -11,8 +11,8 @@ from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import validate_data
 from tqdm.auto import tqdm
 
-from skpatchcore._backbone import resolve_device
 from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key
+from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
 from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
 

@@ -77,10 +77,12 @@ class PatchFeatureTransformer(
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
-        A model name of timm, convolutional or transformer; "gabor" for a bank of Gabor
-        filters that needs no weights, with the layers "fine" and "coarse"; or a
-        network. A network is copied before use; its mean and standard deviation are
-        taken from its ``pretrained_cfg`` if it has one, else those of ImageNet.
+        A model name of timm, convolutional or transformer; "embedded" for a small
+        network whose weights, learned from procedural pictures, come with the package,
+        so that nothing is downloaded; "gabor" for a bank of Gabor filters that needs no
+        weights, with the layers "fine" and "coarse"; or a network. A network is copied
+        before use; its mean and standard deviation are taken from its
+        ``pretrained_cfg`` if it has one, else those of ImageNet.
 
     layers : sequence of str or int, default=("layer2", "layer3")
         Names of the modules to read, as in ``module.get_submodule``; or ints, which
@@ -91,9 +93,10 @@ class PatchFeatureTransformer(
         patches are those of the first.
 
     weights : str, path-like or None, default=None
-        None takes timm's pretrained weights, from timm's cache or the network. A local
-        file, ``.safetensors`` or a torch state dict, whole or without the layers behind
-        the last one read, is loaded without any network access. "random" is a network
+        None takes timm's pretrained weights, from timm's cache or the network, or those
+        that come with the package if `backbone` is "embedded". A local file,
+        ``.safetensors`` or a torch state dict, whole or without the layers behind the
+        last one read, is loaded without any network access. "random" is a network
         seeded by `random_state`. Goes with a `backbone` given by name.
 
     image_size : int, (int, int) or None, default=256

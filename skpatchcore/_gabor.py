@@ -10,7 +10,7 @@ _N_ORIENTATIONS = 6
 _WAVELENGTH = 4.0
 _BANDWIDTH = 2.0
 # Luminance, blue against yellow, red against green.
-_OPPONENT = (
+OPPONENT = (
     (1 / 3, 1 / 3, 1 / 3),
     (-0.5, -0.5, 1.0),
     (1.0, -1.0, 0.0),
@@ -48,7 +48,7 @@ class GaborScales(nn.Module):
         super().__init__()
         self.octaves = octaves
         self.stride = stride
-        self.register_buffer("opponent", torch.tensor(_OPPONENT), persistent=False)
+        self.register_buffer("opponent", torch.tensor(OPPONENT), persistent=False)
         self.register_buffer("filters", gabor_filters(), persistent=False)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:

@@ -9,10 +9,10 @@ from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
 
 from skpatchcore._augmentation import find_transforms
-from skpatchcore._backbone import resolve_device
 from skpatchcore._conformal import n_supported
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._device import resolve_device
 from skpatchcore._ensemble import PatchCoreEnsemble
 from skpatchcore._features import PatchFeatureTransformer, _check_sizes
 from skpatchcore._memory_bank import PatchMemoryBank

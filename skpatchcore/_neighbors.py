@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from skpatchcore._backbone import resolve_device
 from skpatchcore._cache import content_key
+from skpatchcore._device import resolve_device
 from skpatchcore._distances import (
     as_tensor,
     rounding_error,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from skpatchcore._backbone import resolve_device
+from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor, full_precision, rounding_error
 from skpatchcore._position_search import reference_cells
 

@@ -15,9 +15,9 @@ from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from skpatchcore import _report_figures as figures
-from skpatchcore._backbone import resolve_device
 from skpatchcore._benchmark import Evaluation
 from skpatchcore._conformal import Calibration, anomaly_score
+from skpatchcore._device import resolve_device
 from skpatchcore._results import (
     IMAGE_COLUMNS,
     PIXEL_COLUMNS,

@@ -9,14 +9,10 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skpatchcore._backbone import (
-    Backbone,
-    _create,
-    _modules_run,
-    check_layers,
-    resolve_device,
-)
+from skpatchcore._backbone import Backbone, _create
 from skpatchcore._descriptors import describe
+from skpatchcore._device import resolve_device
+from skpatchcore._layer_hooks import check_layers, modules_run
 from skpatchcore._layer_outputs import name_layers
 from skpatchcore._model_check import DETECTORS, check_detector, picture_detectors
 from skpatchcore._model_file import (
@@ -250,7 +246,7 @@ def _modules_used(module: nn.Module, layers) -> set[str]:
     """
     names = [name for name, _ in module.named_modules()]
     layers = name_layers(module, layers)
-    last = max(map(names.index, _modules_run(module, layers)))
+    last = max(map(names.index, modules_run(module, layers)))
     inside = tuple(f"{layer}." for layer in layers)
     return {n for i, n in enumerate(names) if i <= last or n.startswith(inside)}
 

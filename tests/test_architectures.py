@@ -8,7 +8,8 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._backbone import _create, read_layers
+from skpatchcore._backbone import _create
+from skpatchcore._layer_hooks import read_layers
 from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
 
 # One small network a family: its name, levels to read, size of a picture.

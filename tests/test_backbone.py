@@ -14,15 +14,9 @@ from sklearn.base import clone
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._backbone import (
-    _build_cached,
-    cast_weights,
-    choose_dtype,
-    has_float16_units,
-    load_backbone,
-    read_layers,
-    resolve_device,
-)
+from skpatchcore._backbone import _build_cached, cast_weights, load_backbone
+from skpatchcore._device import choose_dtype, has_float16_units, resolve_device
+from skpatchcore._layer_hooks import read_layers
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -509,7 +503,7 @@ def test_auto_precision_is_float16_where_there_are_units_for_it(
     available, chosen, monkeypatch
 ):
     monkeypatch.setattr(
-        "skpatchcore._backbone.has_float16_units", lambda device: available
+        "skpatchcore._device.has_float16_units", lambda device: available
     )
     automatic = random_resnet().fit(PICTURES)
     asked_for = random_resnet(precision=chosen).fit(PICTURES)
@@ -526,7 +520,7 @@ def test_auto_precision_is_float16_where_there_are_units_for_it(
 @pytest.mark.parametrize("available", [False, True])
 def test_a_precision_asked_for_is_taken_anywhere(precision, available, monkeypatch):
     monkeypatch.setattr(
-        "skpatchcore._backbone.has_float16_units", lambda device: available
+        "skpatchcore._device.has_float16_units", lambda device: available
     )
     dtype = choose_dtype(precision, torch.device("cpu"))
     assert dtype == getattr(torch, precision)

@@ -1,0 +1,130 @@
+"""The embedded backbone as it is used: trunk, filters, readouts, and weights."""
+
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from skpatchcore.embedded._filters import ColorsAndEnergies
+from skpatchcore.embedded._trunk import STAGE_WIDTHS, Trunk, fold
+
+WEIGHTS_PATH = Path(__file__).with_name("embedded.safetensors")
+MEAN, STD = 0.5, 0.25
+_BATCH = 16
+
+
+class EmbeddedBackbone(nn.Module):
+    """A small network whose weights come with the package.
+
+    Its layers for patch features are "layer2", 128 learned channels and 63 of filters
+    at a stride of 8 pixels, and "layer3", 256 learned channels at a stride of 16. Both
+    are standardised: what they give is compared by Euclidean distances.
+    """
+
+    pretrained_cfg = {"mean": (MEAN,) * 3, "std": (STD,) * 3}
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = Trunk(normed=False)
+        self.filters = ColorsAndEnergies()
+        self.layer2 = Readout(STAGE_WIDTHS[1], self.filters.n_channels)
+        self.layer3 = Readout(STAGE_WIDTHS[2])
+
+    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return the map of "layer3" (b, 256, h / 16, w / 16)."""
+        fine = self.trunk.forward_fine(pictures)
+        # Called in passing: whoever asks for this layer hooks it.
+        self.layer2(fine, self.filters(pictures, fine.shape[-2:]))
+        return self.layer3(self.trunk.stage3(fine))
+
+
+class Readout(nn.Module):
+    """Channels standardised by what they are on procedural pictures, at unit length.
+
+    In training, cosines of standardised channels are compared; among vectors of unit
+    length Euclidean distances order like cosines.
+
+    Parameters
+    ----------
+    *widths : int
+        Numbers of channels of the maps; the vectors of each have unit length.
+    """
+
+    def __init__(self, *widths: int):
+        super().__init__()
+        self.widths = widths
+        self.center = nn.Parameter(torch.zeros(sum(widths)))
+        self.factor = nn.Parameter(torch.ones(sum(widths)))
+
+    def forward(self, *maps: torch.Tensor) -> torch.Tensor:
+        """Return (b, sum(widths), h, w)."""
+        center, factor = self.center[:, None, None], self.factor[:, None, None]
+        standard = (torch.cat(maps, dim=1) - center) * factor
+        parts = standard.split(self.widths, dim=1)
+        return torch.cat([F.normalize(part, dim=1) for part in parts], dim=1)
+
+
+def load_embedded() -> EmbeddedBackbone:
+    """Return the backbone with the weights of the package."""
+    network = EmbeddedBackbone()
+    network.load_state_dict(safetensors.torch.load_file(WEIGHTS_PATH))
+    return network
+
+
+def random_embedded(seed: int) -> EmbeddedBackbone:
+    """Return the backbone with random weights, to be compared with or overwritten."""
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the GPUs' generators too, for good.
+        torch.default_generator.manual_seed(seed)
+        return EmbeddedBackbone()
+
+
+@torch.no_grad()
+def make_embedded(trunk: Trunk, pictures: np.ndarray) -> EmbeddedBackbone:
+    """Return the backbone of a trained trunk.
+
+    Parameters
+    ----------
+    trunk : Trunk
+        With norms; on the CPU.
+    pictures : ndarray of shape (n, h, w, 3), dtype uint8
+        Procedural pictures whose channels are to have mean 0 and variance 1.
+    """
+    network = EmbeddedBackbone().eval()
+    network.trunk = fold(trunk)
+    for readout in (network.layer2, network.layer3):
+        mean, deviation = _channel_moments(network, readout, pictures)
+        readout.center.copy_(mean)
+        # Of a channel that is never on, no noise is made.
+        readout.factor.copy_(1 / (deviation + 1e-3))
+    return network
+
+
+def save_weights(network: EmbeddedBackbone, path: Path) -> None:
+    """Write the weights in float16, which moves no AUROC by 0.001."""
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    safetensors.torch.save_file(state, path)
+
+
+def _channel_moments(network: EmbeddedBackbone, readout: Readout, pictures):
+    """Return mean and standard deviation of each channel that `readout` is given."""
+    total = torch.zeros(2, sum(readout.widths), dtype=torch.float64)
+    count = 0
+
+    def add(_module, maps):
+        nonlocal count
+        values = torch.cat(maps, dim=1).double()
+        total[0] += values.sum(dim=(0, 2, 3))
+        total[1] += values.square().sum(dim=(0, 2, 3))
+        count += values[:, 0].numel()
+
+    handle = readout.register_forward_pre_hook(add)
+    for start in range(0, len(pictures), _BATCH):
+        batch = torch.from_numpy(pictures[start : start + _BATCH]).permute(0, 3, 1, 2)
+        network((batch / 255 - MEAN) / STD)
+    handle.remove()
+    mean, square = total / count
+    return mean, (square - mean**2).sqrt()

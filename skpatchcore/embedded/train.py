@@ -1,0 +1,113 @@
+"""Train the embedded backbone: ``python -m skpatchcore.embedded.train --help``.
+
+Everything random in a step follows from the seed and the step's number, so a run that
+is interrupted and started again ends like one that is not, bit for bit on one device.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from numpy.random import SeedSequence
+from tqdm import tqdm
+
+from skpatchcore._device import resolve_device
+from skpatchcore.embedded._network import WEIGHTS_PATH, make_embedded, save_weights
+from skpatchcore.embedded._pictures import PictureStore, is_scene
+from skpatchcore.embedded._training import Trainer
+from skpatchcore.embedded._views import draw_pairs
+
+N_POINTS = 14
+# As many determine the mean and variance of channels to about 1 %.
+N_STANDARD = 256
+
+
+def draw_batch(store: PictureStore, n: int, size: int, seed: int, step: int, device):
+    """Return the pairs of views of a step, and which of them are of scenes."""
+    entropy = SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+    generator = torch.Generator().manual_seed(int(entropy >> 1))
+    # Without replacement: a picture that meets itself would be told from itself.
+    numbers = torch.randperm(len(store), generator=generator)[:n].sort().values
+    pictures = torch.from_numpy(store[numbers.numpy()]).to(device)
+    pairs = draw_pairs(pictures, size, N_POINTS, generator)
+    return pairs, is_scene(numbers).to(device)
+
+
+@click.command(context_settings={"show_default": True})
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--steps", default=20_000, help="Length of the whole schedule.")
+@click.option(
+    "--stop-at",
+    type=int,
+    help="Stop early, after this many steps; 0 only writes the weights so far.",
+)
+@click.option("--cool-down", default=0.2, help="Part of the steps with falling rate.")
+@click.option("--batch-size", default=64, help="Pictures per step; two views of each.")
+@click.option("--view-size", default=96, help="Side of a view in pixels.")
+@click.option("--pictures", default=32_768, help="Number of different pictures.")
+@click.option("--picture-size", default=160, help="Side of a picture in pixels.")
+@click.option("--seed", default=0, help="Of pictures, first weights, and views.")
+@click.option("--device", help="By default the GPU if there is one.")
+@click.option("--jobs", default=1, help="Processes that draw pictures.")
+@click.option("--save-every", default=200, help="Steps between checkpoints.")
+@click.option("--keep-every", default=0, help="Steps between checkpoints to keep.")
+def main(
+    folder: Path,
+    steps: int,
+    stop_at: int | None,
+    cool_down: float,
+    batch_size: int,
+    view_size: int,
+    pictures: int,
+    picture_size: int,
+    seed: int,
+    device: str | None,
+    jobs: int,
+    save_every: int,
+    keep_every: int,
+) -> None:
+    """Train in FOLDER, or go on with what was interrupted there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    store = PictureStore(
+        folder / "pictures", pictures, seed=seed, size=picture_size, n_jobs=jobs
+    )
+    trainer = Trainer(steps, cool_down, seed, resolve_device(device))
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists():
+        trainer.restore(checkpoint)
+    log_path = folder / "log.tsv"
+    _forget_later_steps(log_path, trainer.step)
+    last = steps if stop_at is None else min(steps, stop_at)
+    bar = tqdm(total=last, initial=trainer.step, desc="training", smoothing=0.05)
+    with bar, log_path.open("a", buffering=1) as log:
+        while trainer.step < last:
+            batch = draw_batch(
+                store, batch_size, view_size, seed, trainer.step, trainer.device
+            )
+            loss = trainer.learn(*batch)
+            log.write(f"{trainer.step}\t{loss:.4f}\t{time.time():.1f}\n")
+            bar.set_postfix(loss=f"{loss:.3f}")
+            bar.update()
+            keep = keep_every > 0 and trainer.step % keep_every == 0
+            if keep or trainer.step % save_every == 0 or trainer.step == last:
+                trainer.save(checkpoint)
+            if keep:
+                shutil.copy(checkpoint, folder / f"checkpoint-{trainer.step:06d}.pt")
+    standard = store[np.arange(min(N_STANDARD, len(store)))]
+    network = make_embedded(trainer.average.cpu(), standard)
+    save_weights(network, folder / WEIGHTS_PATH.name)
+
+
+def _forget_later_steps(log_path: Path, step: int) -> None:
+    """Remove what was logged after the checkpoint: it will be done again."""
+    if log_path.exists():
+        lines = log_path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if int(line.split("\t")[0]) <= step]
+        log_path.write_text("".join(kept))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The embedded backbone as users meet it: its weights, its layers, its wiring."""
+
+import hashlib
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore._backbone import load_backbone
+from skpatchcore._gabor import GaborScales
+from skpatchcore.datasets import make_surface_defects
+from skpatchcore.embedded import _network, _trunk
+from skpatchcore.embedded._filters import ColorsAndEnergies
+from skpatchcore.persistence import load, save
+
+# Of the file described in docs/embedded_model_card.md.
+WEIGHTS_SHA256 = "b14111b0ef6808223c536851458c756625dfed09b76d753d26e348d33831ea9f"
+LAYERS = ("layer2", "layer3")
+
+
+def _load(**params):
+    defaults = dict(weights=None, seed=0, device="cpu", precision="float32")
+    return load_backbone("embedded", LAYERS, **{**defaults, **params})
+
+
+def _pictures(n, seed=0):
+    return np.random.RandomState(seed).randint(0, 256, (n, 64, 64, 3), dtype=np.uint8)
+
+
+def _trained_trunk():
+    """Return a trunk whose norms are no longer what they are before training."""
+    torch.manual_seed(0)
+    trunk = _trunk.Trunk()
+    for module in trunk.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            for tensor in (module.weight, module.running_var):
+                tensor.data.uniform_(0.5, 2)
+            for tensor in (module.bias, module.running_mean):
+                tensor.data.uniform_(-0.5, 0.5)
+    return trunk.eval()
+
+
+def test_weights_are_the_file_of_the_model_card():
+    contents = _network.WEIGHTS_PATH.read_bytes()
+    assert len(contents) <= 6_000_000
+    assert hashlib.sha256(contents).hexdigest() == WEIGHTS_SHA256
+
+
+def test_no_network_and_no_other_file_is_needed(monkeypatch, tmp_path):
+    def refuse(*_args, **_kwargs):
+        raise AssertionError("a connection was asked for")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    features = PatchFeatureTransformer("embedded", image_size=64).fit(_pictures(2))
+    assert features.transform(_pictures(2)).shape == (2, 8, 8, 447)
+    assert not any(tmp_path.iterdir())
+
+
+def test_layers_have_strides_of_8_and_16_pixels():
+    fine, coarse = _load()(torch.rand(1, 3, 96, 64))
+    assert fine.shape == (1, 191, 12, 8)
+    assert coarse.shape == (1, 256, 6, 4)
+
+
+def test_stops_before_stage_3_where_layer2_alone_is_read():
+    network = _network.load_embedded()
+    backbone = load_backbone(
+        network, ("layer2",), weights=None, seed=0, device="cpu", precision="float32"
+    )
+    # A third stage that would fail shows whether it is run.
+    backbone.module.trunk.stage3 = None
+    (fine,) = backbone(torch.rand(1, 3, 64, 64))
+    assert fine.shape == (1, 191, 8, 8)
+
+
+def test_default_layers_of_the_transformer_are_those_of_the_backbone():
+    assert PatchFeatureTransformer("embedded").layers == LAYERS
+
+
+def test_random_weights_follow_the_seed():
+    first, again, other = (_load(weights="random", seed=s).module for s in (0, 0, 1))
+    weight = first.trunk.stem[0].weight
+    assert torch.equal(weight, again.trunk.stem[0].weight)
+    assert not torch.equal(weight, other.trunk.stem[0].weight)
+    assert not torch.equal(weight, _load().module.trunk.stem[0].weight)
+
+
+def test_weights_of_a_file_take_the_place_of_the_packages(tmp_path):
+    network = _network.random_embedded(3)
+    _network.save_weights(network, tmp_path / "mine.safetensors")
+    loaded = _load(weights=tmp_path / "mine.safetensors").module
+    expected = network.trunk.stem[0].weight.half().float()
+    assert torch.equal(loaded.trunk.stem[0].weight, expected)
+
+
+def test_folded_trunk_computes_what_the_trained_one_does():
+    trunk, x = _trained_trunk(), torch.randn(2, 3, 48, 64)
+    with torch.no_grad():
+        pairs = zip(trunk(x), _trunk.fold(trunk)(x), strict=True)
+        for expected, folded in pairs:
+            torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_readouts_standardise_channels_of_the_pictures_given():
+    trunk, pictures = _trained_trunk(), _pictures(20)
+    network = _network.make_embedded(trunk, pictures)
+    with torch.no_grad():
+        x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+        x = (x - _network.MEAN) / _network.STD
+        fine, coarse = trunk(x)
+        maps = torch.cat([fine, network.filters(x, fine.shape[-2:])], dim=1), coarse
+    for layer, readout in zip(maps, (network.layer2, network.layer3), strict=True):
+        values = layer.double().transpose(0, 1).flatten(1)
+        torch.testing.assert_close(
+            readout.center.double(), values.mean(dim=1), rtol=1e-4, atol=1e-4
+        )
+        deviation = values.std(dim=1, correction=0)
+        torch.testing.assert_close(
+            readout.factor.double(), 1 / (deviation + 1e-3), rtol=1e-3, atol=1e-3
+        )
+
+
+def test_vectors_have_unit_length_for_each_of_their_parts():
+    fine, coarse = _load()(torch.rand(2, 3, 64, 64))
+    ones = torch.ones(2, 8, 8)
+    torch.testing.assert_close(fine[:, :128].norm(dim=1), ones)
+    torch.testing.assert_close(fine[:, 128:].norm(dim=1), ones)
+    torch.testing.assert_close(coarse.norm(dim=1), torch.ones(2, 4, 4))
+
+
+def test_filters_are_those_of_the_gabor_bank_on_halved_pictures():
+    pictures = torch.rand(2, 3, 64, 48)
+    found = ColorsAndEnergies()(pictures, (8, 6))
+    halved = torch.nn.functional.avg_pool2d(pictures, 2)
+    # Colours, and six energies of each, of the bank's first octave.
+    expected = GaborScales(range(1), stride=1)(halved)
+    expected = torch.nn.functional.adaptive_avg_pool2d(expected, (8, 6))
+    torch.testing.assert_close(found[:, :21], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (33, 70), (128, 95)])
+def test_pictures_of_any_size_have_layers_that_fit_together(shape):
+    fine, coarse = _load()(torch.rand(1, 3, *shape))
+    assert fine.shape[-2:] == tuple(-(-size // 8) for size in shape)
+    assert coarse.shape[-2:] == tuple(-(-size // 16) for size in shape)
+    assert fine.isfinite().all()
+
+
+def test_float16_weights_change_no_score_by_more_than_their_rounding(tmp_path):
+    trunk, pictures = _trained_trunk(), _pictures(4)
+    network = _network.make_embedded(trunk, pictures)
+    _network.save_weights(network, tmp_path / "half.safetensors")
+    scores = []
+    for weights in (None, tmp_path / "half.safetensors"):
+        backbone = network if weights is None else "embedded"
+        features = PatchFeatureTransformer(backbone, weights=weights, image_size=64)
+        scores.append(features.fit(pictures).transform(pictures))
+    np.testing.assert_allclose(*scores, atol=5e-3)
+
+
+def test_detector_survives_saving_and_loading(tmp_path):
+    surfaces = make_surface_defects(4, 2, 2, image_size=64, random_state=0)
+    features = PatchFeatureTransformer("embedded", image_size=64)
+    detector = PatchCoreDetector(features, CoresetSampler(0.1), random_state=0)
+    detector.fit(surfaces.data[:4])
+    save(detector, tmp_path / "model.skpc")
+    assert (tmp_path / "model.skpc").stat().st_size < 1_000_000
+    loaded = load(tmp_path / "model.skpc")
+    np.testing.assert_array_equal(
+        loaded.score_samples(surfaces.data), detector.score_samples(surfaces.data)
+    )
+
+
+def test_finds_defects_of_a_texture_it_was_not_trained_with():
+    surfaces = make_surface_defects(16, 8, 16, texture="wood", random_state=0)
+    features = PatchFeatureTransformer("embedded", image_size=128)
+    detector = PatchCoreDetector(features, CoresetSampler(0.05), random_state=0)
+    detector.fit(surfaces.data[:16])
+    scores = detector.score_samples(surfaces.data[16:])
+    defective = surfaces.target[16:] == -1
+    assert np.median(scores[defective]) < scores[~defective].min()
