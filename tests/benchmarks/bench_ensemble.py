@@ -13,12 +13,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 from _bottle import assets
 from bench_few_shots import split
-from safetensors.torch import load_file
-from torch import nn
+from bench_networks import CLASSES, NETWORKS
 
 from skpatchcore import (
     CoresetSampler,
@@ -30,59 +28,23 @@ from skpatchcore._images import resize_masks
 from skpatchcore._maps import resize_map
 from skpatchcore.metrics import image_auroc, pixel_metrics
 
-CLASSES = (
-    "mvtec_ad/bottle",
-    "mvtec_ad/pill",
-    "mvtec_3d/tire",
-    "mvtec_ad_reduced/hazelnut_reduced",
-    "mvtec_ad_reduced/transistor_reduced",
-)
 N_TRAIN = 30
 # Maps of all members, and masks, are compared in this size.
 SIZE = (160, 160)
 
 
-class VitMaps(nn.Module):
-    """ViT-Tiny whose blocks 6 and 9 give maps."""
-
-    pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3}
-
-    def __init__(self):
-        super().__init__()
-        name = "vit_tiny_patch16_224"
-        file = assets() / "weights" / f"{name}_augreg_in21k_ft_in1k.safetensors"
-        self.vit = timm.create_model(name)
-        self.vit.load_state_dict(load_file(file))
-        self.early, self.late = nn.Identity(), nn.Identity()
-
-    def forward(self, pictures):
-        maps = self.vit.get_intermediate_layers(pictures, n=[5, 8], reshape=True)
-        self.early(maps[0])
-        return self.late(maps[1])
-
-
 def members() -> list[tuple[str, PatchCoreDetector]]:
-    weights = assets() / "weights"
-    features = {
-        "resnet18": PatchFeatureTransformer(
-            "resnet18",
-            weights=weights / "resnet18_tv_in1k_trunk.safetensors",
-            image_size=160,
-        ),
-        "mobilenetv2": PatchFeatureTransformer(
-            "mobilenetv2_100",
-            ("blocks.2", "blocks.4"),
-            weights=weights / "mobilenetv2_100_tv_in1k.safetensors",
-            image_size=160,
-        ),
-        "vit_tiny": PatchFeatureTransformer(
-            VitMaps().eval(), ("early", "late"), image_size=(224, 224)
-        ),
-    }
-    return [
-        (name, PatchCoreDetector(one, CoresetSampler(0.01)))
-        for name, one in features.items()
-    ]
+    """Return a detector for each network, by name."""
+    found = []
+    for title, (name, layers, _, weights) in NETWORKS.items():
+        features = PatchFeatureTransformer(
+            name,
+            layers,
+            weights=assets() / "weights" / f"{name}_{weights}.safetensors",
+            image_size=(224, 224) if name.startswith("vit") else 160,
+        )
+        found.append((title, PatchCoreDetector(features, CoresetSampler(0.01))))
+    return found
 
 
 def units(ensemble, scores, maps) -> dict[str, tuple]:
