@@ -115,8 +115,13 @@ class Augmented(Sequence):
         if i_transform == 0:
             return image
         transform = self._transforms[i_transform - 1]
-        made = np.asarray(transform(image), dtype=np.float32)
         name = f"what {transform!r:.60} made of {self._name(i_image)}"
+        # A copy: functions may work in place.
+        given = transform(image.copy())
+        try:
+            made = np.asarray(given, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{name} is no array of numbers: {error}") from error
         if made.shape != image.shape:
             raise ValueError(
                 f"{name} has shape {made.shape}; expected that of the picture, "

@@ -95,6 +95,8 @@ def test_given_pictures_come_first(X):
         (lambda image: image[1:], r"has shape \(31, 48, 3\); expected"),
         (lambda image: image * 2, "of picture 0 holds NaN or values outside"),
         (lambda image: image * np.nan, "holds NaN"),
+        (lambda image: "picture", "of picture 0 is no array of numbers"),
+        (lambda image: [[1], [1, 2]], "of picture 0 is no array of numbers"),
     ],
 )
 def test_wrong_augmentations_are_refused(X, augmentation, message):
@@ -103,6 +105,16 @@ def test_wrong_augmentations_are_refused(X, augmentation, message):
 
 
 # Detectors --------------------------------------------------------------------------
+
+
+def test_functions_may_work_in_place(X):
+    def darken(image):
+        image *= 0.5
+        return image
+
+    found = make_detector(augmentation=darken).fit(X)
+    expected = make_detector(augmentation=lambda image: image * 0.5).fit(X)
+    assert_array_equal(found.memory_bank_.bank_, expected.memory_bank_.bank_)
 
 
 @pytest.mark.parametrize("name", ["rotate", "flip"])
