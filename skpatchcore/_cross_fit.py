@@ -1,7 +1,9 @@
 """Estimators fitted without some samples, to see what they give for these."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -31,14 +33,13 @@ def held_out_splits(cv, X, rows: np.ndarray, random_state) -> list[tuple]:
     if isinstance(cv, KFold) and cv is not given:
         cv = KFold(cv.n_splits, shuffle=True, random_state=random_state)
     splits = list(cv.split(_safe_indexing(X, rows)))
-    n_held_out = np.bincount(
-        np.concatenate([test for _, test in splits]), minlength=len(rows)
-    )
-    if np.any(n_held_out != 1):
+    n_times = Counter(chain.from_iterable(test for _, test in splits))
+    once = Counter(range(len(rows)))
+    wrong = [i for i in once | n_times if n_times[i] != once[i]]
+    if wrong:
         raise ValueError(
-            f"cv={given} must hold every normal row out exactly once, but holds "
-            f"row {rows[np.argmax(n_held_out != 1)]} out "
-            f"{n_held_out[np.argmax(n_held_out != 1)]} times."
+            f"cv={given} must hold each of {len(rows)} normal rows out exactly once, "
+            f"but holds row {wrong[0]} of these out {n_times[wrong[0]]} times."
         )
     return splits
 
