@@ -1,6 +1,6 @@
 """PatchCore on pictures: features, coreset, memory bank and maps composed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from numbers import Integral, Real
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from skpatchcore._composition import inherit_params, unchanged_on_error, with_de
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._foreground import Foreground, fit_foreground
-from skpatchcore._images import Geometry, check_images, take_images
+from skpatchcore._images import Geometry, take_images
 from skpatchcore._labels import labels_from_decision, normal_rows
 from skpatchcore._maps import anomaly_map
 from skpatchcore._memory_bank import PatchMemoryBank
@@ -297,10 +297,13 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             If a parameter or a picture is not as described; the message names the
             culprit.
         """
+        # What needs no picture is found out before the network sees them all.
+        bank = PatchMemoryBank(**self._bank_params())
+        bank._check_params_agree()
+        transforms = find_transforms(self.augmentation)
         images = self._validate_images(X, reset=True)
         rows = normal_rows(y, len(images))
         images = take_images(images, rows)
-        transforms = find_transforms(self.augmentation)
         features = self._make_features()
         grids = features._fit_extract(
             Augmented(images, transforms) if transforms else images
@@ -310,7 +313,6 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             foreground = fit_foreground(grids.patches, grids.shapes)
         if foreground is not None:
             kept = foreground.select(grids.patches, grids.shapes)
-        bank = PatchMemoryBank(**self._bank_params())
         bank._fit_patches(
             grids.patches, grids.shapes, foreground=kept, n_given=len(rows)
         )
@@ -397,10 +399,6 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             **{n: _stack(list(c)) for n, c in zip(names, columns, strict=True)}
         )
 
-    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
-        """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
-        return check_images(X)
-
     def _make_features(self) -> PatchFeatureTransformer:
         features = self.features
         features = PatchFeatureTransformer() if features is None else clone(features)
@@ -466,13 +464,6 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
                     row[of_it], column[of_it], *grids
                 )
         return self.training_indices_[picture], row, column, number
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
-        tags.input_tags.three_d_array = True
-        tags.input_tags.string = True
-        return tags
 
 
 def _stack(arrays: list[np.ndarray]):

@@ -1,20 +1,20 @@
 """Several detectors of pictures as one, each calibrated on held-out normal pictures."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import _fit_context, clone
-from sklearn.utils import Bunch, _safe_indexing, check_random_state, get_tags, indexable
+from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
-from sklearn.utils.validation import _num_samples, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._cache import MEMORY_CONSTRAINT
 from skpatchcore._composition import inherit_params, unchanged_on_error
-from skpatchcore._cross_fit import features_once, fit_clone, held_out_splits
+from skpatchcore._cross_fit import features_once, held_out_splits
 from skpatchcore._detector import Inspection, PatchCoreDetector
 from skpatchcore._images import take_images
 from skpatchcore._labels import labels_from_decision, normal_rows
@@ -244,25 +244,23 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         """
         members = self._members()
         (X,) = indexable(X)
-        rows = normal_rows(y, _num_samples(X))
+        images = self._validate_images(X, reset=True)
+        rows = normal_rows(y, len(images))
         random_state = check_random_state(self.random_state)
         splits = self._split(X, rows, random_state)
         fitted, held_out = [], []
         for _, member in members:
             one, seen = _cross_inspect(
-                self._adopt(member, random_state), X, rows, splits
+                self._adopt(member, random_state), images, rows, splits
             )
             one.training_indices_ = rows
             fitted.append(one)
             held_out.append(seen)
         with unchanged_on_error(self):
             self.estimators_ = fitted
+            self._member_names = [name for name, _ in members]
             self.training_indices_ = rows
             self._calibrate(held_out)
-            for name in ("n_features_in_", "feature_names_in_"):
-                vars(self).pop(name, None)
-                if hasattr(fitted[0], name):
-                    setattr(self, name, getattr(fitted[0], name))
             return self
 
     def fit_predict(self, X, y=None):
@@ -289,10 +287,9 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
 
     @property
     def named_estimators_(self) -> Bunch:
-        """The fitted members by name."""
+        """The fitted members by the names they had in `fit`."""
         check_is_fitted(self)
-        names = [name for name, _ in self._members()]
-        return Bunch(**dict(zip(names, self.estimators_, strict=True)))
+        return Bunch(**dict(zip(self._member_names, self.estimators_, strict=True)))
 
     def nearest_patches(self, X, n_neighbors=None):
         """Return the training patches that each member compares patches with.
@@ -388,10 +385,6 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         ]
         self.map_threshold_ = float(np.quantile(peaks, 1 - share))
 
-    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
-        """Return the pictures as the members do."""
-        return self.estimators_[0]._validate_images(X, reset=reset)
-
     def _inspect(self, images) -> Iterator[EnsembleInspection]:
         """Yield what the members see in each picture, in their order."""
         for start in range(0, len(images), _WINDOW):
@@ -428,13 +421,6 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
             seen, "resized" if _agree(seen, "resized") else "original"
         ).max()
 
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        members = [e for _, e in self.estimators if hasattr(e, "__sklearn_tags__")]
-        if members:
-            tags.input_tags = get_tags(members[0]).input_tags
-        return tags
-
 
 def balanced_weights(anomaly: NDArray) -> NDArray:
     """Return a factor for each member that makes them equally spread, and 1 typical.
@@ -457,16 +443,15 @@ def balanced_weights(anomaly: NDArray) -> NDArray:
     return weights / typical if typical > 0 else weights / len(weights)
 
 
-def _cross_inspect(member, X, rows: NDArray, splits) -> tuple[PatchCoreDetector, list]:
+def _cross_inspect(member, images, rows: NDArray, splits):
     """Return `member` fitted on all rows, and what it sees in those held out."""
     held_out = [None] * len(rows)
     with features_once(member, len(splits) + 1) as (remembering, give_back):
         for train, test in splits:
-            fold = fit_clone(remembering, X, rows[train])
-            images = fold._validate_images(_safe_indexing(X, rows[test]), reset=False)
-            for seen in fold._inspect(images):
+            fold = clone(remembering).fit(take_images(images, rows[train]))
+            for seen in fold._inspect(take_images(images, rows[test])):
                 held_out[test[seen.index]] = seen
-        fitted = fit_clone(remembering, X, rows)
+        fitted = clone(remembering).fit(take_images(images, rows))
         give_back([fitted])
     return fitted, held_out
 

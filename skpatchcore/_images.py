@@ -73,6 +73,7 @@ def check_images(X, failures: dict[int, Exception] | None = None) -> Images:
     """Return `X` as `Images` after every check that needs no decoding.
 
     With `failures`, what is wrong with single pictures is put there by their number.
+    What was checked before is returned as it is, with the names that it has.
 
     Raises
     ------
@@ -83,6 +84,8 @@ def check_images(X, failures: dict[int, Exception] | None = None) -> Images:
     FileNotFoundError
         If a path does not exist.
     """
+    if isinstance(X, Images):
+        return X
     if isinstance(X, (str, bytes, os.PathLike, Image.Image)):
         raise TypeError(
             f"Got a single {type(X).__name__} as X; wrap it in a list: [{X!r}]. "

@@ -71,9 +71,9 @@ _ENSEMBLE_ARRAYS = {
     "training_scores_": ("float64", "n"),
     "training_indices_": ("int64", "n"),
 }
-# Pixels of a side, and numbers of features, that no detector comes near.
 # The squares of patch features must be float32 numbers.
 _LARGEST = 1e18
+# Pixels of a side, and numbers of features, that no detector comes near.
 _LARGEST_SIZE = 2**16
 
 
@@ -150,13 +150,14 @@ def _check_provenance(detector, sizes: dict[str, int]) -> None:
 def _check_ensemble(ensemble) -> None:
     types = {"estimators_": list, "offset_": Real, "map_threshold_": Real}
     _check_types(ensemble, types)
-    if len(ensemble._members()) != len(ensemble.estimators_) or not all(
-        isinstance(member, PatchCoreDetector) for member in ensemble.estimators_
+    members, names = ensemble.estimators_, ensemble._member_names
+    if len(set(names)) != len(members) or not all(
+        isinstance(member, PatchCoreDetector) for member in members
     ):
         raise ValueError("estimators_ must be a fitted detector for each member.")
     sizes = _check_arrays(ensemble, _ENSEMBLE_ARRAYS)
-    if sizes["m"] != len(ensemble.estimators_):
-        raise ValueError(f"{len(ensemble.estimators_)} members have {sizes} weights.")
+    if sizes["m"] != len(members):
+        raise ValueError(f"{len(members)} members have {sizes['m']} weights.")
     for name in ("score_weights_", "map_weights_"):
         weights = getattr(ensemble, name)
         if not (np.isfinite(weights).all() and (weights > 0).all()):
@@ -164,7 +165,6 @@ def _check_ensemble(ensemble) -> None:
     for name in ("held_out_scores_", "training_scores_"):
         if not np.isfinite(getattr(ensemble, name)).all():
             raise ValueError(f"{name} has values that are not finite.")
-    _check_names(ensemble)
 
 
 def _check_lone_bank(bank) -> None:

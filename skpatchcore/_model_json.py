@@ -39,6 +39,7 @@ _FITTED = {
     PatchCoreEnsemble: {
         *("estimators_", "score_weights_", "map_weights_", "held_out_scores_"),
         *("training_scores_", "training_indices_", "offset_", "map_threshold_"),
+        "_member_names",
     },
     PatchCoreDetector: {
         *("features_", "memory_bank_", "training_indices_", "_training_shapes"),
@@ -58,7 +59,6 @@ _FITTED = {
 _OPTIONAL = {
     ConformalDetector: {"estimators_", *_MAY_BE_MISSING},
     TunedThresholdDetector: {"estimator_", "n_features_in_", "feature_names_in_"},
-    PatchCoreEnsemble: {"n_features_in_", "feature_names_in_"},
     PatchMemoryBank: {
         *("feature_names_in_", "outlier_indices_", "position_grid_", "_bank_cells")
     },
@@ -256,17 +256,21 @@ class Reader:
         params = dict(entry(content, "params", dict))
         fitted = dict(entry(content, "fitted", dict))
         pairs = [entry(p, "tuple", list) for p in entry(params, "estimators", list)]
-        if not all(len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+        # Members may have been replaced or dropped since the fit.
+        names = entry(fitted, "_member_names", list) if fitted else []
+        known = [*(pair[0] for pair in pairs if len(pair) == 2), *names]
+        if len(known) < len(pairs) + len(names) or not all(
+            isinstance(name, str) for name in known
+        ):
             raise ValueError("estimators must be names and detectors.")
         for name, value in self.overrides.items():
-            if isinstance(value, dict) and not value.keys() <= {n for n, _ in pairs}:
+            if isinstance(value, dict) and not value.keys() <= set(known):
                 raise ValueError(
                     f"{name} is for {sorted(value)}, but the members of the ensemble "
-                    f"are {[n for n, _ in pairs]}."
+                    f"are {list(dict.fromkeys(known))}."
                 )
         params["estimators"] = [(n, self._decode_member(n, e)) for n, e in pairs]
         if "estimators_" in fitted:
-            names = [name for name, member in pairs if member != "drop"]
             members = zip(names, entry(fitted, "estimators_", list), strict=True)
             fitted["estimators_"] = [self._decode_member(*pair) for pair in members]
         return content | {"params": params, "fitted": fitted}

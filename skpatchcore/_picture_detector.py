@@ -1,6 +1,6 @@
 """What detectors of pictures have in common: scores, decisions, maps and masks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from numbers import Real
 
@@ -9,15 +9,16 @@ from sklearn.base import OutlierMixin
 from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 
+from skpatchcore._images import check_images
 from skpatchcore._labels import labels_from_decision
 
 
 class PictureDetectorMixin(OutlierMixin):
     """Methods of detectors that look at a picture once for its score and its map.
 
-    A class has ``_validate_images(X, reset)``; ``_inspect(images)``, which yields, not
-    always in order, what has an ``index`` and a ``score``; ``_map(seen, size, rim)``
-    for the map of that; ``offset_`` and ``map_threshold_``.
+    A class has ``_inspect(images)``, which yields, not always in order, what has an
+    ``index`` and a ``score``; ``_map(seen, size, rim)`` for the map of that;
+    ``offset_`` and ``map_threshold_``.
     """
 
     def score_samples(self, X):
@@ -31,7 +32,8 @@ class PictureDetectorMixin(OutlierMixin):
         Returns
         -------
         scores : ndarray of shape (n,), float64
-            At most 0, in the unit of `metric`.
+            At most 0, in the unit of the `metric` of a detector, and of what a typical
+            normal picture gets from an ensemble.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
@@ -98,7 +100,7 @@ class PictureDetectorMixin(OutlierMixin):
         Returns
         -------
         maps : ndarray of shape (n, height, width), float32
-            In the unit of `metric`; a list of n arrays if their sizes differ.
+            In the unit of scores; a list of n arrays if their sizes differ.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
@@ -138,6 +140,10 @@ class PictureDetectorMixin(OutlierMixin):
             masks = ((i, values > threshold) for i, values in maps)
             return _gather(masks, len(images))
 
+    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
+        """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
+        return check_images(X)
+
     def _iter_maps(self, images, size: str, rim: str = "nearest") -> Iterator[tuple]:
         """Yield (index, map) of each picture, not always in their order."""
         with closing(self._inspect(images)) as inspections:
@@ -148,6 +154,13 @@ class PictureDetectorMixin(OutlierMixin):
         """Return the largest value of a picture's map."""
         # Enlarging or shrinking a map interpolates: it cannot exceed this.
         return self._map(seen, "resized").max()
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
 
 
 def _gather(arrays: Iterable[tuple[int, np.ndarray]], n: int):

@@ -101,6 +101,22 @@ def count_passes(monkeypatch):
     return lambda: TwoLayers.n_pictures
 
 
+# Parameters -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"reweight": 4, "n_neighbors": 2}, "is defined for"),
+        ({"position_window": 2}, "expected an odd number"),
+        ({"augmentation": ["spin"]}, "augmentation holds 'spin'"),
+    ],
+)
+def test_parameters_at_odds_are_found_before_pictures_are_read(params, message):
+    with pytest.raises(ValueError, match=message):
+        make_detector(**params).fit(["no such picture.png"])
+
+
 # End to end -------------------------------------------------------------------------
 
 

@@ -261,6 +261,41 @@ def test_wrong_members_are_refused(good, estimators, message):
         PatchCoreEnsemble(estimators).fit(good)
 
 
+def test_fitted_members_keep_the_names_they_were_fitted_under(good, new):
+    ensemble = make_ensemble().fit(good)
+    before = ensemble.named_estimators_
+    ensemble.set_params(estimators=ensemble.estimators[::-1], fine="drop")
+    assert ensemble.named_estimators_ == before
+    assert set(ensemble.nearest_patches(new[:1])) == {"fine", "coarse"}
+
+
+@pytest.mark.parametrize("estimators", [None, [member(4)]])
+def test_wrong_members_are_refused_in_a_search(good, estimators):
+    search = GridSearchCV(
+        PatchCoreEnsemble(estimators), {"cv": [2]}, cv=2, scoring=lambda *args: 0.0
+    )
+    with pytest.raises(ValueError, match=r"'list'|list of \(name, detector\)"):
+        search.fit(good)
+
+
+@pytest.mark.parametrize("cv", [[], [([0], range(1, 10))], [([0, 1], range(9))] * 2])
+def test_folds_must_hold_every_picture_out_once(good, cv):
+    with pytest.raises(ValueError, match="each of 9 normal rows out exactly once"):
+        make_ensemble(cv=cv).fit(good)
+
+
+def test_wrong_pictures_are_called_by_their_number_in_all_of_them(good):
+    X = [picture / 255 for picture in good]
+    X[7][0, 0] = np.nan
+    y = np.repeat([-1, 1], [2, 7])
+    with pytest.raises(ValueError, match="picture 7 contains NaN"):
+        make_ensemble().fit(X, y)
+    with pytest.raises(TypeError, match="For a folder see"):
+        make_ensemble().fit("folder")
+    with pytest.raises(ValueError, match=r"\(32, 48, 3\).* a single picture"):
+        make_ensemble().fit(good[0])
+
+
 def test_few_pictures_are_held_out_one_by_one(new):
     ensemble = make_ensemble(cv=5).fit(pictures(2))
     assert len(ensemble.held_out_scores_) == 2

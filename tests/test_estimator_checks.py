@@ -48,6 +48,17 @@ class OnePixelDetector(OnePixelPictures, PatchCoreDetector):
     pass
 
 
+class OnePixelMember(PatchCoreDetector):
+    """It is given what the ensemble made of rows."""
+
+    def _validate_images(self, X, *, reset):
+        return X
+
+
+class OnePixelEnsemble(OnePixelPictures, PatchCoreEnsemble):
+    pass
+
+
 def one_pixel_transformer():
     return OnePixelTransformer(
         Identity(), ("",), image_size=None, patch_size=1, output="mean"
@@ -60,9 +71,9 @@ def conformal(estimator, method):
 
 
 def one_pixel_ensemble():
-    detector = OnePixelDetector(one_pixel_transformer())
+    detector = OnePixelMember(one_pixel_transformer())
     # "auto" puts the threshold below all training scores, where the checks want some.
-    return PatchCoreEnsemble(
+    return OnePixelEnsemble(
         [("one", detector), ("other", "drop")], cv=2, contamination=0.1, random_state=0
     )
 

@@ -1095,6 +1095,14 @@ def test_ensembles_round_trip(ensemble, include_backbone, tmp_path):
     assert unzip(tmp_path / "again.skpc") == unzip(tmp_path / "model.skpc")
 
 
+def test_members_changed_after_the_fit_do_not_spoil_the_file(ensemble, tmp_path):
+    changed = copy.deepcopy(ensemble).set_params(fine="drop", none=gabor("coarse"))
+    save(changed, tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc")
+    assert_same_ensemble(loaded, ensemble)
+    assert [name for name, _ in loaded._members()] == ["none", "network"]
+
+
 def test_an_ensemble_in_a_conformal_detector_round_trips(ensemble, tmp_path):
     detector = ConformalDetector(FrozenEstimator(ensemble), alpha=0.2).fit(TRAIN)
     save(detector, tmp_path / "model.skpc")
@@ -1131,6 +1139,8 @@ def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
         (lambda fitted: fitted.update(score_weights_={"array": "x"}), "no array"),
         (lambda fitted: fitted.update(offset_="far"), "offset_ is missing"),
         (lambda fitted: fitted["estimators_"].pop(), "shorter"),
+        (lambda fitted: fitted.update(_member_names=["fine"] * 2), "must be a fitted"),
+        (lambda fitted: fitted.update(_member_names=["fine", 3]), "must be names"),
         (lambda fitted: fitted.update(estimators_=[None, None]), "must be a fitted"),
         (lambda fitted: fitted.pop("map_weights_"), "lacks"),
     ],
