@@ -27,7 +27,7 @@ from skpatchcore._coreset import CoresetSampler
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._foreground import Foreground, fit_foreground
 from skpatchcore._images import Geometry, take_images
-from skpatchcore._labels import labels_from_decision, normal_rows
+from skpatchcore._labels import normal_rows
 from skpatchcore._maps import anomaly_map
 from skpatchcore._memory_bank import PatchMemoryBank
 from skpatchcore._picture_detector import PictureDetectorMixin
@@ -163,7 +163,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
 
     training_scores_ : ndarray of shape (n_training_pictures,), float64
         Their ``score_samples``, of those left out as outliers too. All 0 if every patch
-        was kept.
+        was kept and `n_neighbors` is 1.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
@@ -328,28 +328,6 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             self.map_threshold_ = bank.patch_threshold_
             return self
 
-    def fit_predict(self, X, y=None):
-        """Fit, and decide on the same pictures.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        y : array-like of shape (n,) or None, default=None
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous pictures.
-        """
-        self.fit(X, y)
-        if y is None:
-            # The scores are there; a second pass through the network is saved.
-            return labels_from_decision(self.training_scores_ - self.offset_)
-        return self.predict(X)
-
     @validate_params(
         {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
         prefer_skip_nested_validation=True,
@@ -375,7 +353,8 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             of shape (n, h, w, n_neighbors), where h times w is the patch grid; lists of
             n arrays if grids differ. Of pictures that were turned or mirrored, row and
             column are led back to where the patch comes from, to the nearest patch; of
-            those that a function made, they are positions in what it made.
+            those that a function made, they are positions in what it made. With
+            `foreground`, patches beside the object have matches too, if no score.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)

@@ -1,14 +1,14 @@
 """Several detectors of pictures as one, each calibrated on held-out normal pictures."""
 
 from collections.abc import Iterator
-from numbers import Integral, Real
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import _fit_context, clone
 from sklearn.utils import Bunch, check_random_state, indexable
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
@@ -17,7 +17,7 @@ from skpatchcore._composition import inherit_params, unchanged_on_error
 from skpatchcore._cross_fit import features_once, held_out_splits
 from skpatchcore._detector import Inspection, PatchCoreDetector
 from skpatchcore._images import take_images
-from skpatchcore._labels import labels_from_decision, normal_rows
+from skpatchcore._labels import normal_rows
 from skpatchcore._maps import resize_map, seen_pixels
 from skpatchcore._memory_bank import AUTO_CONTAMINATION, PatchMemoryBank
 from skpatchcore._picture_detector import PictureDetectorMixin
@@ -159,10 +159,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
     _parameter_constraints = {
         "estimators": [list],
         "cv": [Interval(Integral, 2, None, closed="left"), "cv_object"],
-        "contamination": [
-            StrOptions({"auto"}),
-            Interval(Real, 0, 0.5, closed="right"),
-        ],
+        "contamination": PatchMemoryBank._parameter_constraints["contamination"],
         "memory": MEMORY_CONSTRAINT,
         "device": PatchMemoryBank._parameter_constraints["device"],
         "random_state": ["random_state"],
@@ -262,28 +259,6 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
             self.training_indices_ = rows
             self._calibrate(held_out)
             return self
-
-    def fit_predict(self, X, y=None):
-        """Fit, and decide on the same pictures.
-
-        Parameters
-        ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        y : array-like of shape (n,) or None, default=None
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous pictures.
-        """
-        self.fit(X, y)
-        if y is None:
-            # The scores are there; a second pass through the networks is saved.
-            return labels_from_decision(self.training_scores_ - self.offset_)
-        return self.predict(X)
 
     @property
     def named_estimators_(self) -> Bunch:

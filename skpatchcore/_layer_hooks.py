@@ -4,7 +4,7 @@ import contextlib
 import difflib
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -63,7 +63,7 @@ def _copy(output):
     return output.clone() if isinstance(output, torch.Tensor) else output
 
 
-def modules_run(module: nn.Module, layers: Sequence[str]) -> Iterator[str]:
+def modules_run(module: nn.Module, layers: Sequence[str]) -> list[str]:
     """Return the names of the modules that run before the last layer has answered."""
     started = []
     config = getattr(module, "pretrained_cfg", None) or {}

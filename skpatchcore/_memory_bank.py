@@ -164,7 +164,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     training_scores_ : ndarray of shape (n_training_samples,), float64
         ``score_samples`` of the training samples used, those left out as outliers too.
-        All 0 if every patch was kept.
+        All 0 if every patch was kept and `n_neighbors` is 1.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``. What

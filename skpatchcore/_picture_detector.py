@@ -18,8 +18,30 @@ class PictureDetectorMixin(OutlierMixin):
 
     A class has ``_inspect(images)``, which yields, not always in order, what has an
     ``index`` and a ``score``; ``_map(seen, size, rim)`` for the map of that;
-    ``offset_`` and ``map_threshold_``.
+    ``training_scores_``, ``offset_`` and ``map_threshold_``.
     """
+
+    def fit_predict(self, X, y=None):
+        """Fit, and decide on the same pictures.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        y : array-like of shape (n,) or None, default=None
+            As for `fit`.
+
+        Returns
+        -------
+        labels : ndarray of shape (n,), int64
+            +1 for normal and -1 for anomalous pictures.
+        """
+        self.fit(X, y)
+        if y is None:
+            # The scores are there; a second pass through networks is saved.
+            return labels_from_decision(self.training_scores_ - self.offset_)
+        return self.predict(X)
 
     def score_samples(self, X):
         """Return the negative anomaly score of pictures: higher is more normal.

@@ -54,8 +54,8 @@ def save(detector, path, *, include_backbone=False):
     include_backbone : bool, default=False
         Store the network's weights too, up to the last layer that is read, so that
         neither timm's cache nor a weights file is needed to load the model: 100 MB for
-        the default network, which is otherwise built from its name and `weights`. Of
-        several networks, each is stored once.
+        the default network, which is otherwise built from its name and `weights`.
+        Detectors that read the same network up to the same layer share its weights.
 
     Raises
     ------
@@ -157,6 +157,9 @@ def load(path, *, weights=None, backbone=None, device=None):
         A ValueError, if the file is damaged, inconsistent or of a newer format, if the
         network has other weights than in the fit, or if `backbone` is needed.
 
+    TypeError
+        If `backbone` is given by member and `weights` is not.
+
     OSError
         If timm's pretrained weights are needed and cannot be had.
 
@@ -172,8 +175,12 @@ def load(path, *, weights=None, backbone=None, device=None):
     overrides = {"weights": weights, "backbone": backbone, "device": device}
     overrides = {k: v for k, v in overrides.items() if v is not None}
     if isinstance(backbone, dict):
-        files = weights if isinstance(weights, dict) else {}
-        overrides["weights"] = {**dict.fromkeys(backbone), **files}
+        if not isinstance(weights, dict | None):
+            raise TypeError(
+                f"backbone is given by name of the member, but weights={weights!r} is "
+                "not; pass a dict of files."
+            )
+        overrides["weights"] = {**dict.fromkeys(backbone), **(weights or {})}
     elif backbone is not None:
         overrides["weights"] = weights
     with naming(path):

@@ -1131,6 +1131,8 @@ def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
         load(tmp_path / "model.skpc", weights={"named": moved})
     with pytest.raises(ModelFileError, match=r"weights is for \['other'\]"):
         load(tmp_path / "model.skpc", weights={"other": moved})
+    with pytest.raises(TypeError, match="pass a dict of files"):
+        load(tmp_path / "model.skpc", weights=moved, backbone={"given": network})
 
 
 @pytest.mark.parametrize(
