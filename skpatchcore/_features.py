@@ -30,6 +30,7 @@ from skpatchcore._descriptors import MAX_BALANCE_PATCHES, balance_layers, descri
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._labels import learnable_rows
 from skpatchcore._layer_maps import iter_layer_maps
+from skpatchcore._samples import draw_evenly
 
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 _MAX_PROJECTION_PATCHES = 100_000
@@ -55,12 +56,13 @@ class PatchGrids(NamedTuple):
 
     def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
         """Return patches of the pictures `rows`, or of all: `n_most`, drawn evenly."""
+        sizes = self.shapes.prod(axis=1)
         if rows is None or len(rows) == len(self.shapes):
-            return self.patches[:: -(-len(self.patches) // n_most)]
+            return self.patches[draw_evenly(sizes, n_most)]
         # Numbers of patches, not patches: features are there only once.
         ends = self.offsets
         kept = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in rows])
-        return self.patches[kept[:: -(-len(kept) // n_most)]]
+        return self.patches[kept[draw_evenly(sizes[rows], n_most)]]
 
 
 class PatchFeatureTransformer(

@@ -7,6 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_dilation
 
+from skpatchcore._samples import draw_evenly
+
 # Patches of references that the component and the threshold are learned from.
 _MAX_PATCHES = 50_000
 _N_BINS = 256
@@ -63,8 +65,9 @@ def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
     # out there is no object.
     inner = ~at_rim(shapes, 0)
     inner = inner if inner.any() else np.ones(len(patches), dtype=bool)
-    drawn = np.flatnonzero(inner)
-    drawn = drawn[:: -(-len(drawn) // _MAX_PATCHES)]
+    ends = shapes.prod(axis=1).cumsum()
+    sizes = np.diff(inner.cumsum()[ends - 1], prepend=0)
+    drawn = np.flatnonzero(inner)[draw_evenly(sizes, _MAX_PATCHES)]
     direction = first_component(patches[drawn])
     values = patches @ direction
     threshold, separation = otsu(values[drawn])

@@ -1,5 +1,6 @@
 """Patches of samples as a bank looks at them, and scores of samples from theirs."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,18 @@ class Samples(NamedTuple):
             np.append(0, counts[counts > 0].cumsum()),
             None if self.cells is None else self.cells[chosen],
         )
+
+
+def draw_evenly(sizes: NDArray, n_most: int) -> slice:
+    """Return which patches of samples of `sizes` to draw, `n_most` at most.
+
+    The step has no divisor in common with the sizes: it would meet the same columns of
+    every grid, and perhaps only the rim.
+    """
+    step, grids = max(1, -(-sizes.sum() // n_most)), set(sizes.tolist()) - {0}
+    while math.gcd(step, math.lcm(*grids)) > 1:
+        step += 1
+    return slice(None, None, int(step))
 
 
 def reduce_patches(patch_scores, offsets, reduction) -> np.ndarray:

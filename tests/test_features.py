@@ -18,6 +18,7 @@ from torch import nn
 from skpatchcore import PatchFeatureTransformer
 from skpatchcore._features import PatchGrids, collect_grids
 from skpatchcore._images import check_images
+from skpatchcore._samples import draw_evenly
 
 OUTPUTS = ["map", "flat", "mean"]
 
@@ -250,7 +251,8 @@ def test_a_projection_of_very_many_patches_is_fitted_on_evenly_drawn_ones(monkey
     X = pictures()
     patches = make_features().fit_transform(X).reshape(-1, 10)
     features = make_features(projection=PCA(2)).fit(X)
-    expected = PCA(2).fit(patches[:: -(-len(patches) // 50)])
+    sizes = np.full(len(X), len(patches) // len(X))
+    expected = PCA(2).fit(patches[draw_evenly(sizes, 50)])
     assert_allclose(features.projection_.components_, expected.components_, atol=1e-5)
 
 
@@ -515,7 +517,8 @@ def test_a_sample_of_patches_is_that_of_the_pictures_named(n):
         whole = np.concatenate([parts[i] for i in (range(4) if rows is None else rows)])
         sample = grids.sample(rows, n)
         assert len(sample) <= n
-        assert_array_equal(sample, whole[:: -(-len(whole) // n)])
+        step = draw_evenly(sizes if rows is None else sizes[rows], n)
+        assert_array_equal(sample, whole[step])
 
 
 # State ------------------------------------------------------------------------------

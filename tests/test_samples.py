@@ -3,7 +3,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skpatchcore._samples import Samples, argmax_patches, reduce_patches
+from skpatchcore._samples import (
+    Samples,
+    argmax_patches,
+    draw_evenly,
+    reduce_patches,
+)
 
 SHAPES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1)
 
@@ -39,3 +44,18 @@ def test_reductions_are_those_of_each_sample(samples, share):
     assert_array_equal(scores[argmax_patches(scores, offsets)], largest)
     top = [np.mean(sorted(one)[-max(1, int(share * len(one))) :]) for one in samples]
     np.testing.assert_allclose(reduce_patches(scores, offsets, share), top)
+
+
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(1, 60))
+def test_patches_are_drawn_from_all_columns_and_rows(height, width, n_most):
+    sizes = np.full(200, height * width)
+    drawn = np.arange(sizes.sum())[draw_evenly(sizes, n_most)]
+    assert len(drawn) <= n_most
+    places, n_times = np.unique(drawn % (height * width), return_counts=True)
+    # Each place is met before any is met again.
+    assert len(places) == min(len(drawn), height * width)
+    assert np.ptp(n_times) <= 1
+
+
+def test_all_patches_are_drawn_where_there_are_few():
+    assert draw_evenly(np.array([6, 0, 4]), 10) == slice(None, None, 1)
