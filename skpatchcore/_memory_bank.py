@@ -480,7 +480,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         kept = self._filter(prepared, shapes, n_given)
         if foreground is not None:
             kept = _intersection(kept, foreground)
-        if len(kept) == 0:
+        # Thresholds are of the given samples, so some of theirs must be left.
+        if not np.any(kept < shapes[:n_given].prod(axis=1).sum()):
             raise ValueError(
                 f"outlier_filter={self.outlier_filter!r} takes all patches of the "
                 "foreground for outliers; lower outlier_fraction, or do without one of "

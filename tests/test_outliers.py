@@ -290,3 +290,15 @@ def test_a_cache_knows_filters_apart(tmp_path):
         assert_array_equal(cached.bank_, plain.bank_)
         assert_array_equal(cached.score_samples(X), plain.score_samples(X))
         assert cached.offset_ == plain.offset_
+
+
+@pytest.mark.parametrize("foreground", [[4], [4, 7]])
+def test_a_foreground_of_outliers_alone_is_refused(foreground):
+    """Those made of the given samples may have others, but no thresholds."""
+    X = np.zeros((12, 1), dtype=np.float32)
+    X[4] = 9
+    bank = PatchMemoryBank(outlier_filter="nearest")
+    with pytest.raises(ValueError, match="all patches of the foreground for outliers"):
+        bank._fit_patches(
+            X, np.tile([1, 2], (6, 1)), foreground=np.array(foreground), n_given=3
+        )
