@@ -37,9 +37,11 @@ def held_out_splits(cv, X, rows: np.ndarray, random_state) -> list[tuple]:
     once = Counter(range(len(rows)))
     wrong = [i for i in once | n_times if n_times[i] != once[i]]
     if wrong:
+        place = wrong[0]
+        row = rows[place] if place in once else place
         raise ValueError(
             f"cv={given} must hold each of {len(rows)} normal rows out exactly once, "
-            f"but holds row {wrong[0]} of these out {n_times[wrong[0]]} times."
+            f"but holds row {row} out {n_times[place]} times."
         )
     return splits
 
