@@ -65,8 +65,8 @@ def full_precision():
     # The choice is the process's: threads in here at once would restore each other's.
     with _PRECISION_LOCK:
         before = _matmul_precision()
-        _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
         try:
+            _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
             yield
         finally:
             _set_matmul_precision(before)

@@ -2,6 +2,7 @@
 
 import linecache
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
+from skpatchcore._distances import _PRECISION_LOCK
+from skpatchcore._layer_hooks import FORWARD_LOCK
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 FOLDER = str(Path(skpatchcore.__file__).parent)
@@ -70,10 +73,10 @@ class Interruption:
         return self.trace
 
     def trace(self, frame, event, arg):
-        # Between the end of a block and what its "with" gives back, a trace can raise,
-        # but no signal does: locks would be kept for good.
+        # Between the end of a block and what its "with" gives back, and where a "try"
+        # begins, a trace can raise, but no signal does: locks would be kept for good.
         line = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-        if event == "line" and not line.lstrip().startswith("with "):
+        if event == "line" and not line.lstrip().startswith(("with ", "try:")):
             self.n_lines += 1
             if self.n_lines == self.n:
                 raise KeyboardInterrupt
@@ -86,6 +89,15 @@ class Interruption:
 
     def __exit__(self, *exception):
         sys.settrace(self.before)
+
+
+def is_free(lock):
+    """Return whether another thread can have the lock."""
+    with ThreadPoolExecutor(1) as pool:
+        free = pool.submit(lock.acquire, blocking=False).result()
+        if free:
+            pool.submit(lock.release).result()
+    return free
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -109,3 +121,4 @@ def test_an_interrupted_fit_changes_nothing(name):
         assert after.keys() == before.keys(), moment
         assert all(after[key] is before[key] for key in before), moment
     assert_array_equal(getattr(estimator, method)(other), expected)
+    assert all(map(is_free, (_PRECISION_LOCK, FORWARD_LOCK)))
