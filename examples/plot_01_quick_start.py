@@ -26,10 +26,10 @@ else:
 train, test = (np.flatnonzero(pictures.split == s)[::step] for s in ("train", "test"))
 
 # %%
-# A bank of Gabor filters needs no download. For real parts take a pretrained network,
-# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``, and as pictures a list of
-# paths.
-features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=128)
+# The embedded network comes with the package. For real parts take one that was trained
+# on photographs, ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k")``, and as
+# pictures a list of paths.
+features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(features, random_state=0).fit(pictures.data[train])
 
 scores = detector.score_samples(pictures.data[test])

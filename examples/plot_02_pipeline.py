@@ -41,7 +41,7 @@ is_train = pictures.split[::step] == "train"
 # ---------
 # Patch features are maps (n, h, w, d); the bank takes them as they are.
 steps = [
-    ("features", PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)),
+    ("features", PatchFeatureTransformer("embedded", image_size=128)),
     ("bank", PatchMemoryBank(CoresetSampler(0.1), random_state=0)),
 ]
 pipeline = Pipeline(steps).fit(X[is_train])

@@ -43,12 +43,12 @@ print(f"{np.sum(y == 1)} normal and {np.sum(y == -1)} anomalous pictures")
 # The network
 # -----------
 # Pretrained weights, if a local file has them; for real parts leave `weights` out, and
-# timm downloads them once. A bank of Gabor filters needs none.
+# timm downloads them once. The embedded network comes along.
 weights = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
 if weights.is_file():
     features = PatchFeatureTransformer("resnet18", weights=weights, image_size=128)
 else:
-    features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+    features = PatchFeatureTransformer("embedded", image_size=96)
 
 # %%
 # The search

@@ -36,7 +36,7 @@ train, test = (np.flatnonzero(pictures.split == s)[::step] for s in ("train", "t
 # -------
 # The layer weights of a :class:`~skpatchcore.PatchFeatureTransformer` are learned, so
 # it is fitted on the training pictures alone.
-transformer = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=128)
+transformer = PatchFeatureTransformer("embedded", image_size=128)
 patches = {"train": transformer.fit_transform(pictures.data[train])}
 patches["test"] = transformer.transform(pictures.data[test])
 means = {name: features.mean(axis=(1, 2)) for name, features in patches.items()}

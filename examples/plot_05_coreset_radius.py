@@ -33,7 +33,7 @@ else:
 X, y = pictures.data[::step], pictures.target[::step]
 is_train = pictures.split[::step] == "train"
 
-transformer = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+transformer = PatchFeatureTransformer("embedded", image_size=128)
 train = transformer.fit_transform(X[is_train])
 test = transformer.transform(X[~is_train])
 patches = train.reshape(-1, train.shape[-1])

@@ -3,9 +3,10 @@
 Backbones compared
 ==================
 
-Any convolutional network, ViT or Swin of timm can describe patches, and a bank of Gabor
-filters needs no weights at all. Which one fits your parts is for measurement to say:
-how well it finds defects, and what a picture costs.
+Any convolutional network, ViT or Swin of timm can describe patches; a small network
+comes with the package, and a bank of Gabor filters needs no weights at all. Which one
+fits your parts is for measurement to say: how well it finds defects, and what a picture
+costs.
 """
 
 # %%
@@ -25,7 +26,10 @@ from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defe
 from skpatchcore.metrics import image_auroc
 
 weights = Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "weights")
-candidates = {"gabor": ("gabor", ("fine", "coarse"), None)}
+candidates = {
+    "gabor": ("gabor", ("fine", "coarse"), None),
+    "embedded": ("embedded", ("layer2", "layer3"), None),
+}
 for name, layers, file in (
     ("resnet18", ("layer2", "layer3"), "resnet18_tv_in1k_trunk.safetensors"),
     (
@@ -48,7 +52,7 @@ if data_home is None:
     pictures = make_surface_defects(
         16, 6, 16, texture="brushed", image_size=64, random_state=0
     )
-    step, image_size = 1, 64
+    step, image_size = 1, 128
 else:
     pictures, step, image_size = load_mvtec_ad(data_home, "bottle"), 5, 128
 X, y = pictures.data[::step], pictures.target[::step]

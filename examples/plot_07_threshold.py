@@ -37,7 +37,7 @@ is_train = pictures.split[::step] == "train"
 # The threshold of a fit
 # ----------------------
 # Meant to flag five percent of the training pictures, it flags most of the new ones.
-features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(
     features, CoresetSampler(0.1), contamination=0.05, random_state=0
 )

@@ -39,7 +39,7 @@ X, masks = pictures.data[::step], pictures.masks[::step]
 is_train = pictures.split[::step] == "train"
 train = X[is_train]
 
-features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=image_size)
+features = PatchFeatureTransformer("embedded", image_size=image_size)
 detector = PatchCoreDetector(features, CoresetSampler(0.05), random_state=0)
 calibrated = ConformalDetector(
     detector, alpha=0.05, method="refit", cv=3, random_state=0

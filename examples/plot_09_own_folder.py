@@ -59,7 +59,7 @@ for folder, split in (("good", "train"), ("new", "test")):
 # -------------------
 # The pictures directly inside a folder are good parts to learn from.
 good = load_image_folder(root / "good")
-features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=96)
+features = PatchFeatureTransformer("embedded", image_size=96)
 detector = ConformalDetector(
     PatchCoreDetector(features, CoresetSampler(0.05), random_state=0),
     alpha=0.1,

@@ -34,7 +34,7 @@ if data_home is None:
 else:
     pictures, step = load_mvtec_ad(data_home, "bottle"), 5
 train, test = (np.flatnonzero(pictures.split == s)[::step] for s in ("train", "test"))
-features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+features = PatchFeatureTransformer("embedded", image_size=128)
 detector = ConformalDetector(
     PatchCoreDetector(features, CoresetSampler(0.1), random_state=0),
     alpha=0.05,

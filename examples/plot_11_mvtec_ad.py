@@ -51,8 +51,8 @@ def load(category):
 # %%
 # The detector
 # ------------
-# Weights of a ResNet-18, if a local file has them; else Gabor filters. The paper's
-# network is ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k", image_size=256,
+# Weights of a ResNet-18, if a local file has them; else the embedded network. The
+# paper's is ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k", image_size=256,
 # crop_size=224)``, which timm downloads once.
 weights = Path(
     os.environ.get("SKPATCHCORE_ASSETS", "no assets"),
@@ -62,7 +62,7 @@ weights = Path(
 if weights.is_file():
     features = PatchFeatureTransformer("resnet18", weights=weights, image_size=128)
 else:
-    features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
+    features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(features, CoresetSampler(0.1), random_state=0)
 
 # %%

@@ -16,7 +16,7 @@ from skpatchcore.embedded._filters import ColorsAndEnergies
 from skpatchcore.persistence import load, save
 
 # Of the file described in docs/embedded_model_card.md.
-WEIGHTS_SHA256 = "b14111b0ef6808223c536851458c756625dfed09b76d753d26e348d33831ea9f"
+WEIGHTS_SHA256 = "a3254d4ce5ced054695b3475ebc1f8ec6a1dc6f3a19549ab8410080f25edc82a"
 LAYERS = ("layer2", "layer3")
 
 
@@ -56,13 +56,13 @@ def test_no_network_and_no_other_file_is_needed(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     features = PatchFeatureTransformer("embedded", image_size=64).fit(_pictures(2))
-    assert features.transform(_pictures(2)).shape == (2, 8, 8, 447)
+    assert features.transform(_pictures(2)).shape == (2, 8, 8, 501)
     assert not any(tmp_path.iterdir())
 
 
 def test_layers_have_strides_of_8_and_16_pixels():
     fine, coarse = _load()(torch.rand(1, 3, 96, 64))
-    assert fine.shape == (1, 191, 12, 8)
+    assert fine.shape == (1, 245, 12, 8)
     assert coarse.shape == (1, 256, 6, 4)
 
 
@@ -74,7 +74,7 @@ def test_stops_before_stage_3_where_layer2_alone_is_read():
     # A third stage that would fail shows whether it is run.
     backbone.module.trunk.stage3 = None
     (fine,) = backbone(torch.rand(1, 3, 64, 64))
-    assert fine.shape == (1, 191, 8, 8)
+    assert fine.shape == (1, 245, 8, 8)
 
 
 def test_default_layers_of_the_transformer_are_those_of_the_backbone():
@@ -112,7 +112,10 @@ def test_readouts_standardise_channels_of_the_pictures_given():
         x = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
         x = (x - _network.MEAN) / _network.STD
         fine, coarse = trunk(x)
-        maps = torch.cat([fine, network.filters(x, fine.shape[-2:])], dim=1), coarse
+        grid = fine.shape[-2:]
+        shallow = trunk.stage1(trunk.stem(x))
+        shallow = torch.nn.functional.adaptive_avg_pool2d(shallow, grid)
+        maps = torch.cat([fine, network.filters(x, grid), shallow], dim=1), coarse
     for layer, readout in zip(maps, (network.layer2, network.layer3), strict=True):
         values = layer.double().transpose(0, 1).flatten(1)
         torch.testing.assert_close(
@@ -124,11 +127,13 @@ def test_readouts_standardise_channels_of_the_pictures_given():
         )
 
 
-def test_vectors_have_unit_length_for_each_of_their_parts():
+def test_vectors_have_a_fixed_length_for_each_of_their_parts():
     fine, coarse = _load()(torch.rand(2, 3, 64, 64))
     ones = torch.ones(2, 8, 8)
-    torch.testing.assert_close(fine[:, :128].norm(dim=1), ones)
-    torch.testing.assert_close(fine[:, 128:].norm(dim=1), ones)
+    learned, filters, shallow = fine.split([128, 69, 48], dim=1)
+    torch.testing.assert_close(learned.norm(dim=1), ones)
+    torch.testing.assert_close(filters.norm(dim=1), 0.5**0.5 * ones)
+    torch.testing.assert_close(shallow.norm(dim=1), 0.5**0.5 * ones)
     torch.testing.assert_close(coarse.norm(dim=1), torch.ones(2, 4, 4))
 
 
@@ -139,7 +144,11 @@ def test_filters_are_those_of_the_gabor_bank_on_halved_pictures():
     # Colours, and six energies of each, of the bank's first octave.
     expected = GaborScales(range(1), stride=1)(halved)
     expected = torch.nn.functional.adaptive_avg_pool2d(expected, (8, 6))
-    torch.testing.assert_close(found[:, :21], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[:, 6:27], expected, rtol=1e-4, atol=1e-5)
+    # The finest, of brightness: those of every second pixel.
+    whole = GaborScales(range(1), stride=1)(pictures)[:, 3:9, ::2, ::2]
+    expected = torch.nn.functional.adaptive_avg_pool2d(whole, (8, 6))
+    torch.testing.assert_close(found[:, :6], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (33, 70), (128, 95)])

@@ -38,12 +38,8 @@ class Trunk(nn.Module):
 
         `pictures` (b, 3, h, w) are normalised to about zero mean and unit variance.
         """
-        fine = self.forward_fine(pictures)
+        fine = self.stage2(self.stage1(self.stem(pictures)))
         return fine, self.stage3(fine)
-
-    def forward_fine(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return the maps of stage 2 alone."""
-        return self.stage2(self.stage1(self.stem(pictures)))
 
 
 class Block(nn.Module):
