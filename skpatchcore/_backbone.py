@@ -184,10 +184,11 @@ def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name, timm.list_models(), n=5, cutoff=0.5)
+        names = ["embedded", "gabor", *timm.list_models()]
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
         raise ValueError(
             f"backbone={name!r} is no timm model; close names: {close}. See "
-            "timm.list_models()."
+            "timm.list_models(); 'embedded' and 'gabor' come with the package."
         )
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs' generators too, for good.

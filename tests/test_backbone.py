@@ -420,7 +420,12 @@ def test_unknown_layer_is_named_with_close_ones(layer, close):
 
 
 @pytest.mark.parametrize(
-    ("name", "close"), [("resnet19", "resnet18"), ("wide_resnet50", "wide_resnet50_2")]
+    ("name", "close"),
+    [
+        ("resnet19", "resnet18"),
+        ("wide_resnet50", "wide_resnet50_2"),
+        ("embeded", "embedded"),
+    ],
 )
 def test_unknown_backbone_is_named_with_close_ones(name, close, timm):
     message = rf"backbone='{name}' is no timm model; close names: \[.*'{close}'"
