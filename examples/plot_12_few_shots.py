@@ -59,6 +59,7 @@ for name, augmentation in options.items():
             ).fit(surfaces.data[order[:n]])
             scores = detector.score_samples(surfaces.data[test])
             curves[name][draw, i] = image_auroc(surfaces.target[test], scores)
+cache.cleanup()
 
 # %%
 # What helps
