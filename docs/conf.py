@@ -51,7 +51,6 @@ autodoc_typehints = "none"
 toc_object_entries_show_parents = "hide"
 autodoc_default_options = {
     "members": True,
-    "inherited-members": False,
     # Made by scikit-learn, whose texts refer to its own glossary.
     "exclude-members": "set_split_request, set_fit_request, set_score_request",
 }
