@@ -52,7 +52,8 @@ toc_object_entries_show_parents = "hide"
 autodoc_default_options = {
     "members": True,
     # Made by scikit-learn, whose texts refer to its own glossary.
-    "exclude-members": "set_split_request, set_fit_request, set_score_request",
+    "exclude-members": "get_metadata_routing, set_split_request, set_fit_request, "
+    "set_score_request",
 }
 
 # Other projects
