@@ -46,7 +46,7 @@ options = {
 shots, n_draws = (1, 4, 16), 2
 curves = {name: np.empty((n_draws, len(shots))) for name in options}
 cache = TemporaryDirectory()
-features = PatchFeatureTransformer("embedded", image_size=128, memory=cache.name)
+features = PatchFeatureTransformer("embedded", image_size=96, memory=cache.name)
 for name, augmentation in options.items():
     for draw in range(n_draws):
         order = np.random.default_rng(draw).permutation(train)
