@@ -367,7 +367,9 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
                     grids.reshape(-1, grids.shape[-1]),
                     bank._grid_shapes(grids.shape[:3]),
                 )
-                distances, rows = bank._query(samples, k)
+                distances, rows = bank._search().query(
+                    samples.patches, samples.cells, k
+                )
                 shape = (*grids.shape[:3], k)
                 places = [part.reshape(shape) for part in self._locate(rows)]
                 for j, i in enumerate(indices):

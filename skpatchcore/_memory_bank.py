@@ -4,7 +4,6 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from scipy.special import logsumexp
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
 from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_random_state
@@ -15,21 +14,13 @@ from sklearn.utils._param_validation import (
     validate_params,
 )
 from sklearn.utils.validation import check_is_fitted, validate_data
-from tqdm.auto import tqdm
 
-from skpatchcore._cache import MEMORY_CONSTRAINT, check_cache
+from skpatchcore._bank_search import BankSearch
+from skpatchcore._cache import MEMORY_CONSTRAINT
 from skpatchcore._composition import inherit_params, unchanged_on_error, with_defaults
 from skpatchcore._coreset import CoresetSampler
-from skpatchcore._distances import (
-    as_tensor,
-    paired_distances,
-    rows_at_once,
-    squared_distances,
-)
-from skpatchcore._farthest import farthest_patches
 from skpatchcore._labels import labels_from_decision, normal_rows
-from skpatchcore._neighbor_cache import query_once
-from skpatchcore._neighbors import NeighborIndex, build_index, squared_to_metric
+from skpatchcore._neighbors import NeighborIndex, build_index
 from skpatchcore._outliers import inlying_patches
 from skpatchcore._position_search import (
     PositionSearch,
@@ -37,16 +28,11 @@ from skpatchcore._position_search import (
     covered_cells,
     reference_cells,
 )
-from skpatchcore._samples import Samples, argmax_patches, reduce_patches
+from skpatchcore._samples import Samples
+from skpatchcore._training_scores import UNKNOWN, score_training
 
 # The training scores' quantile that "auto" puts the threshold at.
 AUTO_CONTAMINATION = 0.01
-# Stands for a bank row near a patch where none is known.
-_UNKNOWN = -1
-# Bank rows looked at for a bound beside as many as neighbours are asked for.
-_SPARE_ROWS = 3
-# More than the rounding of a distance in float32 over any number of features in use.
-_SLACK = 1e-4
 
 
 class PatchMemoryBank(OutlierMixin, BaseEstimator):
@@ -431,7 +417,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         patches, shape = self._validate_patches(X, reset=False)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         samples = self._samples(patches, self._grid_shapes(shape))
-        distances, indices = self._query(samples, k)
+        distances, indices = self._search().query(samples.patches, samples.cells, k)
         return distances.reshape(*shape, -1), indices.reshape(*shape, -1)
 
     def _validate_patches(self, X, *, reset: bool):
@@ -568,16 +554,24 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         Scores are those of the rows `scored`, thresholds those of the rows `kept` among
         them: outliers would move them to where none is found.
         """
-        picks = np.full(len(samples.patches), _UNKNOWN)
-        picks[kept] = getattr(self.sampler_, "nearest_picks_", _UNKNOWN)
-        self.training_scores_, largest = self._score_training(
-            samples.take(scored), picks[scored]
-        )
+        picks = np.full(len(samples.patches), UNKNOWN)
+        picks[kept] = getattr(self.sampler_, "nearest_picks_", UNKNOWN)
+
+        def score(rows):
+            return score_training(
+                self._search(),
+                samples.take(rows),
+                picks[rows],
+                n_neighbors=self.n_neighbors,
+                reduction=self.reduction,
+                reweight=self.reweight,
+                verbose=self.verbose,
+            )
+
+        self.training_scores_, largest = score(scored)
         scores, inlying = self.training_scores_, _intersection(scored, kept)
         if len(inlying) < len(scored):
-            scores, largest = self._score_training(
-                samples.take(inlying), picks[inlying]
-            )
+            scores, largest = score(inlying)
         share = self.contamination
         share = AUTO_CONTAMINATION if share == "auto" else share
         self.offset_ = float(np.quantile(scores, share))
@@ -638,112 +632,21 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             cells = reference_cells(shapes, self.position_grid_)
         return Samples.of_grids(patches, shapes, cells)
 
-    def _query(self, samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances in the unit of `metric` and bank rows, (n, k) each."""
-        if k > len(self.bank_):
-            raise ValueError(
-                f"n_neighbors={k} is more than the bank has rows, {len(self.bank_)}."
-            )
-        patches = self._prepare(samples.patches)
-        if samples.cells is None:
-            squared, indices = self._search_index().query(patches, k)
-        else:
-            squared, indices = self._search_positions().query(patches, samples.cells, k)
-        return squared_to_metric(squared, self.metric), indices
-
-    def _prepare(self, patches: np.ndarray) -> np.ndarray:
-        patches = patches.astype(self.bank_.dtype, copy=False)
-        return normalize(patches) if self.metric == "cosine" else patches
+    def _search(self) -> BankSearch:
+        """Return what finds distances to the bank, by the parameters as they are."""
+        windowed = self.position_window is not None
+        return BankSearch(
+            self._search_index(),
+            self.metric,
+            positions=self._search_positions() if windowed else None,
+            memory=self.memory,
+        )
 
     def _score(self, samples: Samples):
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
-        distances, indices = self._query_once(samples, self.n_neighbors)
-        patch_scores = distances.mean(axis=1)
-        if self.reweight is None:
-            scores = reduce_patches(patch_scores, samples.offsets, self.reduction)
-        else:
-            farthest = argmax_patches(patch_scores, samples.offsets)
-            scores = patch_scores[farthest] * self._reweighting(
-                samples.patches[farthest], patch_scores[farthest], indices[farthest, 0]
-            )
-        return -scores, patch_scores, indices
-
-    def _query_once(self, samples: Samples, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Query patches, those of a sample from the cache where they are there."""
-        cache, index = check_cache(self.memory), self._search_index()
-        if cache is None or not index.exact or samples.cells is not None:
-            return self._query(samples, k)
-        parts = np.split(samples.patches, samples.offsets[1:-1])
-        squared, rows = query_once(cache, index, list(map(self._prepare, parts)), k)
-        return squared_to_metric(squared, self.metric), rows
-
-    def _score_training(self, samples: Samples, picks: np.ndarray):
-        """Return score_samples and the largest patch distance of training samples.
-
-        A bank row near each patch is known, `picks`, or none is.
-        """
-        known = np.flatnonzero(picks != _UNKNOWN)
-        # In a window, only the nearest pick is sure to be allowed.
-        bounded = self.n_neighbors == 1 or samples.cells is None
-        if len(known) == 0 or self.reduction != "max" or not bounded:
-            scores, patch_scores, _ = self._score(samples)
-            return scores, reduce_patches(patch_scores, samples.offsets, "max")
-
-        def query(rows):
-            # Not ascending: samples are none of its business.
-            cells = None if samples.cells is None else samples.cells[rows]
-            some = Samples(samples.patches[rows], np.array([0, len(rows)]), cells)
-            distances, nearest = self._query(some, self.n_neighbors)
-            return distances.mean(axis=1), nearest[:, 0]
-
-        bounds = np.full(len(picks), np.inf)
-        bounds[known] = self._bound_scores(samples.take(known).patches, picks[known])
-        n_samples = len(samples.offsets) - 1
-        disable = not self.verbose
-        with tqdm(total=n_samples, desc="training scores", disable=disable) as bar:
-            farthest, rows, largest = farthest_patches(
-                query, bounds, samples.offsets, bar.update
-            )
-        scores = largest
-        if self.reweight is not None:
-            patches = samples.patches[farthest]
-            scores = largest * self._reweighting(patches, largest, rows)
-        return -scores, largest
-
-    def _bound_scores(self, patches, nearest) -> np.ndarray:
-        """Return upper bounds of patch scores, from a bank row near each patch.
-
-        Any k bank rows give one; the nearest of those around that row give a good one.
-        """
-        patches, bank = as_tensor(self._prepare(patches)), as_tensor(self.bank_)
-        nearest = torch.from_numpy(nearest)
-        if self.n_neighbors == 1:
-            everyone = torch.arange(len(patches))
-            squared = paired_distances(patches, everyone, bank, nearest)
-            return squared_to_metric(squared.numpy(), self.metric)
-        n_around = min(self.n_neighbors + _SPARE_ROWS, len(self.bank_))
-        bank_alone = Samples(self.bank_, np.array([0, len(self.bank_)]))
-        _, around = self._query_once(bank_alone, n_around)
-        around = torch.from_numpy(around)
-        step = rows_at_once(bank, n_around)
-        bounds = []
-        for part, rows in zip(patches.split(step), nearest.split(step), strict=True):
-            squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)
-            closest = squared.topk(self.n_neighbors, largest=False, sorted=False)
-            distances = squared_to_metric(closest.values.numpy(), self.metric)
-            bounds.append(distances.mean(axis=1))
-        # Not in float64, and a bound must not be less than what it bounds.
-        return np.concatenate(bounds).astype(np.float64) * (1 + _SLACK)
-
-    def _reweighting(self, patches, distances, rows):
-        """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
-        _, neighborhood = self._search_index().query(self.bank_[rows], self.reweight)
-        squared = squared_distances(
-            as_tensor(self._prepare(patches)), as_tensor(self.bank_[neighborhood])
+        return self._search().score(
+            samples, self.n_neighbors, self.reduction, self.reweight
         )
-        others = squared_to_metric(squared.numpy(), self.metric)
-        # exp(distance) overflows float32 at 88.7, and float64 at 709.
-        return 1 - np.exp(distances - logsumexp(others, axis=1))
 
     def __getstate__(self):
         """Leave the search index out; it is built again from `bank_` at first use."""

@@ -13,6 +13,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from sklearn.model_selection import GridSearchCV
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
+from skpatchcore._bank_search import BankSearch
 from skpatchcore._composition import inherit_params
 from skpatchcore.metrics import image_auroc_scorer
 
@@ -271,13 +272,13 @@ def test_training_scores_hold_among_ties(settings):
 
 def test_training_scores_take_few_searches(monkeypatch):
     searched = []
-    query = PatchMemoryBank._query
+    query = BankSearch.query
 
-    def count(self, samples, k):
-        searched.append(len(samples.patches))
-        return query(self, samples, k)
+    def count(self, patches, cells, k):
+        searched.append(len(patches))
+        return query(self, patches, cells, k)
 
-    monkeypatch.setattr(PatchMemoryBank, "_query", count)
+    monkeypatch.setattr(BankSearch, "query", count)
     make_bank(0.1).fit(patches(20, 500, d=20, dtype=np.float32))
     assert sum(searched) < 0.2 * 20 * 500
 

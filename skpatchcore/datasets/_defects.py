@@ -12,7 +12,12 @@ import numpy as np
 from numpy.random import RandomState
 from scipy import ndimage
 
-from skpatchcore.datasets._textures import shade_relief, smooth_noise, smoothstep
+from skpatchcore.datasets._textures import (
+    log_uniform,
+    shade_relief,
+    smooth_noise,
+    smoothstep,
+)
 
 # What is painted with less opacity is hardly seen: it is not painted at all, so that
 # the mask is exactly what was changed.
@@ -44,11 +49,6 @@ def paint_defect(
     mask = opacity >= _MIN_OPACITY
     amount = np.where(mask, opacity, 0)[..., np.newaxis]
     return np.clip(surface + amount * (paint - surface), 0, 1), mask
-
-
-def _log_uniform(rng: RandomState, low: float, high: float) -> float:
-    """Return a number as often below as above the geometric mean of the two."""
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _grid(shape) -> tuple[np.ndarray, np.ndarray]:
@@ -113,7 +113,7 @@ def _antialias(depth: np.ndarray) -> np.ndarray:
 def _crack(rng: RandomState, surface: np.ndarray):
     """Crack: dark, jagged, perhaps with a branch."""
     shape = surface.shape[:2]
-    length, width = _log_uniform(rng, 0.2, 0.6), _log_uniform(rng, 0.01, 0.02)
+    length, width = log_uniform(rng, 0.2, 0.6), log_uniform(rng, 0.01, 0.02)
     trunk = _walk(rng, _place(rng, shape), length, bend=0.6, jitter=0.45)
     opening = _stroke(trunk, shape, width)
     if rng.uniform() < 0.5:
@@ -126,24 +126,24 @@ def _crack(rng: RandomState, surface: np.ndarray):
 def _dent(rng: RandomState, surface: np.ndarray):
     """Dent: one flank in the light, the other in the shade."""
     along, across = _turned_grid(rng, surface.shape[:2])
-    radius = _log_uniform(rng, 0.06, 0.18)
+    radius = log_uniform(rng, 0.06, 0.18)
     inside = np.clip(1 - np.hypot(along, 1.3 * across) / radius, 0, 1)
     hollow = -radius * smoothstep(inside, 0, 1)
-    shading = shade_relief(hollow, _log_uniform(rng, 0.1, 0.4))
+    shading = shade_relief(hollow, log_uniform(rng, 0.1, 0.4))
     return smoothstep(inside, 0, 0.2), surface * shading[..., np.newaxis]
 
 
 def _discoloration(rng: RandomState, surface: np.ndarray):
     """Discoloration: another hue of much the same brightness, as from heat."""
-    area = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.08, 0.2), softness=0.6)
-    warmth = rng.choice([-1, 1]) * _log_uniform(rng, 0.1, 0.3)
+    area = _blob(rng, surface.shape[:2], log_uniform(rng, 0.08, 0.2), softness=0.6)
+    warmth = rng.choice([-1, 1]) * log_uniform(rng, 0.1, 0.3)
     return area, surface * (1 + warmth * np.array([1.0, 0.0, -1.0]))
 
 
 def _foreign(rng: RandomState, surface: np.ndarray):
     """Foreign body: a scrap of foil or tape with straight edges."""
     along, across = _turned_grid(rng, surface.shape[:2])
-    length, width = _log_uniform(rng, 0.04, 0.12), _log_uniform(rng, 0.015, 0.05)
+    length, width = log_uniform(rng, 0.04, 0.12), log_uniform(rng, 0.015, 0.05)
     depth = np.minimum(length - np.abs(along), width - np.abs(across))
     color = rng.uniform(0.3, 0.8) + rng.uniform(-0.2, 0.2, size=3)
     sheen = 1 + 0.04 * smooth_noise(rng, depth.shape, 0.03)
@@ -153,10 +153,10 @@ def _foreign(rng: RandomState, surface: np.ndarray):
 def _scratch(rng: RandomState, surface: np.ndarray):
     """Scratch: long, thin, nearly straight, down to a lighter or darker ground."""
     shape = surface.shape[:2]
-    length, width = _log_uniform(rng, 0.15, 0.7), _log_uniform(rng, 0.01, 0.02)
+    length, width = log_uniform(rng, 0.15, 0.7), log_uniform(rng, 0.01, 0.02)
     points = _walk(rng, _place(rng, shape), length, bend=0.3, jitter=0.03)
     ground = 1.0 if surface.mean() < 0.55 else 0.0
-    paint = surface + _log_uniform(rng, 0.2, 0.7) * (ground - surface)
+    paint = surface + log_uniform(rng, 0.2, 0.7) * (ground - surface)
     return _stroke(points, shape, width), paint
 
 
@@ -165,23 +165,23 @@ def _spot(rng: RandomState, surface: np.ndarray):
     shape = surface.shape[:2]
     colors = np.array([(0.10, 0.09, 0.08), (0.42, 0.20, 0.08), (0.90, 0.90, 0.86)])
     color = colors[rng.randint(len(colors))]
-    radii = [_log_uniform(rng, 0.015, 0.05) for _ in range(rng.randint(1, 4))]
+    radii = [log_uniform(rng, 0.015, 0.05) for _ in range(rng.randint(1, 4))]
     grains = [_blob(rng, shape, radius, softness=0.4) for radius in radii]
-    paint = surface + _log_uniform(rng, 0.4, 0.95) * (color - surface)
+    paint = surface + log_uniform(rng, 0.4, 0.95) * (color - surface)
     return np.max(grains, axis=0), paint
 
 
 def _stain(rng: RandomState, surface: np.ndarray):
     """Stain of a dried liquid: darker, most at its rim; the surface shows through."""
-    puddle = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.06, 0.2), softness=0.35)
+    puddle = _blob(rng, surface.shape[:2], log_uniform(rng, 0.06, 0.2), softness=0.35)
     rim = 4 * puddle * (1 - puddle)
-    tint = 1 - _log_uniform(rng, 0.15, 0.4) * np.array([0.8, 1.0, 1.2])
+    tint = 1 - log_uniform(rng, 0.15, 0.4) * np.array([0.8, 1.0, 1.2])
     return puddle, surface * tint * (1 - 0.15 * rim)[..., np.newaxis]
 
 
 def _wear(rng: RandomState, surface: np.ndarray):
     """Wear: the texture is smoothed away, its mean colour stays."""
-    area = _blob(rng, surface.shape[:2], _log_uniform(rng, 0.08, 0.2), softness=0.3)
+    area = _blob(rng, surface.shape[:2], log_uniform(rng, 0.08, 0.2), softness=0.3)
     sigma = 0.06 * min(area.shape)
     smooth = ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2)
     return area, surface + rng.uniform(0.5, 1) * (smooth - surface)

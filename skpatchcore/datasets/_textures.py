@@ -35,6 +35,11 @@ def smooth_noise(
     return (noise - noise.mean()) / noise.std()
 
 
+def log_uniform(rng: RandomState, low: float, high: float) -> float:
+    """Return a number as often below as above the geometric mean of the two."""
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return 0 below `low`, 1 above `high`, and a smooth passage between."""
     t = np.clip((x - low) / (high - low), 0, 1)

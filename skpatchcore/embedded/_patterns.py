@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import RandomState
 from scipy import fft, ndimage
 
-from skpatchcore.datasets._textures import smooth_noise, smoothstep
+from skpatchcore.datasets._textures import log_uniform, smooth_noise, smoothstep
 
 Grid = tuple[np.ndarray, np.ndarray]
 
@@ -44,11 +44,6 @@ def stretch(tone: np.ndarray) -> np.ndarray:
     low, high = np.quantile(tone[::3, ::3], [0.01, 0.99])
     scaled = (tone - low) / max(high - low, 1e-6)
     return np.clip(scaled, 0, 1).astype(np.float32)
-
-
-def log_uniform(rng: RandomState, low: float, high: float) -> float:
-    """Return a number whose logarithm is uniform: as many small ones as large ones."""
-    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def _warp(rng: RandomState, most: float = 0.08) -> float:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.random import RandomState
 from scipy import ndimage
 
-from skpatchcore.datasets._textures import smooth_noise, smoothstep
-from skpatchcore.embedded._patterns import coordinates, draw_pattern, log_uniform
+from skpatchcore.datasets._textures import log_uniform, smooth_noise, smoothstep
+from skpatchcore.embedded._patterns import coordinates, draw_pattern
 
 
 def draw_texture(rng: RandomState, size: int) -> np.ndarray:

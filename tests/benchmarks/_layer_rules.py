@@ -42,36 +42,29 @@ def equal_channels(X, n_channels):
     return (n_channels[0] / np.array(n_channels)) ** 0.5
 
 
+def _distances_to_others(X, n_channels):
+    """Return, a layer, distances to the nearest patch in other training pictures."""
+    chosen = np.random.default_rng(0).permutation(len(X))[:N_PICTURES]
+    bank, queries = (
+        np.split(X[rows].reshape(-1, X.shape[-1]), np.cumsum(n_channels)[:-1], axis=1)
+        for rows in np.array_split(chosen, 2)
+    )
+    step = max(1, len(queries[0]) // N_PATCHES)
+    return [
+        NearestNeighbors(n_neighbors=1).fit(near).kneighbors(query[::step])[0]
+        for near, query in zip(bank, queries, strict=True)
+    ]
+
+
 def nearest_neighbors(X, n_channels):
     """Equal distance to the nearest patch in other training pictures."""
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(X))[:N_PICTURES]
-    half = len(chosen) // 2
-    ends = np.cumsum(n_channels)[:-1]
-    banks = np.split(X[chosen[:half]].reshape(-1, X.shape[-1]), ends, axis=1)
-    queries = X[chosen[half:]].reshape(-1, X.shape[-1])
-    queries = queries[:: max(1, len(queries) // N_PATCHES)]
-    nearest = [
-        np.mean(NearestNeighbors(n_neighbors=1).fit(bank).kneighbors(query)[0])
-        for bank, query in zip(banks, np.split(queries, ends, axis=1), strict=True)
-    ]
-    return nearest[0] / np.array(nearest)
+    means = [distances.mean() for distances in _distances_to_others(X, n_channels)]
+    return means[0] / np.array(means)
 
 
 def nearest_neighbors_tail(X, n_channels):
-    """Equal spread of the distances to the nearest patch in other pictures' tail."""
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(X))[:N_PICTURES]
-    half = len(chosen) // 2
-    ends = np.cumsum(n_channels)[:-1]
-    banks = np.split(X[chosen[:half]].reshape(-1, X.shape[-1]), ends, axis=1)
-    queries = X[chosen[half:]].reshape(-1, X.shape[-1])
-    queries = queries[:: max(1, len(queries) // N_PATCHES)]
-    nearest = [
-        NearestNeighbors(n_neighbors=1).fit(bank).kneighbors(query)[0]
-        for bank, query in zip(banks, np.split(queries, ends, axis=1), strict=True)
-    ]
-    tails = [np.quantile(distances, 0.99) for distances in nearest]
+    """The same of the 99 % quantiles of these distances."""
+    tails = [np.quantile(d, 0.99) for d in _distances_to_others(X, n_channels)]
     return tails[0] / np.array(tails)
 
 

@@ -1,8 +1,62 @@
-"""The patch of each sample that is farthest from the bank, by few searches."""
+"""Scores of training samples, by searching for few of their patches."""
 
 import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
 
+from skpatchcore._bank_search import BankSearch
+from skpatchcore._samples import Samples, reduce_patches
+
+# Stands for a bank row near a patch where none is known.
+UNKNOWN = -1
 _FIRST_SEARCHED = 4
+
+
+def score_training(
+    search: BankSearch,
+    samples: Samples,
+    picks: NDArray,
+    *,
+    n_neighbors: int,
+    reduction,
+    reweight: int | None,
+    verbose: int,
+) -> tuple[NDArray, NDArray]:
+    """Return score_samples and the largest patch distance of training samples.
+
+    Parameters
+    ----------
+    picks : ndarray of shape (n_patches,), int64
+        A bank row near each patch, or UNKNOWN.
+    """
+    known = np.flatnonzero(picks != UNKNOWN)
+    # In a window, only the nearest pick is sure to be allowed.
+    bounded = n_neighbors == 1 or samples.cells is None
+    if len(known) == 0 or reduction != "max" or not bounded:
+        scores, patch_scores, _ = search.score(
+            samples, n_neighbors, reduction, reweight
+        )
+        return scores, reduce_patches(patch_scores, samples.offsets, "max")
+
+    def query(rows):
+        cells = None if samples.cells is None else samples.cells[rows]
+        distances, found = search.query(samples.patches[rows], cells, n_neighbors)
+        return distances.mean(axis=1), found[:, 0]
+
+    bounds = np.full(len(picks), np.inf)
+    bounds[known] = search.bound_scores(
+        samples.take(known).patches, picks[known], n_neighbors
+    )
+    n_samples = len(samples.offsets) - 1
+    with tqdm(total=n_samples, desc="training scores", disable=not verbose) as bar:
+        farthest, rows, largest = farthest_patches(
+            query, bounds, samples.offsets, bar.update
+        )
+    scores = largest
+    if reweight is not None:
+        patches = samples.patches[farthest]
+        scores = largest * search.reweighting(patches, largest, rows, reweight)
+    return -scores, largest
 
 
 def farthest_patches(query, bounds, offsets, finished=lambda n: None):

@@ -1,0 +1,136 @@
+"""Distances of patches to a bank, in the unit of a metric, and scores from them."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+from sklearn.preprocessing import normalize
+
+from skpatchcore._cache import check_cache
+from skpatchcore._distances import (
+    as_tensor,
+    paired_distances,
+    rows_at_once,
+    squared_distances,
+)
+from skpatchcore._neighbor_cache import query_once
+from skpatchcore._neighbors import NeighborIndex, squared_to_metric
+from skpatchcore._position_search import PositionSearch
+from skpatchcore._samples import Samples, argmax_patches, reduce_patches
+
+# Bank rows looked at for a bound beside as many as neighbours are asked for.
+_SPARE_ROWS = 3
+# More than the rounding of a distance in float32 over any number of features in use.
+_SLACK = 1e-4
+
+
+class BankSearch:
+    """Search a bank for the neighbours of patches.
+
+    Parameters
+    ----------
+    index : NeighborIndex
+        Of the bank.
+    metric : {"euclidean", "sqeuclidean", "cosine"}
+    positions : PositionSearch or None
+        Searches for patches that have cells.
+    memory : str, path-like, joblib.Memory or None
+        For neighbours in the whole bank, by an exact index.
+    """
+
+    def __init__(
+        self,
+        index: NeighborIndex,
+        metric: str,
+        *,
+        positions: PositionSearch | None = None,
+        memory=None,
+    ):
+        self.index, self.metric = index, metric
+        self._positions, self._memory = positions, memory
+
+    @property
+    def bank(self) -> NDArray:
+        """The patches that are searched, (n_bank, d)."""
+        return self.index.bank
+
+    def query(self, patches: NDArray, cells, k: int) -> tuple[NDArray, NDArray]:
+        """Return distances and bank rows, (n, k) each.
+
+        Raises
+        ------
+        ValueError
+            If the bank has fewer rows than `k`.
+        """
+        if k > len(self.bank):
+            raise ValueError(
+                f"n_neighbors={k} is more than the bank has rows, {len(self.bank)}."
+            )
+        patches = self._prepare(patches)
+        if cells is None:
+            squared, rows = self.index.query(patches, k)
+        else:
+            squared, rows = self._positions.query(patches, cells, k)
+        return squared_to_metric(squared, self.metric), rows
+
+    def query_once(self, samples: Samples, k: int) -> tuple[NDArray, NDArray]:
+        """Query patches, those of a sample from the cache where they are there."""
+        cache = check_cache(self._memory)
+        if cache is None or not self.index.exact or samples.cells is not None:
+            return self.query(samples.patches, samples.cells, k)
+        parts = np.split(samples.patches, samples.offsets[1:-1])
+        prepared = list(map(self._prepare, parts))
+        squared, rows = query_once(cache, self.index, prepared, k)
+        return squared_to_metric(squared, self.metric), rows
+
+    def score(self, samples: Samples, n_neighbors: int, reduction, reweight):
+        """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
+        distances, rows = self.query_once(samples, n_neighbors)
+        patch_scores = distances.mean(axis=1)
+        if reweight is None:
+            scores = reduce_patches(patch_scores, samples.offsets, reduction)
+        else:
+            farthest = argmax_patches(patch_scores, samples.offsets)
+            patches, largest = samples.patches[farthest], patch_scores[farthest]
+            scores = largest * self.reweighting(
+                patches, largest, rows[farthest, 0], reweight
+            )
+        return -scores, patch_scores, rows
+
+    def reweighting(self, patches, distances, rows, b: int) -> NDArray:
+        """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
+        _, neighborhood = self.index.query(self.bank[rows], b)
+        squared = squared_distances(
+            as_tensor(self._prepare(patches)), as_tensor(self.bank[neighborhood])
+        )
+        others = squared_to_metric(squared.numpy(), self.metric)
+        # exp(distance) overflows float32 at 88.7, and float64 at 709.
+        return 1 - np.exp(distances - logsumexp(others, axis=1))
+
+    def bound_scores(self, patches, nearest, n_neighbors: int) -> NDArray:
+        """Return upper bounds of patch scores, from a bank row near each patch.
+
+        Any k bank rows give one; the nearest of those around that row give a good one.
+        """
+        patches, bank = as_tensor(self._prepare(patches)), as_tensor(self.bank)
+        nearest = torch.from_numpy(nearest)
+        if n_neighbors == 1:
+            everyone = torch.arange(len(patches))
+            squared = paired_distances(patches, everyone, bank, nearest)
+            return squared_to_metric(squared.numpy(), self.metric)
+        n_around = min(n_neighbors + _SPARE_ROWS, len(bank))
+        whole = Samples(self.bank, np.array([0, len(bank)]))
+        around = torch.from_numpy(self.query_once(whole, n_around)[1])
+        step = rows_at_once(bank, n_around)
+        bounds = []
+        for part, rows in zip(patches.split(step), nearest.split(step), strict=True):
+            squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)
+            closest = squared.topk(n_neighbors, largest=False, sorted=False)
+            distances = squared_to_metric(closest.values.numpy(), self.metric)
+            bounds.append(distances.mean(axis=1))
+        # Not in float64, and a bound must not be less than what it bounds.
+        return np.concatenate(bounds).astype(np.float64) * (1 + _SLACK)
+
+    def _prepare(self, patches: NDArray) -> NDArray:
+        patches = patches.astype(self.bank.dtype, copy=False)
+        return normalize(patches) if self.metric == "cosine" else patches
