@@ -131,9 +131,9 @@ class PatchFeatureTransformer(
         Factor for each layer's block of the concatenation; the larger, the more a layer
         counts in distances. "auto" learns them from the training patches: every layer
         is brought to the same total variance as the first, then scaled by the ratio of
-        their effective ranks, within 1/2 and 1. None
-        weighs all layers alike, as published; so does "auto" where `descriptor` is an
-        int.
+        their effective ranks, within 1/2 and 1. None leaves layers as they are, as
+        published; so does "auto" where `descriptor` is an int, and with the embedded
+        backbone, which balances its layers itself.
 
     projection : int, transformer or None, default=None
         An int projects patch features to this many dimensions by a Gaussian random
@@ -312,8 +312,7 @@ class PatchFeatureTransformer(
         with unchanged_on_error(self):
             images = self._validate_images(X, reset=True)
             rows = learnable_rows(y, len(images))
-            learns = self._learns_weights() or hasattr(self.projection, "fit")
-            self._fit_extract(take_images(images, rows if learns else rows[:1]))
+            self._fit_extract(take_images(images, rows), whole=False)
             return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -374,21 +373,25 @@ class PatchFeatureTransformer(
         """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
         return check_images(X)
 
-    def _fit_extract(self, images, rows=None) -> PatchGrids:
+    def _fit_extract(self, images, rows=None, *, whole: bool = True) -> PatchGrids:
         """Fit on validated pictures and return their features.
 
-        With `rows`, nothing is learned from other pictures than these.
+        With `rows`, nothing is learned from other pictures than these. Without `whole`,
+        features are not needed beyond those that something is learned from.
         """
         _check_sizes(self)
         weights = _explicit_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
         network = self._load(seed)
+        learns_weights = self._learns_weights(network)
+        if not (whole or learns_weights or hasattr(self.projection, "fit")):
+            images = take_images(images, [0])
         n_channels = []
         batches = self._iter_grids(images, network, weights, n_channels)
         with closing(batches):
             grids = collect_grids(batches, len(images))
-        if self._learns_weights():
+        if learns_weights:
             weights = balance_layers(
                 grids.sample(rows, MAX_BALANCE_PATCHES), n_channels
             )
@@ -411,8 +414,9 @@ class PatchFeatureTransformer(
         self.grid_shape_ = tuple(int(size) for size in shape)
         return grids
 
-    def _learns_weights(self) -> bool:
-        return isinstance(self.layer_weights, str) and isinstance(self.descriptor, str)
+    def _learns_weights(self, network: Backbone) -> bool:
+        asked_for = isinstance(self.layer_weights, str)
+        return asked_for and isinstance(self.descriptor, str) and not network.balanced
 
     def _load(self, seed: int) -> Backbone:
         return load_backbone(

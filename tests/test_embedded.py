@@ -134,7 +134,23 @@ def test_vectors_have_a_fixed_length_for_each_of_their_parts():
     torch.testing.assert_close(learned.norm(dim=1), ones)
     torch.testing.assert_close(filters.norm(dim=1), 0.5**0.5 * ones)
     torch.testing.assert_close(shallow.norm(dim=1), 0.5**0.5 * ones)
-    torch.testing.assert_close(coarse.norm(dim=1), torch.ones(2, 4, 4))
+    torch.testing.assert_close(coarse.norm(dim=1), 0.6 * torch.ones(2, 4, 4))
+
+
+def test_layers_are_weighed_by_the_network_alone(monkeypatch):
+    pictures, seen = _pictures(5), []
+    forward = _network.EmbeddedBackbone.forward
+
+    def count(network, batch):
+        seen.append(len(batch))
+        return forward(network, batch)
+
+    monkeypatch.setattr(_network.EmbeddedBackbone, "forward", count)
+    features = PatchFeatureTransformer("embedded", image_size=64).fit(pictures)
+    assert features.layer_weights_ == (1.0, 1.0)
+    assert sum(seen) == 1
+    features.set_params(layer_weights=[1, 2]).fit(pictures)
+    assert features.layer_weights_ == (1.0, 2.0)
 
 
 def test_filters_are_those_of_the_gabor_bank_on_halved_pictures():

@@ -15,6 +15,8 @@ WEIGHTS_PATH = Path(__file__).with_name("embedded.safetensors")
 MEAN, STD = 0.5, 0.25
 # What is beside the learned channels of a layer weighs as much as these, in all.
 _BESIDE = 0.5**0.5
+# More of the third stage blurs maps and hides small defects (see the model card).
+_COARSE = 0.6
 _BATCH = 16
 
 
@@ -23,11 +25,13 @@ class EmbeddedBackbone(nn.Module):
 
     Its layers for patch features are "layer2", at a stride of 8 pixels: 128 learned
     channels, and beside them 69 of filters and the means of 48 learned at a stride of
-    4; and "layer3", 256 learned channels at a stride of 16. Both are standardised: what
-    they give is compared by Euclidean distances.
+    4; and "layer3", 256 learned channels at a stride of 16. Both are standardised and
+    weighed against each other: what they give is compared by Euclidean distances.
     """
 
     pretrained_cfg = {"mean": (MEAN,) * 3, "std": (STD,) * 3}
+    # Nothing is left for layer_weights="auto" to learn.
+    balanced_layers = True
 
     def __init__(self):
         super().__init__()
@@ -38,7 +42,7 @@ class EmbeddedBackbone(nn.Module):
             (self.filters.n_channels, _BESIDE),
             (STAGE_WIDTHS[0], _BESIDE),
         )
-        self.layer3 = Readout((STAGE_WIDTHS[2], 1.0))
+        self.layer3 = Readout((STAGE_WIDTHS[2], _COARSE))
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the map of "layer3" (b, 256, h / 16, w / 16)."""
