@@ -42,16 +42,20 @@ class Transform(NamedTuple):
         return np.clip(image * np.float32(self.gain), 0, 1)
 
     def origin(
-        self, rows: NDArray, columns: NDArray, heights: NDArray, widths: NDArray
+        self, rows: NDArray, columns: NDArray, shapes: NDArray, aspects: NDArray
     ) -> tuple[NDArray, NDArray]:
         """Return where patches of the new picture come from in the given one.
 
-        Positions are in grids of `heights` times `widths` patches, as far apart in both
-        directions.
+        Positions are in grids of `shapes` (n, 2); `aspects` (n,) are heights of patches
+        over their widths, in pixels of the pictures: those were turned, not the grids.
         """
-        center = np.stack([heights, widths]) / 2 - 0.5
-        found = np.tensordot(self.matrix, np.stack([rows, columns]) - center, 1)
-        found = _mirror(np.rint(found + center).astype(np.int64), heights, widths)
+        center = shapes.T / 2 - 0.5
+        pitch = np.stack([aspects, np.ones_like(aspects)])
+        turned = np.tensordot(
+            self.matrix, (np.stack([rows, columns]) - center) * pitch, 1
+        )
+        found = np.rint(turned / pitch + center).astype(np.int64)
+        found = _mirror(found, *shapes.T)
         return found[0], found[1]
 
 
@@ -117,9 +121,10 @@ class Augmented(Sequence):
         transform = self._transforms[i_transform - 1]
         name = f"what {transform!r:.60} made of {self._name(i_image)}"
         # A copy: functions may work in place.
-        given = transform(image.copy())
+        given = _apply(transform, image.copy(), name)
         try:
-            made = np.asarray(given, dtype=np.float32)
+            # What mirrors a picture may return a view with negative strides.
+            made = np.array(given, dtype=np.float32, order="C")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} is no array of numbers: {error}") from error
         if made.shape != image.shape:
@@ -139,3 +144,12 @@ class Augmented(Sequence):
 
     def _name(self, i: int) -> str:
         return self._images.names[i] if isinstance(self._images, Images) else str(i)
+
+
+def _apply(transform: Callable, image: NDArray, name: str):
+    try:
+        return transform(image)
+    except Exception as error:
+        raise ValueError(
+            f"{name} could not be made: {type(error).__name__}: {error}"
+        ) from error

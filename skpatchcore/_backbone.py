@@ -47,8 +47,8 @@ class Backbone:
         self.layers = tuple(layers)
         self.device = device
         self.dtype = choose_dtype(precision, device)
-        # Whether the network gives its layers the weights that they should have.
-        self.balanced = getattr(module, "balanced_layers", False)
+        # Whether the network gives these layers the weights that they should have.
+        self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
         config = getattr(module, "pretrained_cfg", None) or {}
         # Without a configuration of its own, a network is taken to be trained on
         # ImageNet: these are torchvision's and timm's constants.

@@ -62,10 +62,7 @@ class BankSearch:
         ValueError
             If the bank has fewer rows than `k`.
         """
-        if k > len(self.bank):
-            raise ValueError(
-                f"n_neighbors={k} is more than the bank has rows, {len(self.bank)}."
-            )
+        self._check_k("n_neighbors", k)
         patches = self._prepare(patches)
         if cells is None:
             squared, rows = self.index.query(patches, k)
@@ -99,6 +96,7 @@ class BankSearch:
 
     def reweighting(self, patches, distances, rows, b: int) -> NDArray:
         """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
+        self._check_k("reweight", b)
         _, neighborhood = self.index.query(self.bank[rows], b)
         squared = squared_distances(
             as_tensor(self._prepare(patches)), as_tensor(self.bank[neighborhood])
@@ -130,6 +128,12 @@ class BankSearch:
             bounds.append(distances.mean(axis=1))
         # Not in float64, and a bound must not be less than what it bounds.
         return np.concatenate(bounds).astype(np.float64) * (1 + _SLACK)
+
+    def _check_k(self, name: str, k: int) -> None:
+        if k > len(self.bank):
+            raise ValueError(
+                f"{name}={k} is more than the bank has rows, {len(self.bank)}."
+            )
 
     def _prepare(self, patches: NDArray) -> NDArray:
         patches = patches.astype(self.bank.dtype, copy=False)

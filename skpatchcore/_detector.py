@@ -321,6 +321,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
             self.memory_bank_ = bank
             self.training_indices_ = rows
             self._training_shapes = grids.shapes
+            self._training_aspects = np.array([g.aspect for g in grids.geometries])
             self._augmentation = self.augmentation
             self.foreground_ = None if foreground is None else tuple(foreground)
             self.training_scores_ = bank.training_scores_
@@ -440,9 +441,11 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         for i, transform in enumerate(find_transforms(self._augmentation), start=1):
             of_it = number == i
             if of_it.any() and isinstance(transform, Transform):
-                grids = self._training_shapes[made[of_it]].T
                 row[of_it], column[of_it] = transform.origin(
-                    row[of_it], column[of_it], *grids
+                    row[of_it],
+                    column[of_it],
+                    self._training_shapes[made[of_it]],
+                    self._training_aspects[made[of_it]],
                 )
         return self.training_indices_[picture], row, column, number
 

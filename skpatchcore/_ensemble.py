@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import _fit_context, clone
 from sklearn.utils import Bunch, check_random_state, indexable
-from sklearn.utils._param_validation import Interval
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
@@ -158,7 +157,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
 
     _parameter_constraints = {
         "estimators": [list],
-        "cv": [Interval(Integral, 2, None, closed="left"), "cv_object"],
+        "cv": ["cv_object"],
         "contamination": PatchMemoryBank._parameter_constraints["contamination"],
         "memory": MEMORY_CONSTRAINT,
         "device": PatchMemoryBank._parameter_constraints["device"],

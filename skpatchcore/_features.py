@@ -132,8 +132,8 @@ class PatchFeatureTransformer(
         counts in distances. "auto" learns them from the training patches: every layer
         is brought to the same total variance as the first, then scaled by the ratio of
         their effective ranks, within 1/2 and 1. None leaves layers as they are, as
-        published; so does "auto" where `descriptor` is an int, and with the embedded
-        backbone, which balances its layers itself.
+        published; so does "auto" where `descriptor` is an int, and with "layer2" and
+        "layer3" of the embedded backbone, which balances these two itself.
 
     projection : int, transformer or None, default=None
         An int projects patch features to this many dimensions by a Gaussian random
@@ -571,7 +571,10 @@ def _explicit_layer_weights(layer_weights, layers) -> tuple[float, ...]:
     """Return the weights given, or ones where they are learned or all alike."""
     if layer_weights is None or isinstance(layer_weights, str):
         return (1.0,) * len(layers)
-    values = tuple(float(value) for value in layer_weights)
+    try:
+        values = tuple(float(value) for value in layer_weights)
+    except (TypeError, ValueError):
+        values = ()
     if len(values) != len(layers) or not all(0 < v < np.inf for v in values):
         raise ValueError(
             f"layer_weights must hold a positive number for each of the {len(layers)} "

@@ -43,6 +43,12 @@ class Geometry(NamedTuple):
     offset: tuple[int, int]
     crop: tuple[int, int]
 
+    @property
+    def aspect(self) -> float:
+        """Height over width that a square of the input has in the picture."""
+        (height, width), (new_height, new_width) = self.original, self.resized
+        return (height / new_height) / (width / new_width)
+
 
 class Images(Sequence):
     """Pictures decoded on access to float32 arrays (h, w, 3) in [0, 1]."""

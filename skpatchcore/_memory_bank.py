@@ -483,6 +483,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         self.sampler_ = sampler
         self.bank_indices_ = indices
         self.bank_ = prepared[indices]
+        self._normalized = self.metric == "cosine"
         self._place_bank(shapes, kept)
         self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._index = self._build_index()
@@ -616,21 +617,37 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         return self._index
 
     def _search_positions(self) -> PositionSearch:
-        if not hasattr(self, "_positions"):
+        window = check_window(self.position_window)
+        if getattr(self, "_positions", None) is None or (
+            self._positions.window != window
+        ):
             self._positions = PositionSearch(
-                self._search_index(),
-                self._bank_cells,
-                self.position_grid_,
-                check_window(self.position_window),
+                self._search_index(), self._bank_cells, self.position_grid_, window
             )
         return self._positions
 
     def _samples(self, patches: np.ndarray, shapes: np.ndarray) -> Samples:
         """Return all patches of samples, with where they are if that matters."""
+        self._check_as_fitted()
         cells = None
         if self.position_window is not None:
             cells = reference_cells(shapes, self.position_grid_)
         return Samples.of_grids(patches, shapes, cells)
+
+    def _check_as_fitted(self) -> None:
+        """Refuse what was set after the fit and would need another one."""
+        for name, possible in (
+            ("metric", (self.metric == "cosine") == self._normalized),
+            (
+                "position_window",
+                self.position_window is None or hasattr(self, "position_grid_"),
+            ),
+        ):
+            if not possible:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} was set after the fit, which "
+                    "prepared the bank for another one; fit again."
+                )
 
     def _search(self) -> BankSearch:
         """Return what finds distances to the bank, by the parameters as they are."""

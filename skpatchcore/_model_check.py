@@ -57,6 +57,7 @@ _DETECTOR_ARRAYS = {
     "training_scores_": ("float64", "n"),
     "training_indices_": ("int64", "n"),
     "_training_shapes": ("int64", "p2"),
+    "_training_aspects": ("float64", "p"),
 }
 _CALIBRATION_ARRAYS = {
     "calibration_scores_": ("float64", "n"),
@@ -131,6 +132,10 @@ def _check_provenance(detector, sizes: dict[str, int]) -> None:
     places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
     if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
         raise ValueError("bank_indices_ point to no patch of the training pictures.")
+    if not (
+        (detector._training_aspects > 0) & np.isfinite(detector._training_aspects)
+    ).all():
+        raise ValueError("_training_aspects must be positive.")
     n_made = 1 + len(find_transforms(detector._augmentation))
     if sizes["p"] != sizes["n"] * n_made:
         raise ValueError(f"{sizes['p']} grids are not {n_made} for each picture.")
@@ -251,6 +256,7 @@ def _check_bank(bank, sizes: dict[str, int]) -> None:
         )
     _check_outliers(bank)
     _check_positions(bank, sizes["m"])
+    bank._check_as_fitted()
     bank._check_bank_size(sizes["m"])
     resolve_device(bank.device)
 

@@ -44,14 +44,14 @@ _FITTED = {
     PatchCoreDetector: {
         *("features_", "memory_bank_", "training_indices_", "_training_shapes"),
         *("training_scores_", "offset_", "map_threshold_"),
-        *("foreground_", "_augmentation"),
+        *("foreground_", "_augmentation", "_training_aspects"),
     },
     PatchFeatureTransformer: {
         *("layer_weights_", "projection_", "n_patch_features_", "grid_shape_", "_seed")
     },
     PatchMemoryBank: {
         *("sampler_", "bank_", "bank_indices_", "training_scores_", "offset_"),
-        *("patch_threshold_", "n_features_in_", "_index_seed"),
+        *("patch_threshold_", "n_features_in_", "_index_seed", "_normalized"),
     },
     CoresetSampler: {"sample_indices_", "radii_", "n_features_in_"},
 }
@@ -263,6 +263,12 @@ class Reader:
             isinstance(name, str) for name in known
         ):
             raise ValueError("estimators must be names and detectors.")
+        weights = self.overrides.get("weights")
+        if not isinstance(weights, dict | None):
+            raise ValueError(
+                f"weights={str(weights)!r} is one file, but this is an ensemble of "
+                f"{list(dict.fromkeys(known))}; give a dict of files by member."
+            )
         for name, value in self.overrides.items():
             if isinstance(value, dict) and not value.keys() <= set(known):
                 raise ValueError(

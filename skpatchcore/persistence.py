@@ -63,8 +63,9 @@ def save(detector, path, *, include_backbone=False):
         If `detector` is, or holds, an object of another class.
 
     ValueError
-        If `detector` is not fitted, or `include_backbone` is asked for a network that
-        was given as a module, or there is none.
+        If `detector` is not fitted, or its parameters have been set to what does not go
+        with the fit; if `include_backbone` is asked for a network that was given as a
+        module, or there is none.
 
     See Also
     --------
@@ -108,6 +109,7 @@ def save(detector, path, *, include_backbone=False):
     check_is_fitted(detector)
     writer = Writer()
     record = writer.encode(detector, "", fitted=True)
+    _check_loads(record, writer.arrays)
     features = [part.features_ for part in picture_detectors(detector)]
     fingerprints = _fingerprints(features)
     members = {ARRAYS: safetensors.numpy.save(writer.arrays)}
@@ -202,6 +204,16 @@ def load(path, *, weights=None, backbone=None, device=None):
         _check_networks(features, fingerprints)
         _check_widths(features)
     return detector
+
+
+def _check_loads(record: dict, arrays: dict) -> None:
+    """Read what is about to be written: a model that cannot be is worth no file."""
+    # Stands for networks given as modules, which `load` must be given.
+    reader = Reader(dict(arrays), {"backbone": nn.Identity()})
+    try:
+        check_detector(reader.decode(record))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the detector could not be loaded again: {error}") from error
 
 
 def _weights(features) -> dict[str, torch.Tensor]:

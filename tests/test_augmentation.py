@@ -97,6 +97,7 @@ def test_given_pictures_come_first(X):
         (lambda image: image * np.nan, "holds NaN"),
         (lambda image: "picture", "of picture 0 is no array of numbers"),
         (lambda image: [[1], [1, 2]], "of picture 0 is no array of numbers"),
+        (lambda image: image[99], "of picture 0 could not be made: IndexError: index"),
     ],
 )
 def test_wrong_augmentations_are_refused(X, augmentation, message):
@@ -115,6 +116,33 @@ def test_functions_may_work_in_place(X):
     found = make_detector(augmentation=darken).fit(X)
     expected = make_detector(augmentation=lambda image: image * 0.5).fit(X)
     assert_array_equal(found.memory_bank_.bank_, expected.memory_bank_.bank_)
+
+
+def test_functions_may_return_views(X):
+    found = make_detector(augmentation=np.fliplr).fit(X)
+    expected = make_detector(augmentation=lambda image: np.fliplr(image).copy()).fit(X)
+    assert_array_equal(found.memory_bank_.bank_, expected.memory_bank_.bank_)
+
+
+def test_turns_of_squeezed_pictures_are_led_back(X):
+    """Patches of 4 x 4 pixels of the input are 2 x 4 of the picture."""
+    squeezed = np.ascontiguousarray(X[:1, ::2])
+    detector = make_detector(augmentation="rotate")
+    detector.set_params(features__image_size=X.shape[1:3]).fit(squeezed)
+    height, width = squeezed.shape[1:3]
+    turned = ROTATIONS[1](squeezed[0] / np.float32(255))
+    matches = detector.nearest_patches(turned[None], 1)
+    assert matches.distance.max() < 1e-5
+    rows, columns = np.mgrid[: X.shape[1] // 4, : X.shape[2] // 4]
+    up, right = rows * 2 + 1 - height / 2, columns * 4 + 2 - width / 2
+    # A quarter turn in pixels of the picture, back into its grid.
+    row = (right + height / 2 - 1) / 2
+    column = (-up + width / 2 - 2) / 4
+    inside = (row >= 0) & (row < rows.shape[0])
+    assert inside.any()
+    assert (matches.transform[0, ..., 0][inside] == 2).all()
+    assert np.abs(matches.row[0, ..., 0] - row)[inside].max() <= 0.5
+    assert np.abs(matches.column[0, ..., 0] - column)[inside].max() <= 0.5
 
 
 @pytest.mark.parametrize("name", ["rotate", "flip"])

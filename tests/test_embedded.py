@@ -137,6 +137,13 @@ def test_vectors_have_a_fixed_length_for_each_of_their_parts():
     torch.testing.assert_close(coarse.norm(dim=1), 0.6 * torch.ones(2, 4, 4))
 
 
+def test_other_layers_are_weighed_by_what_is_learned():
+    features = PatchFeatureTransformer(
+        "embedded", ("filters", "trunk.stage3"), image_size=64
+    ).fit(_pictures(3))
+    assert features.layer_weights_[1] != 1
+
+
 def test_layers_are_weighed_by_the_network_alone(monkeypatch):
     pictures, seen = _pictures(5), []
     forward = _network.EmbeddedBackbone.forward

@@ -235,7 +235,8 @@ def _train(folder: Path, *options):
     arguments = [str(part) for pair in settings.items() for part in pair]
     arguments += [str(folder), *map(str, options)]
     result = CliRunner().invoke(train.main, arguments, catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+    if result.exit_code != 0:
+        raise RuntimeError(result.output)
 
 
 def _tensors(value) -> list:
@@ -268,6 +269,39 @@ def test_resumed_training_equals_uninterrupted_training_bit_for_bit(tmp_path):
     assert [step for step, _ in losses[0]] == ["1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--seed", 1), "begun with {'seed': 0"),
+        (("--picture-size", SIZE + 8), "in another folder"),
+        (("--steps", 1), "at step 2, beyond the end of 1 steps"),
+    ],
+    ids=str,
+)
+def test_a_run_that_does_not_go_on_like_the_one_begun_is_refused(
+    tmp_path, options, message
+):
+    _train(tmp_path, "--stop-at", 2)
+    with pytest.raises(RuntimeError, match=message):
+        _train(tmp_path, *options)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    _train(tmp_path, "--stop-at", 1)
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(RuntimeError, match=r"checkpoint.pt is no checkpoint, or a"):
+        _train(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option", ["--steps", "--batch-size", "--pictures", "--save-every", "--jobs"]
+)
+def test_none_at_all_is_refused(tmp_path, option):
+    with pytest.raises(RuntimeError, match=f"Invalid value for '{option}'"):
+        _train(tmp_path, option, 0)
+
+
 def test_checkpoints_are_kept_as_often_as_asked(tmp_path):
     _train(tmp_path, "--keep-every", 2, "--stop-at", 3, "--save-every", 3)
     kept = torch.load(tmp_path / "checkpoint-000002.pt", weights_only=True)
@@ -276,7 +310,7 @@ def test_checkpoints_are_kept_as_often_as_asked(tmp_path):
 
 
 def test_average_follows_the_weights():
-    trainer = _training.Trainer(100, 0.2, 0, torch.device("cpu"))
+    trainer = _training.Trainer(100, 0.2, 0, torch.device("cpu"), 160)
     pairs, scenes = _pairs(n=4), is_scene(torch.arange(4))
     seen = []
     for _ in range(3):
@@ -288,7 +322,7 @@ def test_average_follows_the_weights():
 
 
 def test_training_lowers_the_loss():
-    trainer = _training.Trainer(1000, 0.2, 0, torch.device("cpu"))
+    trainer = _training.Trainer(1000, 0.2, 0, torch.device("cpu"), 160)
     pairs, scenes = _pairs(n=8), is_scene(torch.arange(8))
     losses = [trainer.learn(pairs, scenes) for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]

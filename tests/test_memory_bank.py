@@ -505,6 +505,30 @@ def test_a_failed_fit_leaves_the_earlier_one_usable(d_of_failure, n_neighbors):
     assert list(bank.feature_names_in_) == list("abcdef")
 
 
+@pytest.mark.parametrize("metrics", [("euclidean", "cosine"), ("cosine", "euclidean")])
+def test_a_bank_prepared_for_another_metric_is_refused(metrics):
+    bank = make_bank(metric=metrics[0]).fit(patches(20)).set_params(metric=metrics[1])
+    with pytest.raises(
+        ValueError, match=f"metric='{metrics[1]}' was set after the fit"
+    ):
+        bank.score_samples(patches(5))
+
+
+def test_squared_distances_can_be_asked_for_after_the_fit():
+    bank = make_bank().fit(patches(20))
+    distances = bank.kneighbors(patches(5))[0]
+    squared = bank.set_params(metric="sqeuclidean").kneighbors(patches(5))[0]
+    assert_allclose(squared, distances**2)
+
+
+def test_more_neighbours_of_matches_than_the_bank_has_are_refused():
+    bank = make_bank(4).fit(patches(20)).set_params(reweight=9)
+    with pytest.raises(
+        ValueError, match="reweight=9 is more than the bank has rows, 4"
+    ):
+        bank.score_samples(patches(5))
+
+
 def test_a_failed_first_fit_leaves_nothing_behind():
     bank = make_bank(6, n_neighbors=9)
     with pytest.raises(ValueError, match="n_neighbors=9"):

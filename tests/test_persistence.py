@@ -1112,6 +1112,28 @@ def test_an_ensemble_in_a_conformal_detector_round_trips(ensemble, tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"outlier_filter": "lof"},
+        {"position_window": 3},
+        {"n_neighbors": 10**6},
+        {"reduction": "bad"},
+        {"metric": "cosine"},
+    ],
+    ids=str,
+)
+def test_a_model_that_could_not_be_loaded_replaces_no_file(params, tmp_path):
+    path = tmp_path / "bank.skpc"
+    X = np.random.default_rng(0).normal(size=(4, 3, 3, 5)).astype(np.float32)
+    bank = PatchMemoryBank(random_state=0).fit(X)
+    save(bank, path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="could not be loaded again"):
+        save(bank.set_params(**params), path)
+    assert path.read_bytes() == before
+
+
 def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU())
     own = PatchFeatureTransformer(network, ("1",), image_size=32)
@@ -1131,6 +1153,8 @@ def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
         load(tmp_path / "model.skpc", weights={"named": moved})
     with pytest.raises(ModelFileError, match=r"weights is for \['other'\]"):
         load(tmp_path / "model.skpc", weights={"other": moved})
+    with pytest.raises(ModelFileError, match=r"is one file, .*; give a dict"):
+        load(tmp_path / "model.skpc", weights=moved)
     with pytest.raises(TypeError, match="pass a dict of files"):
         load(tmp_path / "model.skpc", weights=moved, backbone={"given": network})
 

@@ -3,6 +3,7 @@
 import copy
 import os
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -29,12 +30,17 @@ class Trainer:
     cool_down : float
         Length of that part, relative to `n_steps`.
     seed : int
-        Of the first weights.
+        Of the first weights, and of the pictures.
     device : torch.device
+    picture_size : int
+        Kept with the seed: a run goes on with the pictures that it was begun with.
     """
 
-    def __init__(self, n_steps: int, cool_down: float, seed: int, device):
+    def __init__(
+        self, n_steps: int, cool_down: float, seed: int, device, picture_size: int
+    ):
         self.n_steps, self.cool_down, self.device = n_steps, cool_down, device
+        self.pictures = {"seed": seed, "picture_size": picture_size}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network = Trunk()
@@ -79,6 +85,7 @@ class Trainer:
         """Write all there is to continue from, at once or not at all."""
         state = {
             "step": self.step,
+            "pictures": self.pictures,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -88,12 +95,31 @@ class Trainer:
         os.replace(part, path)
 
     def restore(self, path: Path) -> None:
-        """Go on from what `save` has written."""
-        state = torch.load(path, map_location=self.device, weights_only=True)
+        """Go on from what `save` has written.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged, has other pictures, or is beyond the end of the schedule.
+        """
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+            begun, step = state["pictures"], state["step"]
+        except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+            raise ValueError(f"{path} is no checkpoint, or a damaged one.") from error
+        if begun != self.pictures:
+            raise ValueError(
+                f"{path} was begun with {begun}, not {self.pictures}; go on with that, "
+                "or begin in another folder."
+            )
+        if step > self.n_steps:
+            raise ValueError(
+                f"{path} is at step {step}, beyond the end of {self.n_steps} steps."
+            )
         self.network.load_state_dict(state["network"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step = state["step"]
+        self.step = step
 
 
 def learning_rate(step: int, n_steps: int, cool_down: float) -> float:

@@ -23,6 +23,9 @@ from skpatchcore.embedded._views import draw_pairs
 N_POINTS = 14
 # As many determine the mean and variance of channels to about 1 %.
 N_STANDARD = 256
+POSITIVE = click.IntRange(min=1)
+# A picture is told from others: there must be some.
+SEVERAL = click.IntRange(min=2)
 
 
 def draw_batch(store: PictureStore, n: int, size: int, seed: int, step: int, device):
@@ -38,22 +41,61 @@ def draw_batch(store: PictureStore, n: int, size: int, seed: int, step: int, dev
 
 @click.command(context_settings={"show_default": True})
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--steps", default=20_000, help="Length of the whole schedule.")
+@click.option(
+    "--steps", default=20_000, type=POSITIVE, help="Length of the whole schedule."
+)
 @click.option(
     "--stop-at",
-    type=int,
+    type=click.IntRange(min=0),
     help="Stop early, after this many steps; 0 only writes the weights so far.",
 )
-@click.option("--cool-down", default=0.2, help="Part of the steps with falling rate.")
-@click.option("--batch-size", default=64, help="Pictures per step; two views of each.")
-@click.option("--view-size", default=96, help="Side of a view in pixels.")
-@click.option("--pictures", default=32_768, help="Number of different pictures.")
-@click.option("--picture-size", default=160, help="Side of a picture in pixels.")
-@click.option("--seed", default=0, help="Of pictures, first weights, and views.")
+@click.option(
+    "--cool-down",
+    default=0.2,
+    type=click.FloatRange(0, 1),
+    help="Part of the steps with falling rate.",
+)
+@click.option(
+    "--batch-size",
+    default=64,
+    type=SEVERAL,
+    help="Pictures per step; two views of each.",
+)
+@click.option(
+    "--view-size",
+    default=96,
+    type=click.IntRange(min=32),
+    help="Side of a view in pixels.",
+)
+@click.option(
+    "--pictures",
+    default=32_768,
+    type=SEVERAL,
+    help="Number of different pictures.",
+)
+@click.option(
+    "--picture-size",
+    default=160,
+    type=click.IntRange(min=32),
+    help="Side of a picture in pixels.",
+)
+@click.option(
+    "--seed",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Of pictures, first weights, and views.",
+)
 @click.option("--device", help="By default the GPU if there is one.")
-@click.option("--jobs", default=1, help="Processes that draw pictures.")
-@click.option("--save-every", default=200, help="Steps between checkpoints.")
-@click.option("--keep-every", default=0, help="Steps between checkpoints to keep.")
+@click.option("--jobs", default=1, type=POSITIVE, help="Processes that draw pictures.")
+@click.option(
+    "--save-every", default=200, type=POSITIVE, help="Steps between checkpoints."
+)
+@click.option(
+    "--keep-every",
+    default=0,
+    type=click.IntRange(min=0),
+    help="Steps between checkpoints to keep; 0 keeps the last alone.",
+)
 def main(
     folder: Path,
     steps: int,
@@ -74,10 +116,13 @@ def main(
     store = PictureStore(
         folder / "pictures", pictures, seed=seed, size=picture_size, n_jobs=jobs
     )
-    trainer = Trainer(steps, cool_down, seed, resolve_device(device))
+    trainer = Trainer(steps, cool_down, seed, resolve_device(device), picture_size)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
-        trainer.restore(checkpoint)
+        try:
+            trainer.restore(checkpoint)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from None
     log_path = folder / "log.tsv"
     _forget_later_steps(log_path, trainer.step)
     last = steps if stop_at is None else min(steps, stop_at)
