@@ -19,14 +19,13 @@ from skpatchcore._cli_options import (
     EXISTING_FILE,
     NEW_FILE,
     NEW_FOLDER,
-    CommaSeparated,
-    KeywordOr,
     common_options,
     detector_options,
     device_option,
     option,
     random_state_option,
 )
+from skpatchcore._cli_types import CommaSeparated, KeywordOr
 
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130

@@ -208,6 +208,12 @@ def test_choices_are_those_of_the_estimators(option, estimator):
         ("--descriptor", "concat", "concat"),
         ("--reduction", "0.01", 0.01),
         ("--reweight", "9", 9),
+        ("--position-window", "5", 5),
+        ("--position-window", "5,3", (5, 3)),
+        ("--outlier-filter", "lof", "lof"),
+        ("--outlier-filter", "none", None),
+        ("--augmentation", "rotate,brightness", ("rotate", "brightness")),
+        ("--foreground", "auto", "auto"),
         ("--device", "cuda:1", "cuda:1"),
     ],
 )
