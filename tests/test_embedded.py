@@ -16,7 +16,7 @@ from skpatchcore.embedded._filters import ColorsAndEnergies
 from skpatchcore.persistence import load, save
 
 # Of the file described in docs/embedded_model_card.md.
-WEIGHTS_SHA256 = "a3254d4ce5ced054695b3475ebc1f8ec6a1dc6f3a19549ab8410080f25edc82a"
+WEIGHTS_SHA256 = "ad01ed0184444c8126b66263b57abcedffdaf3e039c85237a92106c047a51d19"
 LAYERS = ("layer2", "layer3")
 
 
