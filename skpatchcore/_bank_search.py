@@ -72,6 +72,7 @@ class BankSearch:
 
     def query_once(self, samples: Samples, k: int) -> tuple[NDArray, NDArray]:
         """Query patches, those of a sample from the cache where they are there."""
+        self._check_k("n_neighbors", k)
         cache = check_cache(self._memory)
         if cache is None or not self.index.exact or samples.cells is not None:
             return self.query(samples.patches, samples.cells, k)

@@ -521,6 +521,14 @@ def test_squared_distances_can_be_asked_for_after_the_fit():
     assert_allclose(squared, distances**2)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_more_neighbours_than_the_bank_has_are_refused(cached, tmp_path):
+    memory = tmp_path if cached else None
+    bank = make_bank(4, memory=memory).fit(patches(20)).set_params(n_neighbors=5)
+    with pytest.raises(ValueError, match="n_neighbors=5 is more than the bank has"):
+        bank.score_samples(patches(5))
+
+
 def test_more_neighbours_of_matches_than_the_bank_has_are_refused():
     bank = make_bank(4).fit(patches(20)).set_params(reweight=9)
     with pytest.raises(
