@@ -36,20 +36,27 @@ def read_layers(
 ) -> dict[str, torch.Tensor]:
     """Run `module` until the last of `layers` has answered; return their outputs."""
     outputs: dict[str, torch.Tensor] = {}
+    over = False
 
     def keep(name, output):
+        # An interrupt may have come before a handle was there to remove the hook by.
+        if over:
+            return
         outputs[name] = _copy(output)
         if len(outputs) == len(set(layers)):
             raise _LastLayerReached
 
-    with contextlib.ExitStack() as stack:
-        for name in set(layers):
-            handle = module.get_submodule(name).register_forward_hook(
-                lambda _module, _args, output, name=name: keep(name, output)
-            )
-            stack.callback(handle.remove)
-        with contextlib.suppress(_LastLayerReached):
-            module(batch)
+    try:
+        with contextlib.ExitStack() as stack:
+            for name in set(layers):
+                handle = module.get_submodule(name).register_forward_hook(
+                    lambda _module, _args, output, name=name: keep(name, output)
+                )
+                stack.callback(handle.remove)
+            with contextlib.suppress(_LastLayerReached):
+                module(batch)
+    finally:
+        over = True
     unreached = [name for name in layers if name not in outputs]
     if unreached:
         raise ValueError(f"The forward pass never calls the layers {unreached}.")

@@ -175,6 +175,23 @@ def test_no_hook_is_left_after_a_pass():
     assert n_hooks(features._network.module) == 0
 
 
+def test_a_hook_that_an_interrupt_left_behind_does_nothing(monkeypatch):
+    module, batch = make_tiny(), torch.zeros(1, 3, 8, 8)
+    expected = read_layers(module, ["first", "second"], batch)
+    register = nn.Module.register_forward_hook
+
+    def interrupted(self, hook):
+        register(self, hook)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(nn.Module, "register_forward_hook", interrupted)
+        read_layers(module, ["first"], batch)
+    found = read_layers(module, ["first", "second"], batch)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
 def test_no_hook_is_left_after_a_failure():
     module = make_tiny()
     with pytest.raises(RuntimeError):
