@@ -72,10 +72,10 @@ class BankSearch:
 
     def query_once(self, samples: Samples, k: int) -> tuple[NDArray, NDArray]:
         """Query patches, those of a sample from the cache where they are there."""
-        self._check_k("n_neighbors", k)
         cache = check_cache(self._memory)
         if cache is None or not self.index.exact or samples.cells is not None:
             return self.query(samples.patches, samples.cells, k)
+        self._check_k("n_neighbors", k)
         parts = np.split(samples.patches, samples.offsets[1:-1])
         prepared = list(map(self._prepare, parts))
         squared, rows = query_once(cache, self.index, prepared, k)

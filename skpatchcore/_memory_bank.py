@@ -618,9 +618,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     def _search_positions(self) -> PositionSearch:
         window = check_window(self.position_window)
-        if getattr(self, "_positions", None) is None or (
-            self._positions.window != window
-        ):
+        kept = vars(self).get("_positions")
+        if kept is None or kept.window != window:
             self._positions = PositionSearch(
                 self._search_index(), self._bank_cells, self.position_grid_, window
             )
@@ -636,18 +635,16 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     def _check_as_fitted(self) -> None:
         """Refuse what was set after the fit and would need another one."""
-        for name, possible in (
-            ("metric", (self.metric == "cosine") == self._normalized),
-            (
-                "position_window",
-                self.position_window is None or hasattr(self, "position_grid_"),
-            ),
-        ):
-            if not possible:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} was set after the fit, which "
-                    "prepared the bank for another one; fit again."
-                )
+        if (self.metric == "cosine") != self._normalized:
+            changed = "metric"
+        elif self.position_window is not None and not hasattr(self, "position_grid_"):
+            changed = "position_window"
+        else:
+            return
+        raise ValueError(
+            f"{changed}={getattr(self, changed)!r} was set after the fit, which "
+            "prepared the bank for another one; fit again."
+        )
 
     def _search(self) -> BankSearch:
         """Return what finds distances to the bank, by the parameters as they are."""

@@ -180,13 +180,19 @@ def test_defaults_are_those_of_the_estimators(settings_of):
         ("algorithm", PatchCoreDetector),
         ("precision", PatchFeatureTransformer),
         ("coreset_method", CoresetSampler),
+        ("outlier_filter", PatchCoreDetector),
+        ("foreground", PatchCoreDetector),
+        ("augmentation", PatchCoreDetector),
     ],
 )
 def test_choices_are_those_of_the_estimators(option, estimator):
     (choice,) = [p for p in cli.benchmark.params if p.name == option]
     allowed = estimator._parameter_constraints[option.removeprefix("coreset_")]
     (words,) = [kind for kind in allowed if isinstance(kind, StrOptions)]
-    assert set(choice.type.choices) == words.options
+    kind = choice.type
+    while hasattr(kind, "inner"):
+        kind = kind.inner
+    assert set(kind.choices) == words.options
 
 
 @pytest.mark.parametrize(

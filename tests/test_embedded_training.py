@@ -282,8 +282,10 @@ def test_a_run_that_does_not_go_on_like_the_one_begun_is_refused(
     tmp_path, options, message
 ):
     _train(tmp_path, "--stop-at", 2)
+    files = sorted(tmp_path.rglob("*"))
     with pytest.raises(RuntimeError, match=message):
         _train(tmp_path, *options)
+    assert sorted(tmp_path.rglob("*")) == files
 
 
 def test_a_damaged_checkpoint_is_named(tmp_path):

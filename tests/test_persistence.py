@@ -782,6 +782,14 @@ WRONG_ARRAYS = {
         lambda a: {"_training_shapes": 0 * a["_training_shapes"]},
         "to no patch",
     ),
+    "flat patches": (
+        lambda a: {"_training_aspects": 0 * a["_training_aspects"]},
+        "_training_aspects must be positive",
+    ),
+    "patches of no size": (
+        lambda a: {"_training_aspects": np.nan * a["_training_aspects"]},
+        "_training_aspects must be positive",
+    ),
     "more": (lambda a: {"more": np.ones(3)}, r"nothing refers to .*\['more'\]"),
 }
 

@@ -121,9 +121,7 @@ def make_embedded(trunk: Trunk, pictures: np.ndarray) -> EmbeddedBackbone:
 
 def save_weights(network: EmbeddedBackbone, path: Path) -> None:
     """Write the weights in float16, which moves no AUROC by 0.001."""
-    state = {
-        name: value.half().contiguous() for name, value in network.state_dict().items()
-    }
+    state = {name: value.half() for name, value in network.state_dict().items()}
     part = path.with_suffix(".part")
     part.write_bytes(safetensors.torch.save(state))
     os.replace(part, path)

@@ -113,9 +113,6 @@ def main(
 ) -> None:
     """Train in FOLDER, or go on with what was interrupted there."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = PictureStore(
-        folder / "pictures", pictures, seed=seed, size=picture_size, n_jobs=jobs
-    )
     trainer = Trainer(steps, cool_down, seed, resolve_device(device), picture_size)
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists():
@@ -123,6 +120,10 @@ def main(
             trainer.restore(checkpoint)
         except ValueError as error:
             raise click.ClickException(str(error)) from None
+    # Only now: drawing takes minutes, and leaves files.
+    store = PictureStore(
+        folder / "pictures", pictures, seed=seed, size=picture_size, n_jobs=jobs
+    )
     log_path = folder / "log.tsv"
     _forget_later_steps(log_path, trainer.step)
     last = steps if stop_at is None else min(steps, stop_at)
