@@ -1,16 +1,14 @@
 """The embedded backbone as it is used: trunk, filters, readouts, and weights."""
 
-import os
 from pathlib import Path
 
-import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from skpatchcore.embedded._filters import ColorsAndEnergies
-from skpatchcore.embedded._trunk import STAGE_WIDTHS, Trunk, fold
+from skpatchcore.embedded._trunk import STAGE_WIDTHS, Trunk
 
 WEIGHTS_PATH = Path(__file__).with_name("embedded.safetensors")
 MEAN, STD = 0.5, 0.25
@@ -18,7 +16,6 @@ MEAN, STD = 0.5, 0.25
 _BESIDE = 0.5**0.5
 # More of the third stage blurs maps and hides small defects (see the model card).
 _COARSE = 0.6
-_BATCH = 16
 
 
 class EmbeddedBackbone(nn.Module):
@@ -96,53 +93,3 @@ def random_embedded(seed: int) -> EmbeddedBackbone:
         # torch.manual_seed would seed the GPUs' generators too, for good.
         torch.default_generator.manual_seed(seed)
         return EmbeddedBackbone()
-
-
-@torch.no_grad()
-def make_embedded(trunk: Trunk, pictures: np.ndarray) -> EmbeddedBackbone:
-    """Return the backbone of a trained trunk.
-
-    Parameters
-    ----------
-    trunk : Trunk
-        With norms; on the CPU.
-    pictures : ndarray of shape (n, h, w, 3), dtype uint8
-        Procedural pictures whose channels are to have mean 0 and variance 1.
-    """
-    network = EmbeddedBackbone().eval()
-    network.trunk = fold(trunk)
-    for readout in (network.layer2, network.layer3):
-        mean, deviation = _channel_moments(network, readout, pictures)
-        readout.center.copy_(mean)
-        # Of a channel that is never on, no noise is made.
-        readout.factor.copy_(1 / (deviation + 1e-3))
-    return network
-
-
-def save_weights(network: EmbeddedBackbone, path: Path) -> None:
-    """Write the weights in float16, which moves no AUROC by 0.001."""
-    state = {name: value.half() for name, value in network.state_dict().items()}
-    part = path.with_suffix(".part")
-    part.write_bytes(safetensors.torch.save(state))
-    os.replace(part, path)
-
-
-def _channel_moments(network: EmbeddedBackbone, readout: Readout, pictures):
-    """Return mean and standard deviation of each channel that `readout` is given."""
-    total = torch.zeros(2, sum(readout.widths), dtype=torch.float64)
-    count = 0
-
-    def add(_module, maps):
-        nonlocal count
-        values = torch.cat(maps, dim=1).double()
-        total[0] += values.sum(dim=(0, 2, 3))
-        total[1] += values.square().sum(dim=(0, 2, 3))
-        count += values[:, 0].numel()
-
-    handle = readout.register_forward_pre_hook(add)
-    for start in range(0, len(pictures), _BATCH):
-        batch = torch.from_numpy(pictures[start : start + _BATCH]).permute(0, 3, 1, 2)
-        network((batch / 255 - MEAN) / STD)
-    handle.remove()
-    mean, square = total / count
-    return mean, (square - mean**2).sqrt()

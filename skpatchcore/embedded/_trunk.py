@@ -18,7 +18,7 @@ class Trunk(nn.Module):
     ----------
     normed : bool, default=True
         Convolutions are followed by batch norms, as in training. Otherwise they have
-        offsets, and norms are folded into them (see :func:`fold`).
+        offsets, and norms are folded into them.
     """
 
     def __init__(self, *, normed: bool = True):
@@ -60,20 +60,6 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return (b, n_out, h / stride, w / stride)."""
         return torch.relu_(self.residual(x) + self.shortcut(x))
-
-
-@torch.no_grad()
-def fold(trunk: Trunk) -> Trunk:
-    """Return a trunk without norms that computes what `trunk` does in evaluation."""
-    folded, modules = Trunk(normed=False), dict(trunk.named_modules())
-    for name, module in folded.named_modules():
-        if isinstance(module, nn.Conv2d):
-            parent, _, position = name.rpartition(".")
-            norm = modules[f"{parent}.{int(position) + 1}"]
-            factor = norm.weight / (norm.running_var + norm.eps).sqrt()
-            module.weight.copy_(modules[name].weight * factor[:, None, None, None])
-            module.bias.copy_(norm.bias - norm.running_mean * factor)
-    return folded.eval()
 
 
 def _stage(i: int, normed: bool) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Train the embedded backbone: ``python -m skpatchcore.embedded.train --help``.
+"""Train the embedded backbone: ``python docs/embedded_backbone/train.py --help``.
 
 Everything random in a step follows from the seed and the step's number, so a run that
 is interrupted and started again ends like one that is not, bit for bit on one device.
@@ -15,27 +15,28 @@ from numpy.random import SeedSequence
 from tqdm import tqdm
 
 from skpatchcore._device import resolve_device
-from skpatchcore.embedded._network import WEIGHTS_PATH, make_embedded, save_weights
-from skpatchcore.embedded._pictures import PictureStore, is_scene
-from skpatchcore.embedded._training import Trainer
-from skpatchcore.embedded._views import draw_pairs
+from skpatchcore.embedded._network import WEIGHTS_PATH
+from training.export import make_embedded, save_weights
+from training.images import ImageStore, is_scene
+from training.trainer import Trainer
+from training.views import draw_pairs
 
 N_POINTS = 14
 # As many determine the mean and variance of channels to about 1 %.
 N_STANDARD = 256
 POSITIVE = click.IntRange(min=1)
-# A picture is told from others: there must be some.
+# An image is told from others: there must be some.
 SEVERAL = click.IntRange(min=2)
 
 
-def draw_batch(store: PictureStore, n: int, size: int, seed: int, step: int, device):
+def draw_batch(store: ImageStore, n: int, size: int, seed: int, step: int, device):
     """Return the pairs of views of a step, and which of them are of scenes."""
     entropy = SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
     generator = torch.Generator().manual_seed(int(entropy >> 1))
-    # Without replacement: a picture that meets itself would be told from itself.
+    # Without replacement: an image that meets itself would be told from itself.
     numbers = torch.randperm(len(store), generator=generator)[:n].sort().values
-    pictures = torch.from_numpy(store[numbers.numpy()]).to(device)
-    pairs = draw_pairs(pictures, size, N_POINTS, generator)
+    images = torch.from_numpy(store[numbers.numpy()]).to(device)
+    pairs = draw_pairs(images, size, N_POINTS, generator)
     return pairs, is_scene(numbers).to(device)
 
 
@@ -59,7 +60,7 @@ def draw_batch(store: PictureStore, n: int, size: int, seed: int, step: int, dev
     "--batch-size",
     default=64,
     type=SEVERAL,
-    help="Pictures per step; two views of each.",
+    help="Images per step; two views of each.",
 )
 @click.option(
     "--view-size",
@@ -68,25 +69,25 @@ def draw_batch(store: PictureStore, n: int, size: int, seed: int, step: int, dev
     help="Side of a view in pixels.",
 )
 @click.option(
-    "--pictures",
+    "--images",
     default=32_768,
     type=SEVERAL,
-    help="Number of different pictures.",
+    help="Number of different images.",
 )
 @click.option(
-    "--picture-size",
+    "--image-size",
     default=160,
     type=click.IntRange(min=32),
-    help="Side of a picture in pixels.",
+    help="Side of an image in pixels.",
 )
 @click.option(
     "--seed",
     default=0,
     type=click.IntRange(min=0),
-    help="Of pictures, first weights, and views.",
+    help="Of images, first weights, and views.",
 )
 @click.option("--device", help="By default the GPU if there is one.")
-@click.option("--jobs", default=1, type=POSITIVE, help="Processes that draw pictures.")
+@click.option("--jobs", default=1, type=POSITIVE, help="Processes that draw images.")
 @click.option(
     "--save-every", default=200, type=POSITIVE, help="Steps between checkpoints."
 )
@@ -103,8 +104,8 @@ def main(
     cool_down: float,
     batch_size: int,
     view_size: int,
-    pictures: int,
-    picture_size: int,
+    images: int,
+    image_size: int,
     seed: int,
     device: str | None,
     jobs: int,
@@ -113,16 +114,12 @@ def main(
 ) -> None:
     """Train in FOLDER, or go on with what was interrupted there."""
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(steps, cool_down, seed, resolve_device(device), picture_size)
+    trainer = Trainer(steps, cool_down, seed, resolve_device(device), image_size)
     checkpoint = folder / "checkpoint.pt"
-    if checkpoint.exists():
-        try:
-            trainer.restore(checkpoint)
-        except ValueError as error:
-            raise click.ClickException(str(error)) from None
+    _restore(trainer, checkpoint)
     # Only now: drawing takes minutes, and leaves files.
-    store = PictureStore(
-        folder / "pictures", pictures, seed=seed, size=picture_size, n_jobs=jobs
+    store = ImageStore(
+        folder / "images", images, seed=seed, size=image_size, n_jobs=jobs
     )
     log_path = folder / "log.tsv"
     _forget_later_steps(log_path, trainer.step)
@@ -145,6 +142,15 @@ def main(
     standard = store[np.arange(min(N_STANDARD, len(store)))]
     network = make_embedded(trainer.average.cpu(), standard)
     save_weights(network, folder / WEIGHTS_PATH.name)
+
+
+def _restore(trainer: Trainer, checkpoint: Path) -> None:
+    """Continue from a checkpoint if there is one."""
+    if checkpoint.exists():
+        try:
+            trainer.restore(checkpoint)
+        except ValueError as error:
+            raise click.ClickException(str(error)) from None
 
 
 def _forget_later_steps(log_path: Path, step: int) -> None:

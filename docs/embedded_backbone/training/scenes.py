@@ -1,4 +1,4 @@
-"""Procedural pictures of things that have parts: the other half of the training data.
+"""Procedural images of things that have parts: the other half of the training data.
 
 A scene is a background and a product on it: a few parts inside, beside or in rows of
 each other, each of a shape, a material and an edge of its own.
@@ -9,11 +9,11 @@ from numpy.random import RandomState
 from scipy import ndimage
 
 from skpatchcore.datasets._textures import log_uniform, smooth_noise, smoothstep
-from skpatchcore.embedded._patterns import coordinates, draw_pattern
+from training.patterns import coordinates, draw_pattern
 
 
 def draw_texture(rng: RandomState, size: int) -> np.ndarray:
-    """Return a texture (size, size, 3) in [0, 1] that fills the picture."""
+    """Return a texture (size, size, 3) in [0, 1] that fills the image."""
     tone = draw_pattern(rng, size)
     if rng.rand() < 0.35:
         # Two patterns, one on top of the other or each in its own regions.
@@ -21,10 +21,10 @@ def draw_texture(rng: RandomState, size: int) -> np.ndarray:
         if rng.rand() < 0.3:
             amount = smoothstep(draw_pattern(rng, size), 0.45, 0.55)
         tone = tone + amount * (other - tone)
-    picture = colorize(rng, tone, rng.uniform(0.25, 1))
+    image = colorize(rng, tone, rng.uniform(0.25, 1))
     if rng.rand() < 0.4:
-        picture = picture * _relief(tone, rng)[..., np.newaxis]
-    return _finish(rng, picture)
+        image = image * _relief(tone, rng)[..., np.newaxis]
+    return _finish(rng, image)
 
 
 def draw_scene(rng: RandomState, size: int) -> np.ndarray:
@@ -180,15 +180,15 @@ def _bevel(rng: RandomState, distance: np.ndarray, radius: float) -> np.ndarray:
     return light
 
 
-def _finish(rng: RandomState, picture: np.ndarray) -> np.ndarray:
+def _finish(rng: RandomState, image: np.ndarray) -> np.ndarray:
     """Add what a camera adds: uneven light, blur and noise."""
-    u, v = coordinates(len(picture))
+    u, v = coordinates(len(image))
     light = 1 + rng.uniform(-0.15, 0.15) * u + rng.uniform(-0.15, 0.15) * v
     if rng.rand() < 0.15:
         light = light + 0.1 * smooth_noise(rng, u.shape, 0.3)
-    picture = picture * light[..., np.newaxis]
+    image = image * light[..., np.newaxis]
     if rng.rand() < 0.5:
         blur = rng.uniform(0.3, 1.2)
-        picture = ndimage.gaussian_filter(picture, (blur, blur, 0))
+        image = ndimage.gaussian_filter(image, (blur, blur, 0))
     noise = log_uniform(rng, 0.002, 0.03)
-    return np.clip(picture + noise * rng.standard_normal(picture.shape), 0, 1)
+    return np.clip(image + noise * rng.standard_normal(image.shape), 0, 1)

@@ -8,9 +8,9 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
-from skpatchcore.embedded._losses import total_loss
 from skpatchcore.embedded._trunk import Trunk
-from skpatchcore.embedded._views import Pairs
+from training.losses import total_loss
+from training.views import Pairs
 
 LEARNING_RATE = 1.5e-3
 WEIGHT_DECAY = 0.03
@@ -30,17 +30,17 @@ class Trainer:
     cool_down : float
         Length of that part, relative to `n_steps`.
     seed : int
-        Of the first weights, and of the pictures.
+        Of the first weights, and of the images.
     device : torch.device
-    picture_size : int
-        Kept with the seed: a run goes on with the pictures that it was begun with.
+    image_size : int
+        Kept with the seed: a run goes on with the images that it was begun with.
     """
 
     def __init__(
-        self, n_steps: int, cool_down: float, seed: int, device, picture_size: int
+        self, n_steps: int, cool_down: float, seed: int, device, image_size: int
     ):
         self.n_steps, self.cool_down, self.device = n_steps, cool_down, device
-        self.pictures = {"seed": seed, "picture_size": picture_size}
+        self.images = {"seed": seed, "image_size": image_size}
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             network = Trunk()
@@ -85,7 +85,7 @@ class Trainer:
         """Write all there is to continue from, at once or not at all."""
         state = {
             "step": self.step,
-            "pictures": self.pictures,
+            "images": self.images,
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -100,16 +100,16 @@ class Trainer:
         Raises
         ------
         ValueError
-            If it is damaged, has other pictures, or is beyond the end of the schedule.
+            If it is damaged, has other images, or is beyond the end of the schedule.
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            begun, step = state["pictures"], state["step"]
+            begun, step = state["images"], state["step"]
         except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
             raise ValueError(f"{path} is no checkpoint, or a damaged one.") from error
-        if begun != self.pictures:
+        if begun != self.images:
             raise ValueError(
-                f"{path} was begun with {begun}, not {self.pictures}; go on with that, "
+                f"{path} was begun with {begun}, not {self.images}; go on with that, "
                 "or begin in another folder."
             )
         if step > self.n_steps:

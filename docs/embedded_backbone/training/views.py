@@ -1,8 +1,8 @@
-"""Two views of each picture, and which points of them correspond.
+"""Two views of each image, and which points of them correspond.
 
-A view is a turned, scaled and shifted window of the picture in a light of its own.
+A view is a turned, scaled and shifted window of the image in a light of its own.
 Where the windows and points are is drawn on the CPU, the same for all devices; pixels
-are computed where the pictures are.
+are computed where the images are.
 """
 
 import math
@@ -21,11 +21,11 @@ _N_CANDIDATES = 96
 
 
 class Pairs(NamedTuple):
-    """Two views of b pictures, and n corresponding points in each.
+    """Two views of b images, and n corresponding points in each.
 
     `views` is (2, b, 3, size, size), normalised; `points` (2, b, n, 2) are x and y in
     [-1, 1] as `grid_sample` takes them; `places` (b, n, 2) where they are in the
-    picture, in pixels; `valid` (b, n) is False for points to be left out.
+    image, in pixels; `valid` (b, n) is False for points to be left out.
     """
 
     views: torch.Tensor
@@ -35,17 +35,17 @@ class Pairs(NamedTuple):
 
 
 def draw_pairs(
-    pictures: torch.Tensor, size: int, n_points: int, generator: torch.Generator
+    images: torch.Tensor, size: int, n_points: int, generator: torch.Generator
 ) -> Pairs:
-    """Draw two views of each of `pictures` (b, s, s, 3), uint8; all on their device.
+    """Draw two views of each of `images` (b, s, s, 3), uint8; all on their device.
 
     `generator` is on the CPU.
     """
-    n, side = pictures.shape[:2]
+    n, side = images.shape[:2]
     frames = _draw_frames(n, side, size, generator)
     drawn = _draw_points(frames, size, n_points, generator)
-    points, places, valid = (tensor.to(pictures.device) for tensor in drawn)
-    source = pictures.permute(0, 3, 1, 2).float() / 255
+    points, places, valid = (tensor.to(images.device) for tensor in drawn)
+    source = images.permute(0, 3, 1, 2).float() / 255
     views = [_cut(source, frame.to(source.device), size) for frame in frames]
     views = torch.stack([_relight(view, generator) for view in views])
     return Pairs((views - 0.5) / 0.25, points, places, valid)
@@ -56,7 +56,7 @@ def _uniform(shape, low: float, high: float, generator) -> torch.Tensor:
 
 
 def _draw_frames(n: int, side: int, size: int, generator) -> torch.Tensor:
-    """Return (2, n, 2, 3): from a view's pixels to the picture's, both centred."""
+    """Return (2, n, 2, 3): from a view's pixels to the image's, both centred."""
     angles = _uniform((2, n), -MAX_ANGLE, MAX_ANGLE, generator)
     scales = _uniform((2, n), -MAX_LOG_SCALE, MAX_LOG_SCALE, generator).exp()
     room = max(side - size, 0) / 2
@@ -69,7 +69,7 @@ def _draw_frames(n: int, side: int, size: int, generator) -> torch.Tensor:
 
 
 def _draw_points(frames: torch.Tensor, size: int, n_points: int, generator):
-    """Return points that both views show: where in the views, where in the picture."""
+    """Return points that both views show: where in the views, where in the image."""
     n = frames.shape[1]
     turn, center = frames[..., :2], frames[..., 2]
     inside = (1 - 2 * MARGIN) * size / 2

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional as F
 
-from skpatchcore.embedded._views import Pairs
+from training.views import Pairs
 
 FINE_WEIGHT = 0.4
 WHOLE_WEIGHT = 0.5
@@ -69,11 +69,11 @@ def allowed_negatives(places: torch.Tensor, is_scene: torch.Tensor) -> torch.Ten
     A texture looks the same everywhere; a scene does not, except near by.
     """
     b, n = places.shape[:2]
-    picture = torch.arange(b, device=places.device).repeat_interleave(n)
-    same = picture[:, None] == picture
+    image = torch.arange(b, device=places.device).repeat_interleave(n)
+    same = image[:, None] == image
     flat = places.flatten(0, 1)
     far = (flat[:, None] - flat).square().sum(dim=-1) > NEAR**2
-    return ~same | (far & is_scene[picture][:, None])
+    return ~same | (far & is_scene[image][:, None])
 
 
 def _sample(layer: torch.Tensor, points: torch.Tensor) -> torch.Tensor:

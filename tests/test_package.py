@@ -1,0 +1,55 @@
+"""What the package consists of."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): (
+        path
+    )
+    for path in (ROOT / "skpatchcore").rglob("*.py")
+}
+
+
+def imported_by(module: str) -> set[str]:
+    """Return the modules of the package that a module names in its imports."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    # Importing a module imports the packages that it is in.
+    parts = [name.split(".") for name in names]
+    names = {".".join(part[:n]) for part in parts for n in range(1, len(part) + 1)}
+    return names & MODULES.keys()
+
+
+def is_public(module: str) -> bool:
+    return not any(part.startswith("_") for part in module.split("."))
+
+
+def test_no_private_module_serves_tests_or_training_alone():
+    used = {module for module in MODULES if is_public(module)}
+    waiting = list(used)
+    while waiting:
+        found = imported_by(waiting.pop()) - used
+        used |= found
+        waiting += found
+    unused = MODULES.keys() - used - {"skpatchcore.__main__"}
+    assert unused == set()
+
+
+def test_the_training_script_starts_in_any_folder(tmp_path):
+    script = ROOT / "docs" / "embedded_backbone" / "train.py"
+    subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+        capture_output=True,
+    )
