@@ -11,7 +11,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
 # The gallery draws procedural pictures only: those of MVTec AD have a licence of their
 # own, and the number of real pictures would decide how long a build takes.
-os.environ["SKPATCHCORE_ASSETS"] = os.environ["SKPATCHCORE_DATA"] = os.devnull
+os.environ["SKPATCHCORE_DATA"] = os.devnull
 
 import skpatchcore  # noqa: E402
 

@@ -12,8 +12,8 @@ The two halves of a :class:`~skpatchcore.PatchCoreDetector` are estimators of th
 # %%
 # Pictures
 # --------
-# A class of MVTec AD, if :func:`~skpatchcore.datasets.fetch_mvtec_ad` has put it
-# anywhere; of it every fifth picture. Else procedural pictures of cast iron.
+# A class of MVTec AD, if :func:`~skpatchcore.datasets.find_mvtec_ad` finds it; of it
+# every fifth picture. Else procedural pictures of cast iron.
 
 import matplotlib.pyplot as plt
 from sklearn.base import BaseEstimator, TransformerMixin

@@ -11,11 +11,9 @@ of a training set is chosen once, whatever the number of candidates.
 # %%
 # The pictures
 # ------------
-# A class of MVTec AD, if :func:`~skpatchcore.datasets.fetch_mvtec_ad` has put it
-# anywhere. Else procedural pictures of a brushed surface. Every fifth picture is enough
-# to see the point.
-import os
-from pathlib import Path
+# A class of MVTec AD, if :func:`~skpatchcore.datasets.find_mvtec_ad` finds it. Else
+# procedural pictures of a brushed surface. Every fifth picture is enough to see the
+# point.
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
@@ -27,7 +25,6 @@ from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defe
 from skpatchcore.metrics import image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold
 
-assets = Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"))
 data_home = find_mvtec_ad()
 if data_home is None:
     pictures = make_surface_defects(
@@ -42,13 +39,9 @@ print(f"{np.sum(y == 1)} normal and {np.sum(y == -1)} anomalous pictures")
 # %%
 # The network
 # -----------
-# Pretrained weights, if a local file has them; for real parts leave `weights` out, and
-# timm downloads them once. The embedded network comes along.
-weights = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
-if weights.is_file():
-    features = PatchFeatureTransformer("resnet18", weights=weights, image_size=128)
-else:
-    features = PatchFeatureTransformer("embedded", image_size=96)
+# The embedded network comes with the package. For real parts use pretrained weights:
+# ``PatchFeatureTransformer("resnet18")``, which timm downloads once.
+features = PatchFeatureTransformer("embedded", image_size=96)
 
 # %%
 # The search

@@ -12,12 +12,10 @@ costs.
 # %%
 # Candidates
 # ----------
-# Here networks have weights where local files hold them, and random ones elsewhere:
-# those show what the same code does, not how good a network is. Leave `weights` out,
-# and timm downloads pretrained ones.
-import os
+# With ``pretrained = True``, timm downloads the weights of its networks once. Without,
+# they are random, so that this runs offline: that shows what the same code does, not
+# how good a network is.
 import time
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 
@@ -25,23 +23,14 @@ from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransform
 from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import image_auroc
 
-weights = Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "weights")
+pretrained = False
+weights, note = (None, "") if pretrained else ("random", "\n(random)")
 candidates = {
     "gabor": ("gabor", ("fine", "coarse"), None),
     "embedded": ("embedded", ("layer2", "layer3"), None),
+    f"resnet18{note}": ("resnet18", ("layer2", "layer3"), weights),
+    f"mobilenetv2{note}": ("mobilenetv2_100", ("blocks.2", "blocks.4"), weights),
 }
-for name, layers, file in (
-    ("resnet18", ("layer2", "layer3"), "resnet18_tv_in1k_trunk.safetensors"),
-    (
-        "mobilenetv2_100",
-        ("blocks.2", "blocks.4"),
-        "mobilenetv2_100_tv_in1k.safetensors",
-    ),
-):
-    local = weights / file
-    is_there = local.is_file()
-    title = name if is_there else f"{name}\n(random)"
-    candidates[title] = (name, layers, local if is_there else "random")
 
 # %%
 # Pictures
@@ -63,9 +52,9 @@ is_train = pictures.split[::step] == "train"
 # -------
 # The network is built in `fit`; what a picture costs is the time to score new ones.
 auroc, milliseconds = [], []
-for name, layers, file in candidates.values():
+for name, layers, of_name in candidates.values():
     features = PatchFeatureTransformer(
-        name, layers, weights=file, image_size=image_size, random_state=0
+        name, layers, weights=of_name, image_size=image_size, random_state=0
     )
     detector = PatchCoreDetector(features, CoresetSampler(0.05), random_state=0)
     detector.fit(X[is_train])

@@ -11,11 +11,10 @@ et al., CVPR 2022); without any, procedural ones take their place.
 # %%
 # Data
 # ----
-# Put categories anywhere with :func:`~skpatchcore.datasets.fetch_mvtec_ad`. MVTec AD is
+# :func:`~skpatchcore.datasets.fetch_mvtec_ad` downloads categories to where
+# :func:`~skpatchcore.datasets.find_mvtec_ad` finds them. MVTec AD is
 # by MVTec Software GmbH (Bergmann et al., CVPR 2019), under CC BY-NC-SA 4.0: not for
 # commercial use.
-import os
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,18 +50,10 @@ def load(category):
 # %%
 # The detector
 # ------------
-# Weights of a ResNet-18, if a local file has them; else the embedded network. The
-# paper's is ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k", image_size=256,
-# crop_size=224)``, which timm downloads once.
-weights = Path(
-    os.environ.get("SKPATCHCORE_ASSETS", "no assets"),
-    "weights",
-    "resnet18_tv_in1k_trunk.safetensors",
-)
-if weights.is_file():
-    features = PatchFeatureTransformer("resnet18", weights=weights, image_size=128)
-else:
-    features = PatchFeatureTransformer("embedded", image_size=128)
+# With the embedded network, which comes with the package. The paper's is
+# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k", image_size=256, crop_size=224)``,
+# which timm downloads once.
+features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(features, CoresetSampler(0.1), random_state=0)
 
 # %%

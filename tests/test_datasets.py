@@ -945,13 +945,22 @@ def test_bad_parameters_are_named(parameters):
         make_surface_defects(**parameters)
 
 
-def test_usual_places_are_searched_in_order(tmp_path, monkeypatch):
-    first, second = tmp_path / "data", tmp_path / "assets"
-    monkeypatch.setenv("SKPATCHCORE_DATA", str(first))
-    monkeypatch.setenv("SKPATCHCORE_ASSETS", str(second))
+def test_a_category_is_found_where_fetching_puts_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("SKPATCHCORE_DATA", str(tmp_path))
     assert find_mvtec_ad("nut") is None
-    (second / "data" / "mvtec_ad" / "nut" / "train").mkdir(parents=True)
-    assert find_mvtec_ad("nut") == second / "data" / "mvtec_ad"
-    (first / "mvtec_ad" / "nut" / "train").mkdir(parents=True)
-    assert find_mvtec_ad("nut") == first / "mvtec_ad"
+    (tmp_path / "mvtec_ad" / "nut" / "train" / "good").mkdir(parents=True)
+    assert find_mvtec_ad("nut") == tmp_path / "mvtec_ad"
     assert find_mvtec_ad("bolt") is None
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_without_the_variable_a_category_is_found_at_home(value, tmp_path, monkeypatch):
+    if value is None:
+        monkeypatch.delenv("SKPATCHCORE_DATA", raising=False)
+    else:
+        monkeypatch.setenv("SKPATCHCORE_DATA", value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    home = tmp_path / "skpatchcore_data" / "mvtec_ad"
+    (home / "nut" / "train" / "good").mkdir(parents=True)
+    assert find_mvtec_ad("nut") == home

@@ -13,11 +13,24 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("plot_*.py"))
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example(example, monkeypatch, tmp_path):
     # No real pictures: their number decides how long an example takes.
-    monkeypatch.setenv("SKPATCHCORE_ASSETS", str(tmp_path))
     monkeypatch.setenv("SKPATCHCORE_DATA", str(tmp_path))
+    run(example, monkeypatch)
+
+
+@pytest.mark.slow
+def test_an_example_uses_mvtec_ad_where_it_is_found(assets, monkeypatch):
+    monkeypatch.setenv("SKPATCHCORE_DATA", str(assets / "data"))
+    names = run(EXAMPLES[0], monkeypatch)
+    assert names["data_home"] == assets / "data" / "mvtec_ad"
+    assert "bottle" in names["pictures"].DESCR
+
+
+def run(example, monkeypatch):
+    """Run an example, which has to draw something, and return its variables."""
     plt = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.setattr(plt, "show", lambda: None)
     with matplotlib.rc_context({"backend": "Agg"}):
-        runpy.run_path(str(example))
+        names = runpy.run_path(str(example))
         assert plt.get_fignums()
         plt.close("all")
+    return names

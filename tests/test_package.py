@@ -44,6 +44,12 @@ def test_no_private_module_serves_tests_or_training_alone():
     assert unused == set()
 
 
+def test_only_tests_read_the_variable_of_the_tests():
+    scripts = [*(ROOT / "examples").glob("*.py"), *(ROOT / "docs").rglob("*.py")]
+    for path in (*MODULES.values(), *scripts):
+        assert "SKPATCHCORE_ASSETS" not in path.read_text("utf-8"), path
+
+
 def test_the_training_script_starts_in_any_folder(tmp_path):
     script = ROOT / "docs" / "embedded_backbone" / "train.py"
     subprocess.run(

@@ -72,26 +72,34 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     return [folder.name for folder in list_folders(root) if is_category(folder)]
 
 
-def find_mvtec_ad(category: str = "bottle") -> Path | None:
-    """Find MVTec AD in the usual places, for scripts that run with and without it.
+def resolve_data_home(data_home: str | os.PathLike | None = None) -> Path:
+    """Return the folder of MVTec AD: the one given, or the usual one."""
+    if data_home is not None:
+        return Path(data_home).expanduser().absolute()
+    base = os.environ.get("SKPATCHCORE_DATA") or Path("~", "skpatchcore_data")
+    return Path(base).expanduser().absolute() / "mvtec_ad"
 
-    These are ``mvtec_ad`` in the folder that the environment variable
-    ``SKPATCHCORE_DATA`` names, by default ``~/skpatchcore_data``, and ``data/mvtec_ad``
-    in that of ``SKPATCHCORE_ASSETS``.
+
+def find_mvtec_ad(category: str = "bottle") -> Path | None:
+    """Find MVTec AD on this machine, for scripts that run with and without it.
+
+    It is looked for where :func:`fetch_mvtec_ad` puts it by default: in the subfolder
+    ``mvtec_ad`` of the folder that the environment variable ``SKPATCHCORE_DATA`` names,
+    or else of ``~/skpatchcore_data``.
 
     Parameters
     ----------
     category : str, default="bottle"
-        Category that has to be there.
+        Category that must be there, with its ``train/good``.
 
     Returns
     -------
     data_home : Path or None
-        Folder for :func:`load_mvtec_ad`; None if there is none.
+        Folder for :func:`load_mvtec_ad`; None if the category is not there.
 
     See Also
     --------
-    fetch_mvtec_ad : Downloads it.
+    fetch_mvtec_ad : Download it first if it is not there.
 
     Examples
     --------
@@ -99,12 +107,8 @@ def find_mvtec_ad(category: str = "bottle") -> Path | None:
     >>> find_mvtec_ad("no such category") is None
     True
     """
-    folders = [
-        Path(os.environ.get("SKPATCHCORE_DATA", "~/skpatchcore_data"), "mvtec_ad"),
-        Path(os.environ.get("SKPATCHCORE_ASSETS", "no assets"), "data", "mvtec_ad"),
-    ]
-    folders = [folder.expanduser() for folder in folders]
-    return next((f for f in folders if (f / category / "train").is_dir()), None)
+    root = resolve_data_home()
+    return root if is_category(root / category) else None
 
 
 @validate_params(

@@ -17,6 +17,7 @@ from skpatchcore.datasets._mvtec import (
     is_category,
     load_mvtec_ad,
     mvtec_ad_categories,
+    resolve_data_home,
 )
 
 _CATEGORIES = (
@@ -152,7 +153,7 @@ def fetch_mvtec_ad(
     >>> bottle.data.shape  # doctest: +SKIP
     (292,)
     """
-    root = _resolve_data_home(data_home)
+    root = resolve_data_home(data_home)
     if _missing_categories(root, category):
         _check_may_download(root, accept_license, download_if_missing)
         _fetch_archive(
@@ -167,13 +168,6 @@ def fetch_mvtec_ad(
     if category is not None:
         return load(category)
     return Bunch(**{name: load(name) for name in mvtec_ad_categories(root)})
-
-
-def _resolve_data_home(data_home) -> Path:
-    if data_home is not None:
-        return Path(data_home).expanduser().absolute()
-    base = os.environ.get("SKPATCHCORE_DATA") or Path("~", "skpatchcore_data")
-    return Path(base).expanduser().absolute() / "mvtec_ad"
 
 
 def _missing_categories(root: Path, category: str | None) -> list[str]:
