@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 from sklearn.base import clone
+from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 
 from skpatchcore import _report_figures as figures
@@ -240,12 +241,8 @@ def _draw_charts(book: _Book, evaluation: Evaluation, judgement: Judgement) -> d
 
 
 def _confusion(target: np.ndarray, flagged: np.ndarray) -> np.ndarray:
-    return np.array(
-        [
-            [np.sum(flagged[target == label] == judged) for judged in (False, True)]
-            for label in (1, -1)
-        ]
-    )
+    """Return counts: true good and defective (rows), passed and flagged (columns)."""
+    return confusion_matrix(target, np.where(flagged, -1, 1), labels=[1, -1])
 
 
 def _draw_sheet(book, evaluation, judgement, i: int, places: dict) -> dict:

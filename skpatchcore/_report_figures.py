@@ -1,9 +1,13 @@
-"""The figures of a report, drawn without pyplot: no window system is asked for any."""
+"""The figures of a report, none of them made by pyplot: no window is asked for any."""
 
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import (
+    ConfusionMatrixDisplay,
+    PrecisionRecallDisplay,
+    RocCurveDisplay,
+)
 
 from skpatchcore._images import check_images
 from skpatchcore.inspection import (
@@ -15,6 +19,12 @@ from skpatchcore.inspection._colors import GUIDE, NEUTRAL, THRESHOLD
 
 # Inches, of pictures beside each other.
 _ROW_WIDTH = 10.5
+# What the curves of scikit-learn have in common.
+_CURVE = {
+    "name": "test images",
+    "plot_chance_level": True,
+    "chance_level_kw": {"color": GUIDE, "linestyle": ":"},
+}
 
 
 def _new_figure(width: float, height: float, layout: str = "constrained"):
@@ -32,11 +42,10 @@ def _new_row(image, n_pictures: int):
 
 def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
     """Draw defective pictures found over good ones flagged, and the threshold."""
-    false, found, _ = roc_curve(target == -1, -scores, drop_intermediate=False)
-    figure = _new_figure(4, 4)
-    ax = figure.subplots()
-    ax.plot([0, 1], [0, 1], color=GUIDE, linestyle=":")
-    ax.plot(false, found, color=NEUTRAL)
+    figure, ax = _new_curve()
+    RocCurveDisplay.from_predictions(
+        target, -scores, pos_label=-1, drop_intermediate=False, ax=ax, **_CURVE
+    )
     flagged = scores < offset
     rates = [np.mean(flagged[target == label]) for label in (1, -1)]
     _mark_threshold(ax, *rates)
@@ -46,17 +55,25 @@ def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
 
 def draw_precision_recall(target: np.ndarray, scores: np.ndarray, offset: float):
     """Draw how many of the pictures flagged are defective over how many are found."""
-    precision, recall, _ = precision_recall_curve(target == -1, -scores)
-    figure = _new_figure(4, 4)
-    ax = figure.subplots()
-    ax.axhline(np.mean(target == -1), color=GUIDE, linestyle=":")
-    ax.plot(recall, precision, color=NEUTRAL, drawstyle="steps-post")
+    figure, ax = _new_curve()
+    PrecisionRecallDisplay.from_predictions(
+        target, -scores, pos_label=-1, ax=ax, **_CURVE
+    )
     flagged = scores < offset
     if flagged.any():
         found = np.mean(flagged[target == -1])
         _mark_threshold(ax, found, np.mean(target[flagged] == -1))
     ax.set(xlabel="defective pictures found (recall)", ylabel="precision")
     return _squared(figure, ax, "lower left")
+
+
+def _new_curve():
+    """Return a figure, and axes whose first line has the colour of curves."""
+    figure = _new_figure(4, 4)
+    ax = figure.subplots()
+    # scikit-learn's displays do not agree from version to version how to pass it.
+    ax.set_prop_cycle(color=[NEUTRAL])
+    return figure, ax
 
 
 def _mark_threshold(ax, x: float, y: float) -> None:
@@ -67,8 +84,7 @@ def _mark_threshold(ax, x: float, y: float) -> None:
 def _squared(figure, ax, legend: str):
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     ax.grid(alpha=0.3)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc=legend)
+    ax.legend(loc=legend)
     return figure
 
 
@@ -91,16 +107,15 @@ def draw_densities(validation, target, scores, offset: float, alpha: float):
 def draw_confusion(counts: np.ndarray):
     """Draw the table of what is true (rows) and what was judged (columns)."""
     figure = _new_figure(3.6, 3.2)
-    ax = figure.subplots()
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    ax.imshow(shares, cmap="Greys", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        color = "white" if shares[row, column] > 0.5 else "black"
-        text = f"{count}\n{100 * shares[row, column]:.3g} %"
-        ax.text(column, row, text, ha="center", va="center", color=color)
-    names = ["good", "defective"]
-    ax.set(xticks=[0, 1], xticklabels=["passed", "flagged"], xlabel="judged")
-    ax.set(yticks=[0, 1], yticklabels=names, ylabel="true")
+    display = ConfusionMatrixDisplay(shares, display_labels=["good", "defective"])
+    limits = {"vmin": 0, "vmax": 1}
+    display.plot(ax=figure.subplots(), cmap="Greys", colorbar=False, im_kw=limits)
+    for text, count, share in zip(
+        display.text_.flat, counts.flat, shares.flat, strict=True
+    ):
+        text.set_text(f"{count}\n{100 * share:.3g} %")
+    display.ax_.set(xlabel="judged", ylabel="true", xticklabels=["passed", "flagged"])
     return figure
 
 

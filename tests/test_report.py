@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer, cli
+from skpatchcore import _report_figures as figures
 from skpatchcore._benchmark import evaluate_category
 from skpatchcore._report import closest_calls, judge, misjudged
 from skpatchcore.calibration import ConformalDetector
@@ -109,6 +110,27 @@ def test_misjudged_pictures_and_close_calls_are_those_of_the_threshold(
         right = (predicted == label) & (evaluation.test.target == label)
         nearest = np.argsort(np.where(right, distance, np.inf))[: min(2, right.sum())]
         assert set(nearest) <= set(close)
+
+
+# The figures ------------------------------------------------------------------------
+
+
+def test_the_confusion_table_shows_counts_and_shares():
+    (ax,) = figures.draw_confusion(np.array([[27, 3], [0, 0]])).axes
+    texts = [text.get_text() for text in ax.texts]
+    assert texts == ["27\n90 %", "3\n10 %", "0\n0 %", "0\n0 %"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "threshold"),
+    [(figures.draw_roc, (0.25, 0.5)), (figures.draw_precision_recall, (0.5, 0.5))],
+)
+def test_curves_pass_through_the_threshold(draw, threshold):
+    target, scores = np.array([1, 1, 1, 1, -1, -1]), np.array([5, 4, 3, 1, 2, 0.5])
+    (ax,) = draw(target, scores, 1.5).axes
+    curve, *_, mark = ax.get_lines()
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == threshold
+    assert threshold in set(zip(curve.get_xdata(), curve.get_ydata(), strict=True))
 
 
 # The files --------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import beta
+from scipy.stats import beta, iqr
 from sklearn.ensemble import IsolationForest
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -104,6 +104,22 @@ def test_far_values_do_not_blur_the_others():
     values = np.append(rng.normal(size=99), 1e3)
     x, density = estimate_density(values, None)
     assert np.ptp(x[density > 0.5]) < 20
+
+
+@pytest.mark.parametrize("bandwidth", [0, -1.0, np.nan])
+def test_a_bandwidth_that_is_not_positive_is_refused(samples, bandwidth):
+    with pytest.raises(ValueError, match=r"bandwidth=.* must be positive"):
+        ScoreDistributionDisplay.from_predictions(
+            samples[1], samples[0][:, 0], bandwidth=bandwidth
+        )
+
+
+def test_bandwidth_is_silvermans_with_quartiles():
+    values = np.array([-1.0, -0.5, 0.0, 0.5, 1.0, 50.0])
+    bandwidth = 0.9 * iqr(values, scale="normal") * len(values) ** -0.2
+    np.testing.assert_allclose(
+        estimate_density(values, None), estimate_density(values, bandwidth)
+    )
 
 
 def test_labels_of_another_kind_are_explained():

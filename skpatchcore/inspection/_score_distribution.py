@@ -1,7 +1,7 @@
 """How scores of normal and of anomalous samples are distributed round a threshold."""
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, gaussian_kde, iqr
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, column_or_1d
 
@@ -203,8 +203,17 @@ class ScoreDistributionDisplay:
         -------
         ScoreDistributionDisplay
             The plot, drawn.
+
+        Raises
+        ------
+        ValueError
+            If `bandwidth` is not positive.
         """
         check_matplotlib()
+        if bandwidth is not None and not bandwidth > 0:
+            raise ValueError(
+                f"bandwidth={bandwidth} must be positive, or None for Silverman's rule."
+            )
         y_true = check_outlier_labels(self.y_true, "y_true")
         anomaly = -column_or_1d(self.y_score).astype(float)
         check_consistent_length(y_true, anomaly)
@@ -297,16 +306,16 @@ class ScoreDistributionDisplay:
 
 def estimate_density(values: np.ndarray, bandwidth: float | None) -> tuple:
     """Return points, and the kernel density estimate there, of values that differ."""
-    spread = values.std()
+    deviation = values.std(ddof=1)
     if bandwidth is None:
         # Silverman (1986), eq. 3.31: a few far values must not blur all the others.
-        quartiles = np.ptp(np.percentile(values, [25, 75])) / 1.34
-        robust = min(spread, quartiles) or spread
+        # SciPy's "silverman" is the rule without the quartiles.
+        robust = min(deviation, iqr(values, scale="normal")) or deviation
         bandwidth = 0.9 * robust * len(values) ** -0.2
     margin = 3 * bandwidth
     x = np.linspace(values.min() - margin, values.max() + margin, _N_POINTS)
-    scaled = (x[:, np.newaxis] - values) / bandwidth
-    density = np.exp(-0.5 * scaled**2).sum(axis=1)
+    # SciPy takes the bandwidth in units of the standard deviation.
+    density = gaussian_kde(values, bandwidth / deviation)(x)
     return x, density / density.max()
 
 
