@@ -92,6 +92,12 @@ def test_links_of_the_documentation(site):
     assert not problems, "\n".join(problems)
 
 
+def test_every_page_of_the_reference_links_to_the_source(site):
+    pages = list((site / "api" / "generated").glob("*.html"))
+    assert pages
+    assert [p.name for p in pages if "viewcode-link" not in p.read_text("utf-8")] == []
+
+
 @pytest.mark.slow
 def test_documentation_in_a_browser(site, browser):
     pages = [path.relative_to(site).as_posix() for path in list_pages(site)]
