@@ -1,6 +1,5 @@
 """Fit and evaluate detectors on categories in the layout of MVTec AD."""
 
-import difflib
 import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -17,7 +16,7 @@ from skpatchcore._images import check_images, resize_masks
 from skpatchcore._results import PIXEL_COLUMNS
 from skpatchcore.datasets import load_mvtec_ad, mvtec_ad_categories, read_masks
 from skpatchcore.datasets._listing import check_folder
-from skpatchcore.datasets._mvtec import is_category
+from skpatchcore.datasets._mvtec import find_category, is_category
 from skpatchcore.metrics import average_precision, f1_max, image_auroc, pixel_metrics
 
 
@@ -64,14 +63,8 @@ def choose_categories(data_root, wanted: Sequence[str] | None) -> list[str]:
             f"Found no category in {data_root}: expected subfolders that have "
             "train/good in them, as MVTec AD has."
         )
-    unknown = [name for name in wanted or () if name not in there]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], there)
-        guess = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(
-            f"Found no category {unknown[0]!r} in {data_root}.{guess} There are "
-            f"{', '.join(there)}."
-        )
+    for name in wanted or ():
+        find_category(root, name)
     return list(wanted) if wanted else there
 
 

@@ -50,7 +50,7 @@ def test_categories_are_all_or_those_wanted(tmp_path):
         (tmp_path / name / "train" / "good").mkdir(parents=True)
     assert benchmark.choose_categories(tmp_path, None) == ["bolt", "nut"]
     assert benchmark.choose_categories(tmp_path, ["nut"]) == ["nut"]
-    with pytest.raises(ValueError, match=r"'nuts'.*Did you mean nut\?.*bolt, nut"):
+    with pytest.raises(ValueError, match=r"'nuts'.*bolt, nut. Did you mean 'nut'\?"):
         benchmark.choose_categories(tmp_path, ["nut", "nuts"])
 
 

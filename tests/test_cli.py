@@ -127,7 +127,7 @@ def test_warnings_come_without_source_code(monkeypatch, tmp_path):
         ([*SMALL, "--layers", "layer2,layer9"], "layer9"),
         ([*SMALL, "--patch-size", "2"], "patch_size must be odd"),
         ([*SMALL, "--crop-size", "65"], "crop_size"),
-        ([*SMALL, "--categories", "wood,stel"], "Did you mean steel?"),
+        ([*SMALL, "--categories", "wood,stel"], "Did you mean 'steel'?"),
         ([*SMALL, "--device", "abacus"], "abacus"),
     ],
 )

@@ -209,7 +209,7 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     [(array([0]), array([1, 2]))]
     """
     root = check_folder(data_home, "data_home")
-    folder = _find_category(root, category)
+    folder = find_category(root, category)
     records = collect_subset(subset, partial(_list_split, folder), folder)
     descr = _DESCR.format(category=category, data_home=root)
     bunch = bunch_of_records(records, descr, with_cv=subset == "all")
@@ -221,7 +221,7 @@ def is_category(folder: Path) -> bool:
     return (folder / "train" / "good").is_dir()
 
 
-def _find_category(root: Path, category: str) -> Path:
+def find_category(root: Path, category: str) -> Path:
     """Return the folder of a category, or say which there are."""
     categories = mvtec_ad_categories(root)
     if category in categories:
