@@ -99,6 +99,8 @@ def readers_names(small_networks, local_cluster, tmp_path, monkeypatch):
     Image.fromarray(surfaces.data[-1]).save("new.png")
     safetensors.torch.save_file(SmallNetwork().state_dict(), "resnet18.safetensors")
     return {
+        "good_images": paths[:24],
+        "new_images": paths[24:],
         "good_pictures": paths[:24],
         "new_pictures": paths[24:],
         "X": np.array(paths[15:], dtype=object),
