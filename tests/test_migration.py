@@ -27,7 +27,7 @@ DATASETS = """
     image_size
 """
 OPTIONS = {
-    "patchcore-inspection/Its command `run_patchcore.py`": """
+    "patchcore-inspection/Command `run_patchcore.py`": """
         results_path --gpu --seed --log_group --log_project --save_segmentation_images
         --save_patchcore_model
     """,
@@ -42,7 +42,7 @@ OPTIONS = {
         name data_path --subdatasets -d --train_val_split --batch_size --num_workers
         --resize --imagesize --augment
     """,
-    "patchcore-inspection/Its command `load_and_evaluate_patchcore.py`": """
+    "patchcore-inspection/Command `load_and_evaluate_patchcore.py`": """
         --patch_core_paths -p
     """,
     "patchcore-inspection/Constructors": """
@@ -72,7 +72,7 @@ OPTIONS = {
         backbone layers pre_trained coreset_sampling_ratio num_neighbors precision
         pre_processor post_processor evaluator visualizer
     """,
-    "anomalib/Its parts: `PatchcoreModel`, `KCenterGreedy`, `AnomalyMapGenerator`": """
+    "anomalib/Components: `PatchcoreModel`, `KCenterGreedy`, `AnomalyMapGenerator`": """
         PatchcoreModel.layers PatchcoreModel.backbone PatchcoreModel.pre_trained
         PatchcoreModel.num_neighbors KCenterGreedy.embedding
         KCenterGreedy.sampling_ratio AnomalyMapGenerator.sigma
@@ -107,7 +107,7 @@ OPTIONS = {
     "anomalib/Lightning's `Trainer`, through `Engine(**kwargs)` or `--trainer.*`": (
         TRAINER
     ),
-    "anomalib/Its command `anomalib`": """
+    "anomalib/Command `anomalib`": """
         -c --config --model.* --data.* --trainer.* --optimizer --lr_scheduler
         --seed_everything --logging.log_graph --default_root_dir --ckpt_path -v
         --verbose --option
@@ -155,7 +155,7 @@ def test_every_option_has_its_row(section):
 
 
 def test_every_command_of_anomalib_has_its_row():
-    found = rows("anomalib/Its command `anomalib`")
+    found = rows("anomalib/Command `anomalib`")
     assert {f"anomalib {name}" for name in COMMANDS.split()} <= set(found)
 
 
