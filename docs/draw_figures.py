@@ -1,4 +1,4 @@
-"""Draw the pictures of the user guide, all from generated surfaces::
+"""Draw the figures of the user guide from generated surfaces::
 
 python docs/draw_figures.py [FOLDER]
 """
@@ -18,13 +18,13 @@ from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransform
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 
-# One colour means one thing in all figures; shapes tell them apart in greyscale.
+# Each colour has one meaning in all figures; markers keep them distinct in greyscale.
 GOOD, DEFECT, PICKED, LINE = "#3b75af", "#d95f02", "#111111", "#666666"
 HEAT = "inferno"
 DPI = 110
 
 
-def make_pictures(**settings):
+def make_images(**settings):
     surfaces = make_surface_defects(
         40, 20, 20, texture="wood", random_state=0, **settings
     )
@@ -39,7 +39,7 @@ def make_features(**settings):
 
 
 def draw_patches(surfaces, train, test):
-    """A picture, its grid of patches, and their features as colours."""
+    """Draw an image, its grid of patches, and the patch features as colours."""
     features = make_features()
     patches = features.fit_transform(surfaces.data[train])
     defective = test[surfaces.target[test] == -1][3]
@@ -51,7 +51,7 @@ def draw_patches(surfaces, train, test):
     low, high = np.percentile(shown, [1, 99], axis=(0, 1))
     figure, axes = plt.subplots(1, 3, figsize=(9, 3.3), layout="constrained")
     axes[0].imshow(surfaces.data[defective])
-    axes[0].set_title("a picture")
+    axes[0].set_title("input image")
     axes[1].imshow(surfaces.data[defective])
     step = surfaces.data.shape[1] / len(grid)
     for i in range(1, len(grid)):
@@ -59,14 +59,14 @@ def draw_patches(surfaces, train, test):
         axes[1].axvline(i * step - 0.5, color="white", linewidth=0.6)
     axes[1].set_title(f"{len(grid)} × {len(grid)} patches")
     axes[2].imshow(np.clip((shown - low) / (high - low), 0, 1))
-    axes[2].set_title(f"{n_features} features each, as colours")
+    axes[2].set_title(f"{n_features} features per patch, as colours")
     for ax in axes:
         ax.set(xticks=[], yticks=[])
     return figure
 
 
 def draw_coreset(surfaces, train, test):
-    """Patches, the picks that cover them, and how the cover radius falls."""
+    """Draw patches, the greedy picks that cover them, and the falling cover radius."""
     patches = make_features().fit_transform(surfaces.data[train])
     plane = PCA(2, random_state=0).fit_transform(patches.reshape(-1, patches.shape[-1]))
     plane = plane[::8]
@@ -79,39 +79,44 @@ def draw_coreset(surfaces, train, test):
             radius = sampler.radii_[n_picks - 1]
             ax.add_patch(Circle(pick, radius, fill=False, color=LINE, linewidth=0.7))
         ax.scatter(*picks.T, s=26, color=PICKED, marker="x")
-        ax.set(title=f"{n_picks} picks cover all", xticks=[], yticks=[])
+        ax.set(title=f"{n_picks} greedy picks cover all", xticks=[], yticks=[])
+        ax.set(xlabel="first principal component", ylabel="second principal component")
         ax.set_aspect("equal", adjustable="datalim")
     counts = np.arange(1, len(sampler.radii_) + 1)
     axes[2].loglog(counts, sampler.radii_, color=PICKED)
-    axes[2].set(title="cover radius", xlabel="picks", ylabel="distance (log scale)")
+    axes[2].set(
+        title="cover radius",
+        xlabel="number of greedy picks (log scale)",
+        ylabel="feature distance (log scale)",
+    )
     axes[2].grid(alpha=0.3)
     return figure
 
 
 def draw_maps(surfaces, train, test):
-    """From distances of patches to a map, and the normal patch they come from."""
+    """Draw patch distances, the anomaly map, and the matched normal patch."""
     detector = PatchCoreDetector(make_features(), random_state=0)
     detector.fit(surfaces.data[train])
     scores = detector.score_samples(surfaces.data[test])
-    picture = surfaces.data[test[np.argmin(scores)]]
-    distances = detector.predict_maps(picture[None], size="grid")[0]
-    match = detector.nearest_patches(picture[None])
+    image = surfaces.data[test[np.argmin(scores)]]
+    distances = detector.predict_maps(image[None], size="grid")[0]
+    match = detector.nearest_patches(image[None])
     row, column = np.unravel_index(distances.argmax(), distances.shape)
-    step = len(picture) / len(distances)
+    step = len(image) / len(distances)
     figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
-    axes[0].imshow(picture)
+    axes[0].imshow(image)
     axes[0].add_patch(frame(row, column, step))
-    axes[0].set_title("new picture, worst patch")
+    axes[0].set_title("new image, most anomalous patch", fontsize="medium")
     axes[1].imshow(distances, cmap=HEAT)
-    axes[1].set_title("distance of each patch")
-    image = axes[2].imshow(detector.predict_maps(picture[None])[0], cmap=HEAT)
-    axes[2].set_title("anomaly map")
-    figure.colorbar(image, ax=axes[2], shrink=0.8)
+    axes[1].set_title("distance of each patch", fontsize="medium")
+    drawn = axes[2].imshow(detector.predict_maps(image[None])[0], cmap=HEAT)
+    axes[2].set_title("anomaly map", fontsize="medium")
+    figure.colorbar(drawn, ax=axes[2], shrink=0.8, label="feature distance")
     source = int(match.picture[0, row, column, 0])
     axes[3].imshow(surfaces.data[train][source])
     there = match.row[0, row, column, 0], match.column[0, row, column, 0]
     axes[3].add_patch(frame(*there, step))
-    axes[3].set_title(f"its match, in good picture {source}")
+    axes[3].set_title(f"nearest patch, good image {source}", fontsize="medium")
     for ax in axes:
         ax.set(xticks=[], yticks=[])
     return figure
@@ -123,7 +128,7 @@ def frame(row, column, step):
 
 
 def draw_threshold(surfaces, train, test):
-    """Scores of training, of new good and of defective pictures, and two thresholds."""
+    """Draw scores of training, new good and defective images, and two thresholds."""
     detector = PatchCoreDetector(make_features(), CoresetSampler(0.1), random_state=0)
     calibrated = ConformalDetector(detector, alpha=0.05, method="refit", random_state=0)
     calibrated.fit(surfaces.data[train])
@@ -131,17 +136,19 @@ def draw_threshold(surfaces, train, test):
     labels = surfaces.target[test]
     scores = -fitted.score_samples(surfaces.data[test])
     groups = {
-        "training pictures": (-fitted.training_scores_, GOOD, "|"),
-        "new good pictures": (scores[labels == 1], GOOD, "o"),
-        "defective pictures": (scores[labels == -1], DEFECT, "^"),
+        "training images": (-fitted.training_scores_, GOOD, "|"),
+        "new good images": (scores[labels == 1], GOOD, "o"),
+        "defective images": (scores[labels == -1], DEFECT, "^"),
     }
     figure, ax = plt.subplots(figsize=(8, 3), layout="constrained")
     jitter = np.random.default_rng(0)
     for height, (values, color, marker) in enumerate(reversed(groups.values())):
         y = height + jitter.uniform(-0.18, 0.18, len(values))
         ax.scatter(values, y, s=40, color=color, marker=marker, alpha=0.8)
-    ax.axvline(-fitted.offset_, color=LINE, linestyle=":", label="from training scores")
-    ax.axvline(-calibrated.offset_, color=PICKED, label="calibrated, 5 % false alarms")
+    training = "threshold from training scores"
+    ax.axvline(-fitted.offset_, color=LINE, linestyle=":", label=training)
+    held_out = "threshold calibrated for 5 % false alarms"
+    ax.axvline(-calibrated.offset_, color=PICKED, label=held_out)
     ax.set(yticks=range(3), yticklabels=list(groups)[::-1], ylim=(-0.5, 2.5))
     ax.set_xlabel("anomaly score (negative of score_samples)")
     ax.legend(loc="upper right")
@@ -149,9 +156,9 @@ def draw_threshold(surfaces, train, test):
 
 
 def main(folder: Path) -> None:
-    pictures = make_pictures()
+    images = make_images()
     for name in ("patches", "coreset", "maps", "threshold"):
-        figure = globals()[f"draw_{name}"](*pictures)
+        figure = globals()[f"draw_{name}"](*images)
         figure.savefig(folder / f"guide_{name}.png", dpi=DPI)
         plt.close(figure)
 

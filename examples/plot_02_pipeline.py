@@ -1,19 +1,21 @@
 """
-==========
-A pipeline
-==========
+=======================
+A scikit-learn pipeline
+=======================
 
-The two halves of a :class:`~skpatchcore.PatchCoreDetector` are estimators of their own:
-:class:`~skpatchcore.PatchFeatureTransformer` turns pictures into patch features, and
-:class:`~skpatchcore.PatchMemoryBank` detects outliers among them. In a
-:class:`~sklearn.pipeline.Pipeline` other steps can stand between.
+Put your own step between feature extraction and detection.
+A :class:`~skpatchcore.PatchCoreDetector` consists of two estimators that you can also
+use separately. :class:`~skpatchcore.PatchFeatureTransformer` turns images into patch
+features, and :class:`~skpatchcore.PatchMemoryBank` detects outliers among them. In a
+:class:`~sklearn.pipeline.Pipeline`, other steps can go between the two.
 """
 
 # %%
-# Pictures
-# --------
-# A class of MVTec AD, if :func:`~skpatchcore.datasets.find_mvtec_ad` finds it; of it
-# every fifth picture. Else procedural pictures of cast iron.
+# The images
+# ----------
+# The script uses every fifth image of a category of MVTec AD if
+# :func:`~skpatchcore.datasets.find_mvtec_ad` finds it. Otherwise it generates images of
+# cast iron.
 
 import matplotlib.pyplot as plt
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -27,19 +29,20 @@ from skpatchcore.metrics import image_auroc
 
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures = make_surface_defects(
+    dataset = make_surface_defects(
         24, 8, 16, texture="cast", image_size=64, random_state=0
     )
     step = 1
 else:
-    pictures, step = load_mvtec_ad(data_home, "bottle"), 5
-X, y = pictures.data[::step], pictures.target[::step]
-is_train = pictures.split[::step] == "train"
+    dataset, step = load_mvtec_ad(data_home, "bottle"), 5
+X, y = dataset.data[::step], dataset.target[::step]
+is_train = dataset.split[::step] == "train"
 
 # %%
 # Two steps
 # ---------
-# Patch features are maps (n, h, w, d); the bank takes them as they are.
+# Patch features are an array of shape (n, h, w, d). The bank accepts this array
+# directly.
 steps = [
     ("features", PatchFeatureTransformer("embedded", image_size=128)),
     ("bank", PatchMemoryBank(CoresetSampler(0.1), random_state=0)),
@@ -48,10 +51,11 @@ pipeline = Pipeline(steps).fit(X[is_train])
 scores = {"two steps": pipeline.score_samples(X[~is_train])}
 
 # %%
-# A step between
-# --------------
-# Steps of scikit-learn work on rows, and a patch is a row here: so a map is flattened,
-# reduced, and given its shape again. It may be an ordinary class.
+# A step in between
+# -----------------
+# The transformers of scikit-learn work on rows. Here each row is a patch, so the step
+# flattens the feature maps, reduces them and restores their shape. An ordinary class is
+# enough.
 
 
 class PatchPCA(TransformerMixin, BaseEstimator):
@@ -71,17 +75,17 @@ class PatchPCA(TransformerMixin, BaseEstimator):
 
 
 pipeline = Pipeline([steps[0], ("pca", PatchPCA()), steps[1]])
-# Nested parameters are set as in any pipeline, and can be searched in a grid.
+# Nested parameters work as in any pipeline, also in a grid search.
 pipeline.set_params(pca__n_components=48, bank__n_neighbors=3)
 pipeline.fit(X[is_train])
 scores["with principal components"] = pipeline.score_samples(X[~is_train])
 
 # %%
-# How well they do
-# ----------------
-# Scores are higher for more normal pictures, so the normal class is the positive one.
-# ``RocCurveDisplay.from_estimator`` refuses outlier detectors; ``from_predictions``
-# does not.
+# The results
+# -----------
+# Scores are higher for more normal images, so the normal class is the positive one.
+# ``RocCurveDisplay.from_estimator`` rejects outlier detectors, so the script uses
+# ``from_predictions``.
 figure, ax = plt.subplots(figsize=(4.5, 4.5), layout="constrained")
 lines = ({"color": "0.2"}, {"color": "0.5", "linestyle": "--"})
 for (name, values), line in zip(scores.items(), lines, strict=True):
@@ -89,5 +93,9 @@ for (name, values), line in zip(scores.items(), lines, strict=True):
     RocCurveDisplay.from_predictions(
         y[~is_train], values, name=name, ax=ax, curve_kwargs=line
     )
-ax.set(xlabel="defective pictures accepted", ylabel="good pictures accepted")
+ax.set(
+    title="ROC curves, test images",
+    xlabel="share of defective images accepted",
+    ylabel="share of good images accepted",
+)
 plt.show()

@@ -1,16 +1,20 @@
 """
-=============================
-Features once, many detectors
-=============================
+=====================================================
+Extracting features once to compare several detectors
+=====================================================
 
-Patch features are plain arrays: extract them once, and compare whatever detector takes
-arrays. Here :class:`~skpatchcore.PatchMemoryBank` looks at every patch, while an
+Extract patch features once, then compare detectors on them. Patch features are plain
+arrays, so any detector that accepts arrays will do. Here
+:class:`~skpatchcore.PatchMemoryBank` looks at every patch. An
 :class:`~sklearn.ensemble.IsolationForest` and a :class:`~sklearn.svm.OneClassSVM` get
-one vector a picture, the mean over its patches.
+one vector per image, the mean over its patches.
 """
 
 # %%
-# Procedural pictures, or every third one of a class of MVTec AD, if there is one.
+# The images
+# ----------
+# The script uses every third image of a category of MVTec AD if it finds the data set.
+# Otherwise it generates images.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,19 +30,19 @@ from skpatchcore.metrics import image_auroc
 
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures, step = make_surface_defects(texture="cast", random_state=0), 1
+    dataset, step = make_surface_defects(texture="cast", random_state=0), 1
 else:
-    pictures, step = load_mvtec_ad(data_home, "bottle"), 3
-train, test = (np.flatnonzero(pictures.split == s)[::step] for s in ("train", "test"))
+    dataset, step = load_mvtec_ad(data_home, "bottle"), 3
+train, test = (np.flatnonzero(dataset.split == s)[::step] for s in ("train", "test"))
 
 # %%
 # Extract
 # -------
-# The layer weights of a :class:`~skpatchcore.PatchFeatureTransformer` are learned, so
-# it is fitted on the training pictures alone.
+# A :class:`~skpatchcore.PatchFeatureTransformer` learns the weights of its layers, so
+# fit it on the training images only.
 transformer = PatchFeatureTransformer("embedded", image_size=128)
-patches = {"train": transformer.fit_transform(pictures.data[train])}
-patches["test"] = transformer.transform(pictures.data[test])
+patches = {"train": transformer.fit_transform(dataset.data[train])}
+patches["test"] = transformer.transform(dataset.data[test])
 means = {name: features.mean(axis=(1, 2)) for name, features in patches.items()}
 print("patches:", patches["train"].shape, " means:", means["train"].shape)
 
@@ -58,7 +62,7 @@ detectors = {
     "isolation forest on means": IsolationForest(random_state=0),
     "one-class SVM on means": make_pipeline(StandardScaler(), OneClassSVM(nu=0.05)),
 }
-labels = pictures.target[test]
+labels = dataset.target[test]
 scores = {}
 for name, detector in detectors.items():
     data = patches if isinstance(detector, PatchMemoryBank) else means
@@ -66,11 +70,12 @@ for name, detector in detectors.items():
     print(f"{name:36} image AUROC {image_auroc(labels, scores[name]):.3f}")
 
 # %%
-# A defect is small: the mean over a picture hardly moves, the farthest patch does.
+# A defect is small. It hardly changes the mean over an image, but it changes the most
+# distant patch.
 #
-# Scores are higher for more normal pictures, so the normal class is the positive one.
-# ``RocCurveDisplay.from_estimator`` refuses outlier detectors; ``from_predictions``
-# does not.
+# Scores are higher for more normal images, so the normal class is the positive one.
+# ``RocCurveDisplay.from_estimator`` rejects outlier detectors, so the script uses
+# ``from_predictions``.
 figure, ax = plt.subplots(figsize=(5, 5), layout="constrained")
 lines = ("-", "--", "-.", ":", (0, (1, 4)))
 shades = plt.colormaps["cividis"](np.linspace(0, 0.8, len(scores)))
@@ -82,6 +87,10 @@ for (name, values), line, color in zip(scores.items(), lines, shades, strict=Tru
         ax=ax,
         curve_kwargs={"linestyle": line, "color": color},
     )
-ax.set(xlabel="defective pictures accepted", ylabel="good pictures accepted")
+ax.set(
+    title="ROC curves, test images",
+    xlabel="share of defective images accepted",
+    ylabel="share of good images accepted",
+)
 plt.show()
 assert np.isfinite(list(scores.values())).all()

@@ -3,16 +3,17 @@
 Choosing the coreset fraction by its radius
 ===========================================
 
-How many patches must a memory bank keep? The cover radius tells how far the farthest
-training patch is from those kept. The greedy picks are a prefix sequence: one run shows
-the radius of every smaller coreset, and no defects are needed to look at it.
+Choose how many patches a memory bank must keep, without any defective image. The cover
+radius is the largest distance from a training patch to the nearest patch kept. The
+greedy picks are a prefix sequence, so one run shows the radius of every smaller
+coreset.
 """
 
 # %%
-# Patch features of normal pictures
-# ---------------------------------
-# A class of MVTec AD, if there is one, of it every fifth picture; else procedural
-# pictures.
+# Patch features of normal images
+# -------------------------------
+# The script uses every fifth image of a category of MVTec AD if it finds the data set.
+# Otherwise it generates images.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,14 +25,14 @@ from skpatchcore.metrics import image_auroc
 
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures = make_surface_defects(
+    dataset = make_surface_defects(
         24, 8, 16, texture="cast", image_size=64, random_state=0
     )
     step = 1
 else:
-    pictures, step = load_mvtec_ad(data_home, "bottle"), 5
-X, y = pictures.data[::step], pictures.target[::step]
-is_train = pictures.split[::step] == "train"
+    dataset, step = load_mvtec_ad(data_home, "bottle"), 5
+X, y = dataset.data[::step], dataset.target[::step]
+is_train = dataset.split[::step] == "train"
 
 transformer = PatchFeatureTransformer("embedded", image_size=128)
 train = transformer.fit_transform(X[is_train])
@@ -42,8 +43,8 @@ print("patches:", patches.shape)
 # %%
 # One run
 # -------
-# Random picks leave far patches uncovered: the greedy ones reach the same radius with
-# far fewer.
+# Patches selected at random leave distant patches uncovered. Greedy picks reach the
+# same radius with far fewer patches.
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for method, line in (("random", "--"), ("greedy", "-")):
     sampler = CoresetSampler(0.5, method=method, random_state=0).fit(patches)
@@ -54,13 +55,14 @@ for method, line in (("random", "--"), ("greedy", "-")):
         linestyle=line,
         mark=0.1 if method == "greedy" else None,
     )
+ax.set_title("Cover radius of two selection methods")
 plt.show()
 
 # %%
-# What it buys
-# ------------
-# Where the curve has become flat, a larger bank costs time and changes little. With
-# defective pictures at hand this can be checked: the image AUROC on the right.
+# Effect on detection
+# -------------------
+# Where the curve is flat, a larger bank costs time and changes little. If you have
+# defective images, you can check this: see the image AUROC on the right.
 fractions = [0.002, 0.01, 0.03, 0.1, 0.3]
 auroc = []
 for fraction in fractions:
@@ -71,7 +73,10 @@ for fraction in fractions:
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 CoresetCurveDisplay.from_estimator(sampler, ax=left)
 right.plot(np.array(fractions) * len(patches), auroc, "o-", color="0.25")
-right.set(xscale="log", xlabel="patches kept", ylabel="image AUROC")
+left.set_title("Cover radius")
+right.set(
+    title="Image AUROC", xscale="log", xlabel="patches kept", ylabel="image AUROC"
+)
 right.set_xlim(left.get_xlim())
 right.grid(alpha=0.3)
 plt.show()

@@ -1,20 +1,19 @@
 """
-==================
-Backbones compared
-==================
+===================
+Comparing backbones
+===================
 
-Any convolutional network, ViT or Swin of timm can describe patches; a small network
-comes with the package, and a bank of Gabor filters needs no weights at all. Which one
-fits your parts is for measurement to say: how well it finds defects, and what a picture
-costs.
+Measure which backbone suits your parts: how well it finds defects, and how long it
+takes per image. The backbone can be any convolutional network, ViT or Swin of timm. A
+small network comes with the package, and a bank of Gabor filters needs no weights.
 """
 
 # %%
 # Candidates
 # ----------
-# With ``pretrained = True``, timm downloads the weights of its networks once. Without,
-# they are random, so that this runs offline: that shows what the same code does, not
-# how good a network is.
+# With ``pretrained = True``, timm downloads the weights of its networks once. With
+# ``False``, the weights are random, so that the script runs offline. Random weights
+# show that the code runs, not how good a network is.
 import time
 
 import matplotlib.pyplot as plt
@@ -33,24 +32,26 @@ candidates = {
 }
 
 # %%
-# Pictures
-# --------
-# A class of MVTec AD, if there is one, of it every fifth picture; else procedural ones.
+# The images
+# ----------
+# The script uses every fifth image of a category of MVTec AD if it finds the data set.
+# Otherwise it generates images.
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures = make_surface_defects(
+    dataset = make_surface_defects(
         16, 6, 16, texture="brushed", image_size=64, random_state=0
     )
     step, image_size = 1, 128
 else:
-    pictures, step, image_size = load_mvtec_ad(data_home, "bottle"), 5, 128
-X, y = pictures.data[::step], pictures.target[::step]
-is_train = pictures.split[::step] == "train"
+    dataset, step, image_size = load_mvtec_ad(data_home, "bottle"), 5, 128
+X, y = dataset.data[::step], dataset.target[::step]
+is_train = dataset.split[::step] == "train"
 
 # %%
 # Measure
 # -------
-# The network is built in `fit`; what a picture costs is the time to score new ones.
+# The network is built in `fit`. The time per image is that of inference: scoring new
+# images.
 auroc, milliseconds = [], []
 for name, layers, of_name in candidates.values():
     features = PatchFeatureTransformer(
@@ -62,18 +63,18 @@ for name, layers, of_name in candidates.values():
     scores = detector.score_samples(X[~is_train])
     milliseconds.append(1e3 * (time.perf_counter() - started) / len(scores))
     auroc.append(image_auroc(y[~is_train], scores))
-    print(f"{name:16} image AUROC {auroc[-1]:.3f}, {milliseconds[-1]:.1f} ms a picture")
+    print(f"{name:16} image AUROC {auroc[-1]:.3f}, {milliseconds[-1]:.1f} ms per image")
 
 # %%
 # Compare
 # -------
 figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
-for ax, values, text, form in (
-    (left, auroc, "image AUROC", "%.3f"),
-    (right, milliseconds, "milliseconds a picture", "%.1f"),
+for ax, values, title, unit, form in (
+    (left, auroc, "Detection", "image AUROC", "%.3f"),
+    (right, milliseconds, "Inference time", "time per image (ms)", "%.1f"),
 ):
     bars = ax.bar(list(candidates), values, color="0.7", edgecolor="0.25")
     ax.bar_label(bars, fmt=form, padding=2)
-    ax.set_ylabel(text)
+    ax.set(title=title, xlabel="backbone", ylabel=unit)
     ax.margins(y=0.15)
 plt.show()

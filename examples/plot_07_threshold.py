@@ -3,17 +3,18 @@
 Threshold and false alarms
 ==========================
 
-How many good parts will be rejected? The threshold of a fit is too low for new
-pictures: training patches lie in the memory bank or near it. A
-:class:`~skpatchcore.calibration.ConformalDetector` scores each training picture by a
-detector that has not seen it, and states a rate.
+Set a threshold with a known false-alarm rate, that is, the share of good parts that are
+rejected. The threshold from a plain fit is too low for new images, because the training
+patches lie in or near the memory bank.
+A :class:`~skpatchcore.calibration.ConformalDetector` scores each training image with a
+detector that was not fitted on it, and states the rate.
 """
 
 # %%
-# Pictures
-# --------
-# Many good ones, as in production; a class of MVTec AD if there is one, of it every
-# third picture.
+# The images
+# ----------
+# The script generates images. Most of them are good, as in production. If it finds
+# MVTec AD, it uses every third image of a category instead.
 
 import matplotlib.pyplot as plt
 
@@ -24,19 +25,20 @@ from skpatchcore.inspection import ScoreDistributionDisplay
 
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures = make_surface_defects(
+    dataset = make_surface_defects(
         40, 60, 20, texture="brushed", image_size=64, random_state=0
     )
     step = 1
 else:
-    pictures, step = load_mvtec_ad(data_home, "bottle"), 3
-X, y = pictures.data[::step], pictures.target[::step]
-is_train = pictures.split[::step] == "train"
+    dataset, step = load_mvtec_ad(data_home, "bottle"), 3
+X, y = dataset.data[::step], dataset.target[::step]
+is_train = dataset.split[::step] == "train"
 
 # %%
-# The threshold of a fit
-# ----------------------
-# Meant to flag five percent of the training pictures, it flags most of the new ones.
+# Threshold from training scores
+# ------------------------------
+# This threshold is set to flag 5 % of the training images. It flags most of the new
+# ones.
 features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(
     features, CoresetSampler(0.1), contamination=0.05, random_state=0
@@ -44,20 +46,20 @@ detector = PatchCoreDetector(
 detector.fit(X[is_train])
 
 # %%
-# A threshold from pictures held out
-# ----------------------------------
-# Only good pictures are needed. With method "refit" new pictures are scored by a single
-# detector, as fast as before.
+# Threshold from held-out images
+# ------------------------------
+# Calibration needs good images only. With ``method="refit"``, a single detector scores
+# new images, as fast as before.
 calibrated = ConformalDetector(detector, alpha=0.05, method="refit", random_state=0)
 calibrated.fit(X[is_train])
 
 # %%
-# What comes of it
-# ----------------
-# The rate is given with its 95 % interval: a few dozen good pictures say little about
-# one percent.
+# The results
+# -----------
+# The legend states the false-alarm rate with its 95 % confidence interval. A few dozen
+# good images say little about a rate of 1 %.
 figure, axes = plt.subplots(2, 1, figsize=(7, 7.5), sharex=True, layout="constrained")
-titles = ("threshold of the fit", "threshold from pictures held out")
+titles = ("threshold from training scores", "threshold from held-out images")
 for ax, one, title in zip(axes, (detector, calibrated), titles, strict=True):
     display = ScoreDistributionDisplay.from_estimator(
         one, X[~is_train], y[~is_train], ax=ax
@@ -70,6 +72,6 @@ for ax, one, title in zip(axes, (detector, calibrated), titles, strict=True):
 plt.show()
 
 # %%
-# How many pictures does a rate take? At least ``1 / alpha - 1``, or nothing could be
-# flagged; the smallest rate that these support:
+# How many images do you need for a given rate? At least ``1 / alpha - 1``; with fewer,
+# nothing could be flagged. This is the smallest rate that these images support:
 print(f"{calibrated.min_alpha_:.3f}")

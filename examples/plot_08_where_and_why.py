@@ -1,17 +1,17 @@
 """
-=============
-Where and why
-=============
+=================================
+Explaining a score: where and why
+=================================
 
-A number convinces nobody on the shop floor. Maps show where a picture is anomalous, and
-the matched normal patches show why: this is the most similar that was seen in training.
+Show where an image is anomalous, and why. An anomaly map (heat map) shows where. The
+matched normal patches show why: they are the most similar patches seen in training.
 """
 
 # %%
 # A calibrated detector
 # ---------------------
-# A class of MVTec AD, if there is one, of it every fourth picture; else procedural
-# pictures of wood.
+# The script uses every fourth image of a category of MVTec AD if it finds the data set.
+# Otherwise it generates images of wood.
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -29,14 +29,14 @@ from skpatchcore.inspection import (
 
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures = make_surface_defects(
+    dataset = make_surface_defects(
         24, 2, 8, texture="wood", image_size=96, random_state=0
     )
     step, image_size = 1, 96
 else:
-    pictures, step, image_size = load_mvtec_ad(data_home, "bottle"), 4, 128
-X, masks = pictures.data[::step], pictures.masks[::step]
-is_train = pictures.split[::step] == "train"
+    dataset, step, image_size = load_mvtec_ad(data_home, "bottle"), 4, 128
+X, masks = dataset.data[::step], dataset.masks[::step]
+is_train = dataset.split[::step] == "train"
 train = X[is_train]
 
 features = PatchFeatureTransformer("embedded", image_size=image_size)
@@ -49,9 +49,9 @@ calibrated.fit(train)
 # %%
 # Where
 # -----
-# One colour scale for all, anchored in the calibration: 1/8 is the peak of a typical
-# good picture, 1/2 the threshold. So a good picture stays dark instead of showing its
-# own noise in full colour.
+# All maps share one colour scale, which comes from the calibration: 1/8 is the typical
+# maximum of a good image's map, and 1/2 is the threshold. So a good image stays dark
+# instead of showing its own noise in full colour.
 test = np.flatnonzero(~is_train)
 decision = calibrated.decision_function(X[test])
 shown = test[np.argsort(decision)[[0, 2, -1]]]
@@ -61,17 +61,17 @@ plt.show()
 # %%
 # Why
 # ---
-# The most anomalous patch of each, and the nearest patches in the memory bank, cut out
-# of the pictures that they come from. A bank keeps only where its patches were, so it
-# is given the training pictures again.
+# For each image, the display shows the most anomalous patch and the nearest patches in
+# the memory bank, cut out of the training images that they come from. A bank stores
+# only the positions of its patches, so pass the training images again.
 PatchMatchDisplay.from_estimator(calibrated, X[shown], training_images=train)
 plt.show()
 
 # %%
 # Euclidean and cosine
 # --------------------
-# Two detectors side by side: each is drawn into axes of its own. What is near in one
-# metric need not be in the other.
+# Compare two detectors by drawing each into its own axes. The nearest patches in one
+# metric are not always the nearest in the other.
 cosine = PatchCoreDetector(
     features, CoresetSampler(0.05), metric="cosine", random_state=0
 ).fit(train)
@@ -85,10 +85,10 @@ for ax, one, title in zip(
 plt.show()
 
 # %%
-# A walk over the picture
-# -----------------------
-# For a talk or a report: an animation that shows each patch's match. A ``.gif`` needs
-# nothing else, an ``.mp4`` needs ffmpeg.
+# An animation of all patches
+# ---------------------------
+# For a talk or a report, an animation shows the match of each patch. A ``.gif`` needs
+# no further software; an ``.mp4`` needs ffmpeg.
 with TemporaryDirectory() as folder:
     path = animate_patch_matches(
         calibrated,

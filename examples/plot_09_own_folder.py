@@ -3,16 +3,16 @@
 Your own folder, without masks
 ==============================
 
-All that is needed are pictures of good parts in a folder. This is how one gets from
-there to a detector with a known rate of false alarms, and to a list of what to look at
-first. No defect has to be outlined by hand, or to be there at all.
+Start with a folder of images of good parts. Get a detector with a known false-alarm
+rate, and a list of the most suspicious new images. You need neither masks nor defective
+images.
 """
 
 # %%
 # A folder
 # --------
-# Here it is written first, with procedural pictures, or some of a class of MVTec AD if
-# there is one. With your own, start at the next section.
+# The script first writes a folder of generated images, or of some images of MVTec AD if
+# it finds the data set. If you have your own folder, start at the next section.
 import csv
 import shutil
 from pathlib import Path
@@ -37,27 +37,27 @@ temporary = TemporaryDirectory()
 root = Path(temporary.name)
 data_home = find_mvtec_ad()
 if data_home is None:
-    pictures = make_surface_defects(
+    dataset = make_surface_defects(
         30, 8, 6, texture="knurled", image_size=96, random_state=0
     )
     step = 1
 else:
-    pictures, step = load_mvtec_ad(data_home, "bottle"), 5
+    dataset, step = load_mvtec_ad(data_home, "bottle"), 5
 for folder, split in (("good", "train"), ("new", "test")):
     (root / folder).mkdir()
-    for i in np.flatnonzero(pictures.split == split)[::step]:
+    for i in np.flatnonzero(dataset.split == split)[::step]:
         path = root / folder / f"part_{i:03}.png"
-        if isinstance(pictures.data[i], np.ndarray):
-            Image.fromarray(pictures.data[i]).save(path)
+        if isinstance(dataset.data[i], np.ndarray):
+            Image.fromarray(dataset.data[i]).save(path)
         else:
-            shutil.copy(pictures.data[i], path)
-# One did not arrive as a whole, as happens.
+            shutil.copy(dataset.data[i], path)
+# One file is truncated, as can happen in practice.
 (root / "new" / "part_099.png").write_bytes(b"\x89PNG")
 
 # %%
-# Learn and calibrate
-# -------------------
-# The pictures directly inside a folder are good parts to learn from.
+# Fit and calibrate
+# -----------------
+# Images directly inside the folder are good parts to fit on.
 good = load_image_folder(root / "good")
 features = PatchFeatureTransformer("embedded", image_size=96)
 detector = ConformalDetector(
@@ -69,10 +69,11 @@ detector = ConformalDetector(
 ).fit(good.data)
 
 # %%
-# Sort what is new
-# ----------------
-# The most suspicious first. A p-value says how many of the good pictures were as odd;
-# a file that cannot be read is reported, and does not end the run.
+# Score and sort new images
+# -------------------------
+# The most suspicious images come first. A p-value is the share of good images that were
+# at least as anomalous. With ``on_error="skip"``, an unreadable file is reported and
+# does not stop the run.
 new = sorted((root / "new").iterdir())
 results = score_pictures(detector, new, on_error="skip")
 order = np.argsort(results.score)
@@ -89,9 +90,10 @@ with open(root / "to_look_at.csv", "w", newline="") as file:
         table.writerow([new[results.index[i]], results.score[i], results.p_value[i]])
 
 # %%
-# Look at them
-# ------------
-# Without masks there is no truth to compare with; what is predicted is outlined.
+# Look at the most suspicious images
+# ----------------------------------
+# Without masks there is no ground truth to compare with. The display outlines the
+# predicted defects (segmentation).
 suspects = [new[results.index[i]] for i in order[:3]]
 AnomalyMapDisplay.from_estimator(detector, suspects)
 plt.show()

@@ -3,18 +3,19 @@
 MVTec AD, end to end
 ====================
 
-Every category that is there, from its pictures to a table of results: fit, calibrate,
-measure, look. With all 15 categories this is the benchmark of the PatchCore paper (Roth
-et al., CVPR 2022); without any, procedural ones take their place.
+Run the whole benchmark on the categories of MVTec AD that you have: fit, calibrate,
+measure and plot, down to a table of results. With all 15 categories, this is the
+benchmark of the PatchCore paper (Roth et al., CVPR 2022). If you have none, the script
+generates images instead.
 """
 
 # %%
 # Data
 # ----
-# :func:`~skpatchcore.datasets.fetch_mvtec_ad` downloads categories to where
-# :func:`~skpatchcore.datasets.find_mvtec_ad` finds them. MVTec AD is
-# by MVTec Software GmbH (Bergmann et al., CVPR 2019), under CC BY-NC-SA 4.0: not for
-# commercial use.
+# :func:`~skpatchcore.datasets.fetch_mvtec_ad` downloads categories to the folder in
+# which :func:`~skpatchcore.datasets.find_mvtec_ad` looks for them. MVTec AD is by MVTec
+# Software GmbH (Bergmann et al., CVPR 2019), under the licence CC BY-NC-SA 4.0, which
+# does not permit commercial use.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -35,7 +36,7 @@ data_home = find_mvtec_ad()
 if data_home is None:
     categories, step = ["brushed", "wood"], 1
 else:
-    # For the benchmark take every picture, not every sixth.
+    # Every sixth image saves time. For the benchmark, set the step to 1.
     categories, step = mvtec_ad_categories(data_home), 6
 
 
@@ -50,24 +51,24 @@ def load(category):
 # %%
 # The detector
 # ------------
-# With the embedded network, which comes with the package. The paper's is
-# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k", image_size=256, crop_size=224)``,
-# which timm downloads once.
+# This detector uses the embedded network, which comes with the package. The paper uses
+# ``PatchFeatureTransformer("wide_resnet50_2.tv_in1k", image_size=256, crop_size=224)``.
+# timm downloads its weights once.
 features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(features, CoresetSampler(0.1), random_state=0)
 
 # %%
-# One category after the other
-# ----------------------------
-# Learned from good pictures alone; the threshold too, which is to flag at most five
-# percent of new good ones.
+# Fit and measure each category
+# -----------------------------
+# Both the detector and the threshold are learned from good images only. The threshold
+# is meant to flag at most 5 % of new good images.
 results, figures = {}, {}
 for category in categories:
-    pictures = load(category)
+    dataset = load(category)
     X, y, masks = (
-        values[::step] for values in (pictures.data, pictures.target, pictures.masks)
+        values[::step] for values in (dataset.data, dataset.target, dataset.masks)
     )
-    is_train = pictures.split[::step] == "train"
+    is_train = dataset.split[::step] == "train"
     calibrated = ConformalDetector(
         detector, alpha=0.05, method="refit", cv=3, random_state=0
     ).fit(X[is_train])
@@ -88,8 +89,9 @@ for category in categories:
 # %%
 # Results
 # -------
-# ``skpatchcore benchmark DATA_ROOT --report`` writes such a table, as CSV, JSON,
-# Markdown and LaTeX, beside published results, and an HTML page for each category.
+# ``skpatchcore benchmark DATA_ROOT --report`` writes such a table as CSV, JSON,
+# Markdown and LaTeX, together with published results, and an HTML page for each
+# category.
 columns = list(next(iter(results.values())))
 print(" " * 12, *(f"{name:>12}" for name in columns))
 for category, row in results.items():
@@ -98,14 +100,15 @@ mean = np.mean([list(row.values()) for row in results.values()], axis=0)
 print(f"{'mean':12}", *(f"{value:12.3f}" for value in mean))
 
 # %%
-# Look
-# ----
-# Of each category the scores, and its most and least anomalous defective pictures.
+# Plots
+# -----
+# For each category, plot the scores, and the most and least anomalous of its defective
+# images.
 for category, (calibrated, X, y, masks, scores) in figures.items():
     display = ScoreDistributionDisplay.from_predictions(
         y, scores, threshold=calibrated.offset_, alpha=calibrated.alpha
     )
-    display.ax_.set_xlabel(f"anomaly score, {category}")
+    display.ax_.set_xlabel(f"anomaly score ({category})")
     defective = np.flatnonzero(y == -1)
     shown = defective[np.argsort(scores[defective])[[0, -1]]]
     AnomalyMapDisplay.from_estimator(calibrated, X[shown], masks=masks[shown])

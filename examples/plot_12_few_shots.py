@@ -1,13 +1,16 @@
 """
-==============================
-A handful of pictures to begin
-==============================
+====================================
+Few-shot: starting with a few images
+====================================
 
-On the first day of a line there are four pictures of good parts, not four hundred. How
-much do more pictures help, and what can be made of those that are there?
+Start with only a few images of good parts, as on the first day of a production line.
+Measure how much each further image helps, and whether augmentation helps.
 """
 
 # %%
+# The images
+# ----------
+# The script generates images of cast iron.
 from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
@@ -30,16 +33,16 @@ surfaces = make_surface_defects(
 # %%
 # One curve for each option
 # -------------------------
-# ``augmentation`` makes further references of each picture: the patches of a mirrored
-# picture are learned beside those of the picture itself. Thresholds and training scores
-# are those of the pictures as they were given, and
-# :meth:`~skpatchcore.PatchCoreDetector.nearest_patches` still names these and a place
-# in them.
+# ``augmentation`` adds transformed copies of each image as reference images. With
+# ``"flip"``, for example, the detector also learns the patches of the mirrored image.
+# Thresholds and training scores come from the original images only.
+# :meth:`~skpatchcore.PatchCoreDetector.nearest_patches` still returns an original image
+# and a position in it.
 #
-# With few pictures the bank is small anyway, so a coreset of a quarter of the patches
-# is cheap. With a cache, each picture passes the network once.
+# With few images the bank is small, so a coreset of a quarter of the patches is cheap.
+# With a cache, each image passes through the network only once.
 options = {
-    "as they are": None,
+    "none": None,
     "flip": "flip",
     "brightness": "brightness",
 }
@@ -64,32 +67,32 @@ cache.cleanup()
 # %%
 # What helps
 # ----------
-# References that were made help where they show what normal pictures vary in, and widen
-# the bank for nothing elsewhere. The light on these surfaces varies a little; mirrored
-# ones teach little that the texture does not show by itself. Where parts always lie the
-# same way, turned references even make a part that lies wrong look normal: measure it
-# on defects of your own, as here.
+# Augmentation helps if it shows a variation that normal images have. Otherwise it only
+# enlarges the bank. The light on these surfaces varies a little. Mirrored images add
+# little that the texture does not show already. If your parts are always aligned,
+# rotated references can even make a misplaced part look normal. Measure the effect on
+# your own defects, as here.
 figure, ax = plt.subplots(figsize=(6, 4), layout="constrained")
 for name, values in curves.items():
-    mean, spread = values.mean(axis=0), values.std(axis=0)
+    mean, deviation = values.mean(axis=0), values.std(axis=0)
     (line,) = ax.plot(shots, mean, marker="o", label=name)
     ax.fill_between(
-        shots, mean - spread, mean + spread, color=line.get_color(), alpha=0.1
+        shots, mean - deviation, mean + deviation, color=line.get_color(), alpha=0.1
     )
     print(f"{name:12}", " ".join(f"{value:.3f}" for value in mean))
 ax.set(
     xscale="log",
     xticks=shots,
     xticklabels=shots,
-    xlabel="pictures to learn from",
-    ylabel="image AUROC, mean of two draws",
-    title="Learning curves",
+    xlabel="number of training images",
+    ylabel="image AUROC",
+    title="Learning curves, mean of two draws",
 )
 ax.minorticks_off()
-ax.legend()
+ax.legend(title="augmentation\n(band: ± 1 standard deviation)")
 plt.show()
 
 # %%
-# Where the object fills only the middle of the picture, ``foreground="auto"`` leaves
-# the background out, and with it whatever lies there; on a surface that fills the
-# picture it warns and looks at everything.
+# If the object fills only the middle of the image, ``foreground="auto"`` ignores the
+# background and any defect in it. On a surface that fills the image, it issues a
+# warning and uses all patches.

@@ -21,18 +21,19 @@ from skpatchcore.metrics import average_precision, f1_max, image_auroc, pixel_me
 
 
 def build_detector(settings: Mapping) -> PatchCoreDetector:
-    """Return the unfitted detector that flat settings describe.
+    """Build an unfitted detector from flat settings.
 
     Parameters
     ----------
     settings : mapping of str
-        Parameters of `PatchFeatureTransformer` and `PatchCoreDetector` by their own
-        names, those of `CoresetSampler` with ``coreset_`` in front. What both share,
-        ``device`` for instance, is the detector's.
+        Parameters of `PatchFeatureTransformer` and `PatchCoreDetector` under their own
+        names, and those of `CoresetSampler` with the prefix ``coreset_``. A parameter
+        that both of the former have, such as ``device``, is set on the detector.
 
     Returns
     -------
     detector : PatchCoreDetector
+        The unfitted detector.
     """
     of_detector = PatchCoreDetector().get_params(deep=False).keys()
     of_features = PatchFeatureTransformer().get_params(deep=False).keys() - of_detector
@@ -50,18 +51,18 @@ def build_detector(settings: Mapping) -> PatchCoreDetector:
 
 
 def choose_categories(data_root, wanted: Sequence[str] | None) -> list[str]:
-    """Return the categories of a folder, or those wanted if they are there."""
+    """Return the wanted categories, or all in a folder; raise if one is missing."""
     root = check_folder(data_root, "DATA_ROOT")
     if is_category(root):
         raise ValueError(
-            f"{data_root} is itself a category: it has train/good. Give its parent "
-            f"folder, and --categories {root.name}."
+            f"{data_root} itself is a category: it contains train/good. Pass its "
+            f"parent folder, and --categories {root.name}."
         )
     there = mvtec_ad_categories(root)
     if not there:
         raise ValueError(
-            f"Found no category in {data_root}: expected subfolders that have "
-            "train/good in them, as MVTec AD has."
+            f"Found no category in {data_root}. Expected subfolders that contain "
+            "train/good, as in MVTec AD."
         )
     for name in wanted or ():
         find_category(root, name)
@@ -71,7 +72,7 @@ def choose_categories(data_root, wanted: Sequence[str] | None) -> list[str]:
 def try_settings(
     detector: PatchCoreDetector, data_root, categories: Sequence[str]
 ) -> None:
-    """Fail now if no category can succeed, and build the network before time counts."""
+    """Fail early on invalid settings, and build the network before timing starts."""
     for part in (detector, detector.features, detector.sampler):
         part._validate_params()
     features = clone(detector.features).set_params(
@@ -82,17 +83,17 @@ def try_settings(
             train = load_mvtec_ad(data_root, category, subset="train")
             images = [check_images(train.data[:1])[0]]
         except (OSError, ValueError):
-            continue  # Its own fault, which will be reported with it.
+            continue  # A fault of this category, which is reported with it.
         features.fit(images)
         return
 
 
 class Evaluation(NamedTuple):
-    """What a fitted detector gives for the test pictures of a category.
+    """Results of a fitted detector on the test images of a category.
 
-    `row` has a value for each of `COLUMNS`. Pixel-level ones are those of published
-    codes, measured at the network's input, or None if there are no masks. Seconds
-    include reading the pictures.
+    `row` has a value for each of `COLUMNS`. As in published code, pixel-level metrics
+    are measured at the network's input size; they are None if there are no masks.
+    Seconds include reading the images.
     """
 
     row: dict
@@ -110,7 +111,7 @@ def evaluate_category(
     Parameters
     ----------
     detector : PatchCoreDetector
-        What to fit, in place.
+        Detector to fit, in place.
     data_root : str or path-like
         Folder with one subfolder for each category.
     category : str
@@ -119,6 +120,7 @@ def evaluate_category(
     Returns
     -------
     evaluation : Evaluation
+        The fitted detector and its results.
     """
     train = load_mvtec_ad(data_root, category, subset="train")
     test = load_mvtec_ad(data_root, category, subset="test")
@@ -140,10 +142,10 @@ def evaluate_category(
 
 
 def score_and_map(
-    detector: PatchCoreDetector, pictures, *, size: str
+    detector: PatchCoreDetector, images, *, size: str
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return ``score_samples`` and the maps of pictures, from one pass over them."""
-    images = check_images(pictures)
+    """Return ``score_samples`` and the maps of images, from one pass over them."""
+    images = check_images(images)
     scores, maps = np.empty(len(images)), [None] * len(images)
     for seen in detector._inspect(images):
         scores[seen.index] = seen.score
@@ -163,13 +165,13 @@ def measure_pictures(target: np.ndarray, scores: np.ndarray) -> dict[str, float]
 def measure_pixels(
     test: Bunch, maps: Sequence[np.ndarray], features: PatchFeatureTransformer
 ) -> dict[str, float | None]:
-    """Return the pixel-level columns, without defective pictures that have no mask."""
+    """Return the pixel-level columns, leaving out defective images without a mask."""
     masked = np.array([mask is not None for mask in test.masks])
     usable = np.flatnonzero(masked | (test.target == 1))
     if not masked.any():
         return dict.fromkeys(PIXEL_COLUMNS)
     sizes = (features.image_size, features.crop_size)
-    # One by one: masks of large pictures are only held at the network's input size.
+    # One by one, so that only masks at the network's input size are kept in memory.
     masks = [
         resize_masks(read_masks([test.masks[i]], [test.data[i]]), *sizes)[0]
         for i in tqdm(usable, desc="masks", disable=not features.verbose)

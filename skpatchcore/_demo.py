@@ -1,4 +1,4 @@
-"""The whole method in a minute: no data, no weights and no network access needed."""
+"""Demonstrate the whole method in a minute, offline and without any data."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,9 +14,9 @@ from skpatchcore._results import IMAGE_COLUMNS, PIXEL_COLUMNS
 from skpatchcore.datasets import make_surface_defects
 
 IMAGE_SIZE = 256
-# Comes with the package, and has seen none of these textures in its training.
+# Comes with the package, and was not trained on any of these textures.
 FEATURES = {"backbone": "embedded", "image_size": IMAGE_SIZE}
-# Sizes that two slow processor cores are through with in half a minute.
+# Sizes that take half a minute on two slow processor cores.
 SURFACES = dict(
     n_train=40,
     n_test_good=8,
@@ -24,7 +24,7 @@ SURFACES = dict(
     texture="knurled",
     image_size=IMAGE_SIZE,
 )
-# The last of the training pictures are not learned from: they set the threshold.
+# The last training images are held out from the fit and set the threshold.
 N_HELD_OUT = 8
 CORESET_FRACTION = 0.02
 COLUMNS = (*IMAGE_COLUMNS, *PIXEL_COLUMNS)
@@ -32,10 +32,10 @@ N_SHOWN = 6
 
 
 class Demo(NamedTuple):
-    """What the demonstration found in its test pictures.
+    """Results of the demonstration on its test images.
 
-    `threshold` is on the scale of maps: no pixel of the good pictures held out exceeds
-    it. A picture is found anomalous if one of its pixels does.
+    `threshold` is on the scale of the maps: the largest value in any map of the
+    held-out good images. An image is found anomalous if one of its pixels exceeds it.
     """
 
     test: Bunch
@@ -45,7 +45,7 @@ class Demo(NamedTuple):
 
 
 def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
-    """Fit on generated good pictures, and measure on others with known defects."""
+    """Fit on generated good images, and measure on others with known defects."""
     surfaces = make_surface_defects(**SURFACES, random_state=random_state)
     train, test = (_subset(surfaces, split) for split in ("train", "test"))
     detector = PatchCoreDetector(
@@ -55,7 +55,7 @@ def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
         verbose=verbose,
     )
     detector.fit(train.data[:-N_HELD_OUT])
-    # Pictures learned from lie near the memory bank; new good ones lie farther off.
+    # Training images lie near the memory bank; new good images lie farther away.
     threshold = detector.predict_maps(train.data[-N_HELD_OUT:]).max()
     scores, maps = score_and_map(detector, test.data, size="resized")
     metrics = {
@@ -66,7 +66,7 @@ def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
 
 
 def draw_sheet(demo: Demo, path: Path) -> None:
-    """Draw a good picture and one of each of a few kinds of defects."""
+    """Draw a good image, and one image for each of a few kinds of defects."""
     from skpatchcore.inspection import AnomalyMapDisplay
     from skpatchcore.inspection._axes import check_matplotlib
 
@@ -74,7 +74,7 @@ def draw_sheet(demo: Demo, path: Path) -> None:
     from matplotlib.figure import Figure
 
     shown = choose_pictures(demo.test.defect_types, N_SHOWN)
-    # Without pyplot: no window system is asked for anything.
+    # Not pyplot, which may need a window system.
     figure = Figure(figsize=(10.5, 1.95 * len(shown) + 0.6), layout="compressed")
     AnomalyMapDisplay.from_predictions(
         demo.test.data[shown],
@@ -89,7 +89,7 @@ def draw_sheet(demo: Demo, path: Path) -> None:
 
 
 def choose_pictures(defect_types: np.ndarray, n: int) -> list[int]:
-    """Return the first picture of each of `n` kinds, the good one first."""
+    """Return the index of the first image of each of `n` kinds, the good one first."""
     kinds, firsts = np.unique(defect_types.astype(str), return_index=True)
     order = np.argsort(kinds != "good", kind="stable")
     return firsts[order][:n].tolist()

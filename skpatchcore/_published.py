@@ -1,10 +1,10 @@
-"""Results that others have published on MVTec AD, to stand beside one's own."""
+"""Results published on MVTec AD, to compare with those of a run."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-# Pictures to train and to test with (Bergmann et al., 2021): a folder that is called
-# "screw" and has others is no category of MVTec AD.
+# Numbers of training and test images (Bergmann et al., 2021). A folder "screw" with
+# other numbers is not the category of MVTec AD.
 _COUNTS = {
     "bottle": (209, 83),
     "cable": (224, 150),
@@ -26,13 +26,13 @@ CATEGORIES = tuple(_COUNTS)
 
 
 class Published(NamedTuple):
-    """Results of one setting. What a source does not say of it is not in `setting`."""
+    """Results of one setting. `setting` lacks values that the source does not state."""
 
     name: str
     source: str
     url: str
     setting: Mapping
-    # By metric and category; where only means over all categories are given, "mean".
+    # By metric and category. The category is "mean" if the source states only means.
     values: Mapping[str, Mapping[str, float]]
 
 
@@ -136,11 +136,11 @@ PUBLISHED = (
 
 
 def comparable(settings: Mapping, rows: Sequence[Mapping]) -> list[Published]:
-    """Return what was published for the setting of a run, as far as it is known.
+    """Return the published results that are comparable with a run.
 
-    Network, layers and coreset must be those of the run wherever the source states
-    them, and a category must have as many pictures as in MVTec AD. Resizing and
-    cropping may differ: `differences` says how.
+    Network, layers and coreset must be the same as in the run if the source states
+    them. A category must have as many images as in MVTec AD. Resizing and cropping may
+    differ; `differences` lists how.
     """
     backbone = str(settings.get("backbone", "")).partition(".")[0]
     if settings.get("weights") == "random" or not any(map(_is_mvtec, rows)):
@@ -155,18 +155,19 @@ def comparable(settings: Mapping, rows: Sequence[Mapping]) -> list[Published]:
 
 
 def differences(published: Published, settings: Mapping) -> str:
-    """Return how resizing and cropping differ from those of a run, or are unknown."""
+    """Return which settings differ from those of a run, or are not stated."""
     notes = []
     for name in ("image_size", "crop_size", "coreset_fraction"):
         if name not in published.setting:
             notes.append(f"{name} not stated")
         elif not _same(settings, published.setting, name):
-            notes.append(f"{name} {published.setting[name]}, here {settings.get(name)}")
+            ours = settings.get(name)
+            notes.append(f"{name} {published.setting[name]}, this run {ours}")
     return "; ".join(notes)
 
 
 def published_value(published: Published, metric: str, category: str, rows):
-    """Return a value, or None. A mean is that over the categories of `rows`."""
+    """Return a value or None. The category "mean" averages the categories of `rows`."""
     values = published.values.get(metric, {})
     if category != "mean":
         is_there = any(row["category"] == category and _is_mvtec(row) for row in rows)

@@ -1,4 +1,4 @@
-"""One HTML file about a category: how a detector judges it, and where it errs."""
+"""Write an HTML report about a category: metrics, threshold and misjudged images."""
 
 import base64
 import csv
@@ -34,7 +34,7 @@ from skpatchcore.inspection._patch_boxes import find_matches
 _TEMPLATE = Path(__file__).with_name("_report_template.html")
 _N_FOLDS = 5
 _N_NEIGHBORS = 3
-# What is shown of each kind, so that a file stays below 5 MB; the CSV lists all.
+# Largest numbers of images shown, to keep the file below 5 MB. The CSV lists all.
 _MOST_MISJUDGED = 12
 _N_CLOSEST = 2
 _DPI = 110
@@ -43,17 +43,17 @@ _CSV_COLUMNS = (
     *("path", "kind", "verdict", "score", "decision", "p_value"),
     *("nearest_picture", "distance"),
 )
-# Of two suffixes: photographs, and what has lines.
+# JPEG for photographs, PNG for line graphics.
 _MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 class Judgement(NamedTuple):
-    """What a threshold from normal pictures alone makes of the test pictures."""
+    """A threshold from normal images only, and its decisions on the test images."""
 
     alpha: float
-    offset: float  # scores below are flagged
-    held_out: Calibration  # scores of training pictures, by detectors without them
-    peaks: Calibration  # the same of the largest values of their maps, negative
+    offset: float  # lower scores are flagged
+    held_out: Calibration  # scores of training images, by detectors not fitted on them
+    peaks: Calibration  # likewise, the negative maxima of their maps
     flagged: np.ndarray  # (n,), bool
     seconds: float
 
@@ -63,7 +63,7 @@ class Judgement(NamedTuple):
 
 
 def check_report() -> None:
-    """Raise an error that says how to get what reports need, if it is not there."""
+    """Raise an error that says how to install missing packages for reports."""
     check_matplotlib()
     try:
         import jinja2  # noqa: F401
@@ -74,19 +74,19 @@ def check_report() -> None:
 
 
 def judge(evaluation: Evaluation, alpha: float) -> Judgement:
-    """Set a threshold by training pictures held out in turn, and judge by it.
+    """Set a threshold from held-out training images, and apply it to the test images.
 
-    The scores are those of the detector that has seen all of them, as with
-    ``ConformalDetector(method="refit")``. An `alpha` smaller than the pictures support
-    is raised to the smallest that they do.
+    The test scores come from the detector that was fitted on all training images, as
+    with ``ConformalDetector(method="refit")``. If `alpha` is smaller than the number of
+    images supports, it is raised to the smallest value that they support.
     """
     started = time.perf_counter()
     train, detector = evaluation.train, evaluation.detector
     n = int(np.sum(train.target == 1))
     if n < 2:
         raise ValueError(
-            f"A report needs at least 2 good training pictures to hold out in turn, "
-            f"found {n}."
+            "A report needs at least 2 good training images, to hold them out in turn; "
+            f"found {n}. Add good training images."
         )
     alpha = max(alpha, 1 / (n + 1))
     conformal = ConformalDetector(
@@ -108,36 +108,36 @@ def judge(evaluation: Evaluation, alpha: float) -> Judgement:
 def write_report(
     folder, evaluation: Evaluation, settings: Mapping, alpha: float, *, verbose=0
 ) -> Path:
-    """Write CATEGORY.html, and the pictures in it and a CSV to a folder CATEGORY.
+    """Write CATEGORY.html, and a folder CATEGORY with its images and a CSV file.
 
     Parameters
     ----------
     folder : str or path-like
-        Where to write; made if need be.
+        Where to write. Created if it does not exist.
     evaluation : Evaluation
-        What `evaluate_category` returns.
+        Result of `evaluate_category`.
     settings : mapping
-        What the run was asked to do.
+        Settings of the run, shown in the report.
     alpha : float
-        Share of good pictures that the threshold may flag.
+        Nominal false-alarm rate of the threshold, in (0, 1).
     verbose : int
-        Show a progress bar if positive.
+        If positive, show a progress bar.
 
     Returns
     -------
     path : Path
-        The HTML file. All that it shows is in it: it opens without a network, and
-        without the folder beside it.
+        Path of the HTML file. It contains all its images, so it opens offline and
+        without the folder.
     """
     category = evaluation.row["category"]
-    pictures = Path(folder) / category
-    pictures.mkdir(parents=True, exist_ok=True)
+    images = Path(folder) / category
+    images.mkdir(parents=True, exist_ok=True)
     judgement = judge(evaluation, alpha)
-    book = _Book(pictures)
+    book = _Book(images)
     wrong = misjudged(evaluation, judgement)
     places = _find_places(evaluation, wrong)
     replace_text(
-        pictures / "misjudged.csv", _as_csv(evaluation, judgement, wrong, places)
+        images / "misjudged.csv", _as_csv(evaluation, judgement, wrong, places)
     )
     charts = _draw_charts(book, evaluation, judgement)
     close = closest_calls(evaluation, judgement)
@@ -167,14 +167,14 @@ def write_report(
 
 
 def misjudged(evaluation: Evaluation, judgement: Judgement) -> list[int]:
-    """Return test pictures on the wrong side of the threshold, the worst first."""
+    """Return the test images on the wrong side of the threshold, the worst first."""
     wrong = np.flatnonzero(judgement.flagged != (evaluation.test.target == -1))
     distance = np.abs(evaluation.scores[wrong] - judgement.offset)
     return wrong[np.argsort(-distance, kind="stable")].tolist()
 
 
 def closest_calls(evaluation: Evaluation, judgement: Judgement) -> list[int]:
-    """Return those on the right side nearest to the threshold, good and defective."""
+    """Return the correctly judged images nearest to the threshold, of both classes."""
     right = judgement.flagged == (evaluation.test.target == -1)
     distance = np.abs(evaluation.scores - judgement.offset)
     close = []
@@ -185,7 +185,7 @@ def closest_calls(evaluation: Evaluation, judgement: Judgement) -> list[int]:
 
 
 def _find_places(evaluation: Evaluation, rows: Sequence[int]) -> dict[int, dict]:
-    """Return for each picture its most anomalous patch and the nearest normal ones."""
+    """Return the most anomalous patch of each image, and its nearest normal patches."""
     if not rows:
         return {}
     bank = evaluation.detector.memory_bank_.bank_
@@ -203,7 +203,7 @@ def _find_places(evaluation: Evaluation, rows: Sequence[int]) -> dict[int, dict]
 
 
 class _Book:
-    """Figures saved to a folder, and given back as they go into a page."""
+    """Saves figures to a folder, and returns them in the form that a page embeds."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -241,12 +241,12 @@ def _draw_charts(book: _Book, evaluation: Evaluation, judgement: Judgement) -> d
 
 
 def _confusion(target: np.ndarray, flagged: np.ndarray) -> np.ndarray:
-    """Return counts: true good and defective (rows), passed and flagged (columns)."""
+    """Return counts: rows are truly good, defective; columns are passed, flagged."""
     return confusion_matrix(target, np.where(flagged, -1, 1), labels=[1, -1])
 
 
 def _draw_sheet(book, evaluation, judgement, i: int, places: dict) -> dict:
-    """Draw a picture with its map and its matches, and tell how it was judged."""
+    """Draw an image with its map and its matches, and return how it was judged."""
     test, name = evaluation.test, f"{i:04}"
     (values,) = evaluation.detector.predict_maps([test.data[i]])
     scale = judgement.peaks.scale(-judgement.map_threshold)
@@ -265,7 +265,7 @@ def _draw_sheet(book, evaluation, judgement, i: int, places: dict) -> dict:
         "verdict": _verdict(test.target[i], judgement.flagged[i]),
         "score": score,
         "p_value": float(judgement.held_out.p_values(score)),
-        "pictures": [
+        "images": [
             book.add(maps, f"{name}_maps.jpg", "input, map, overlay and outlines"),
             book.add(matches, f"{name}_matches.jpg", "patch and nearest normal ones"),
         ],
@@ -283,7 +283,7 @@ def _verdict(label: int, flagged: bool) -> str:
 
 
 def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
-    """Return a table of pictures, how they were judged, and what they matched."""
+    """Return a CSV table of images: how they were judged, and what they match."""
     buffer = io.StringIO()
     table = csv.writer(buffer, lineterminator="\n")
     table.writerow(_CSV_COLUMNS)
@@ -305,7 +305,7 @@ def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
 
 
 def _metric_rows(evaluation, judgement, settings) -> list[dict]:
-    """Return a line for each metric: its name, value, and what others published."""
+    """Return a row for each metric: its name, its value and published values."""
     row = evaluation.row
     others = Comparison([row], settings)
     lines = []
@@ -341,7 +341,7 @@ def _share(count: int, total: int) -> str:
 
 
 def _kind_rows(evaluation: Evaluation, judgement: Judgement) -> list[dict]:
-    """Return for each kind of test picture how many were flagged."""
+    """Return the number of flagged images for each kind of test image."""
     kinds = evaluation.test.defect_types.astype(str)
     return [
         {

@@ -1,4 +1,4 @@
-"""The figures of a report, none of them made by pyplot: no window is asked for any."""
+"""Draw the figures of a report, without pyplot, which may need a window system."""
 
 from collections.abc import Sequence
 
@@ -17,9 +17,9 @@ from skpatchcore.inspection import (
 )
 from skpatchcore.inspection._colors import GUIDE, NEUTRAL, THRESHOLD
 
-# Inches, of pictures beside each other.
+# Width in inches of a row of images.
 _ROW_WIDTH = 10.5
-# What the curves of scikit-learn have in common.
+# Options of scikit-learn's curves.
 _CURVE = {
     "name": "test images",
     "plot_chance_level": True,
@@ -33,15 +33,15 @@ def _new_figure(width: float, height: float, layout: str = "constrained"):
     return Figure(figsize=(width, height), layout=layout)
 
 
-def _new_row(image, n_pictures: int):
-    """Return a figure for pictures beside each other, as high as they need."""
+def _new_row(image, n_images: int):
+    """Return a figure for a row of images, with the height that they need."""
     height, width = check_images([image])[0].shape[:2]
-    cell = _ROW_WIDTH / (n_pictures + 1)
+    cell = _ROW_WIDTH / (n_images + 1)
     return _new_figure(_ROW_WIDTH, cell * min(height / width, 2) + 0.9, "compressed")
 
 
 def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
-    """Draw defective pictures found over good ones flagged, and the threshold."""
+    """Draw the ROC curve: defective images found against good ones flagged."""
     figure, ax = _new_curve()
     RocCurveDisplay.from_predictions(
         target, -scores, pos_label=-1, drop_intermediate=False, ax=ax, **_CURVE
@@ -49,12 +49,16 @@ def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
     flagged = scores < offset
     rates = [np.mean(flagged[target == label]) for label in (1, -1)]
     _mark_threshold(ax, *rates)
-    ax.set(xlabel="good pictures flagged", ylabel="defective pictures found")
+    ax.set(
+        title="ROC curve",
+        xlabel="share of good images flagged (false alarms)",
+        ylabel="share of defective images found",
+    )
     return _squared(figure, ax, "lower right")
 
 
 def draw_precision_recall(target: np.ndarray, scores: np.ndarray, offset: float):
-    """Draw how many of the pictures flagged are defective over how many are found."""
+    """Draw precision (share of flagged images that are defective) against recall."""
     figure, ax = _new_curve()
     PrecisionRecallDisplay.from_predictions(
         target, -scores, pos_label=-1, ax=ax, **_CURVE
@@ -63,15 +67,19 @@ def draw_precision_recall(target: np.ndarray, scores: np.ndarray, offset: float)
     if flagged.any():
         found = np.mean(flagged[target == -1])
         _mark_threshold(ax, found, np.mean(target[flagged] == -1))
-    ax.set(xlabel="defective pictures found (recall)", ylabel="precision")
+    ax.set(
+        title="Precision-recall curve",
+        xlabel="share of defective images found (recall)",
+        ylabel="share of defective among flagged (precision)",
+    )
     return _squared(figure, ax, "lower left")
 
 
 def _new_curve():
-    """Return a figure, and axes whose first line has the colour of curves."""
+    """Return a figure and its axes, in which the first line has the curve colour."""
     figure = _new_figure(4, 4)
     ax = figure.subplots()
-    # scikit-learn's displays do not agree from version to version how to pass it.
+    # How to pass a colour to scikit-learn's displays differs between its versions.
     ax.set_prop_cycle(color=[NEUTRAL])
     return figure, ax
 
@@ -89,7 +97,7 @@ def _squared(figure, ax, legend: str):
 
 
 def draw_densities(validation, target, scores, offset: float, alpha: float):
-    """Draw scores of held-out training pictures above those of test pictures."""
+    """Draw scores of held-out training images (top) and of test images (bottom)."""
     figure = _new_figure(6.5, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True)
     ScoreDistributionDisplay.from_predictions(
@@ -100,12 +108,12 @@ def draw_densities(validation, target, scores, offset: float, alpha: float):
     )
     top.set_xlabel("")
     for ax, title in ((top, "held-out training"), (bottom, "test")):
-        ax.set_ylabel(f"{title} pictures\ndensity (peak = 1)")
+        ax.set_ylabel(f"{title} images\ndensity (peak = 1)")
     return figure
 
 
 def draw_confusion(counts: np.ndarray):
-    """Draw the table of what is true (rows) and what was judged (columns)."""
+    """Draw the confusion matrix: true class (rows) and decision (columns)."""
     figure = _new_figure(3.6, 3.2)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     display = ConfusionMatrixDisplay(shares, display_labels=["good", "defective"])
@@ -115,12 +123,17 @@ def draw_confusion(counts: np.ndarray):
         display.text_.flat, counts.flat, shares.flat, strict=True
     ):
         text.set_text(f"{count}\n{100 * share:.3g} %")
-    display.ax_.set(xlabel="judged", ylabel="true", xticklabels=["passed", "flagged"])
+    display.ax_.set(
+        title="Test images at the threshold",
+        xlabel="decision",
+        ylabel="true class",
+        xticklabels=["passed", "flagged"],
+    )
     return figure
 
 
 def draw_map_row(image, anomaly_map, mask, *, masks_known: bool):
-    """Draw a picture, its calibrated map, overlay and outlines beside each other."""
+    """Draw an image, its calibrated map, the overlay and the outlines in a row."""
     figure = _new_row(image, 4)
     display = AnomalyMapDisplay.from_predictions(
         [image],
@@ -135,7 +148,7 @@ def draw_map_row(image, anomaly_map, mask, *, masks_known: bool):
 
 
 def draw_match_row(image, training_images: Sequence, places: dict):
-    """Draw the most anomalous patch and its nearest normal ones beside each other."""
+    """Draw the most anomalous patch and its nearest normal patches in a row."""
     n_neighbors = len(places["distances"])
     figure = _new_row(image, 2 + n_neighbors)
     display = PatchMatchDisplay.from_predictions(

@@ -1,4 +1,4 @@
-"""Tables of results: for people, and as CSV, JSON, Markdown and LaTeX."""
+"""Format and write tables of results: plain text, CSV, JSON, Markdown and LaTeX."""
 
 import csv
 import io
@@ -35,7 +35,7 @@ _PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
 
 
 def mean_row(rows: Sequence[Mapping]) -> dict:
-    """Return the row of means, each over the categories that have a value."""
+    """Return a row of means. Each mean is over the categories that have a value."""
     mean = {"category": "mean"}
     for column in COLUMNS[1:]:
         values = [row[column] for row in rows if row[column] is not None]
@@ -44,9 +44,9 @@ def mean_row(rows: Sequence[Mapping]) -> dict:
 
 
 def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Path]:
-    """Write rows, their mean, and what others published; return the files.
+    """Write rows, their mean and published results; return the paths of the files.
 
-    They are results.csv, .json, .md and .tex, each replaced as a whole.
+    The files are results.csv, .json, .md and .tex. Each is replaced atomically.
     """
     folder, beside = Path(folder), Comparison(rows, settings)
     rows = [*rows, mean_row(rows)]
@@ -69,14 +69,14 @@ def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Pa
 
 
 class Comparison:
-    """What others published for the setting and the categories of a run."""
+    """Published results for the settings and the categories of a run."""
 
     def __init__(self, rows: Sequence[Mapping], settings: Mapping):
         self.rows, self.settings = rows, settings
         self.published = comparable(settings, rows)
 
     def columns(self) -> list[tuple]:
-        """Return pairs of a metric and who published it, for which there are values."""
+        """Return the pairs (metric, published setting) that have values."""
         return [
             (metric, one)
             for metric in (*IMAGE_COLUMNS, *PIXEL_COLUMNS)
@@ -88,7 +88,7 @@ class Comparison:
         return published_value(one, metric, category, self.rows)
 
     def describe(self, one: Published) -> dict:
-        """Return all that is known of a published setting, and its values here."""
+        """Return a published setting, its source and its values for this run."""
         names = [*(row["category"] for row in self.rows), "mean"]
         return {
             "name": one.name,
@@ -106,11 +106,11 @@ class Comparison:
         }
 
     def notes(self) -> list[str]:
-        """Return where published results are from, and how their settings differ."""
+        """Return the sources of published results, and how their settings differ."""
         notes = []
         for one in self.published:
             differs = differences(one, self.settings)
-            setting = f"Differs: {differs}." if differs else "The same setting."
+            setting = f"Differences: {differs}." if differs else "Same settings."
             notes.append(f"{one.name}: {one.source}, {one.url}. {setting}")
         return notes
 
@@ -131,7 +131,7 @@ def _as_csv(rows: Sequence[Mapping], beside: Comparison) -> str:
 
 
 def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
-    """Return the table, and one with what others published, as Markdown or LaTeX."""
+    """Return the table and a comparison with published results, Markdown or LaTeX."""
     parts = [format_table(rows, style=style)]
     if beside.published:
         parts.append(format_comparison(rows, beside, style))
@@ -141,11 +141,11 @@ def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str
 
 
 def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
-    """Return the table of a run beside those of others, metric by metric."""
+    """Return a table that compares a run with published results, metric by metric."""
     metrics = dict.fromkeys(metric for metric, _ in beside.columns())
     headers, columns = ["category"], [[row["category"] for row in rows]]
     for metric in metrics:
-        headers.append(f"{column_title(metric)} here")
+        headers.append(f"{column_title(metric)} this run")
         columns.append([_format_cell(metric, row[metric]) for row in rows])
         for _, one in (column for column in beside.columns() if column[0] == metric):
             headers.append(f"{column_title(metric)} {one.name}")
@@ -161,7 +161,7 @@ def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it is never there in part."""
+    """Write a file atomically: under a temporary name first, then rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -172,7 +172,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
+    """Return the versions of the software that results depend on."""
     installed = {name: metadata.version(name) for name in _PACKAGES}
     return {
         "skpatchcore": __version__,
@@ -184,9 +184,9 @@ def versions() -> dict[str, str]:
 def format_table(
     rows: Sequence[Mapping], columns: Sequence[str] = COLUMNS, style: str = "simple"
 ) -> str:
-    """Return rows as a table: for people to read, or in a style of tabulate."""
+    """Return rows as a table, in plain text by default or in a style of tabulate."""
     cells = [[_format_cell(column, row[column]) for column in columns] for row in rows]
-    # Headers of two lines are for terminals only.
+    # Two-line headers are for terminals only.
     header = _header if style == "simple" else column_title
     align = ["left" if column == "category" else "right" for column in columns]
     return tabulate(
@@ -205,7 +205,7 @@ def _header(column: str) -> str:
 
 
 def column_title(column: str) -> str:
-    """Return what people call a column, in one line."""
+    """Return the readable title of a column, on one line."""
     return _header(column).replace("\n", " ").strip()
 
 

@@ -64,7 +64,7 @@ def test_a_fraction_or_a_number_can_be_marked(bank, mark, text):
 
 def test_marks_that_are_not_on_the_curve_are_refused(bank):
     display = CoresetCurveDisplay.from_estimator(bank)
-    with pytest.raises(ValueError, match=r"mark=0\.5 stands for 100 picks; .* 1 to 50"):
+    with pytest.raises(ValueError, match=r"mark=0\.5 means 100 patches; .* 1 to 50"):
         display.plot(mark=0.5)
     with pytest.raises(ValueError, match="n_samples is None"):
         CoresetCurveDisplay.from_predictions([2.0, 1.0], mark=0.5)

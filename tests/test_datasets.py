@@ -272,13 +272,13 @@ def test_mvtec_names_the_picture_whose_mask_is_missing(data_home):
 
 def test_mvtec_names_an_empty_train_good(data_home):
     (data_home / "cable/train/good/0.png").unlink()
-    with pytest.raises(ValueError, match=r"no pictures in .*cable.train.good"):
+    with pytest.raises(ValueError, match=r"no images in .*cable.train.good"):
         load_mvtec_ad(data_home, "cable")
 
 
 def test_mvtec_suggests_the_category_that_was_meant(data_home):
     with pytest.raises(
-        ValueError, match=r"There are bottle, cable\. Did you mean 'bot"
+        ValueError, match=r"in it are bottle, cable\. Did you mean 'bot"
     ):
         load_mvtec_ad(data_home, "botle")
 
@@ -393,7 +393,7 @@ def test_a_mask_of_two_pictures_is_refused(tmp_path):
 @pytest.mark.parametrize("split", ["test", "val"])
 def test_unsorted_test_pictures_are_refused_with_advice(tmp_path, split):
     write_files(tmp_path, ["train/0.png", f"{split}/0.png", f"{split}/good/1.png"])
-    with pytest.raises(ValueError, match=r"0\.png for one.*Move them to .*good"):
+    with pytest.raises(ValueError, match=r"for example 0\.png\. .*Move them to .*good"):
         load_image_folder(tmp_path)
 
 
@@ -506,15 +506,15 @@ def test_boolean_arrays_pass_through():
 
 
 def test_size_mismatch_names_both_files_and_sizes(tmp_path):
-    write_files(tmp_path, ["picture.png"])
+    write_files(tmp_path, ["image.png"])
     write_files(tmp_path, ["mask.png"], size=(24, 17))
-    message = r"mask 0 \(.*mask\.png\) .*\(17, 24\).*picture\.png\) has \(16, 24\)"
+    message = r"mask 0 \(.*mask\.png\) .*\(17, 24\).*image\.png\) has \(16, 24\)"
     with pytest.raises(ValueError, match=message):
-        read_masks([tmp_path / "mask.png"], [tmp_path / "picture.png"])
+        read_masks([tmp_path / "mask.png"], [tmp_path / "image.png"])
 
 
 def test_as_many_masks_as_pictures():
-    with pytest.raises(ValueError, match="1 masks for 2 pictures"):
+    with pytest.raises(ValueError, match="1 masks for 2 images"):
         read_masks([None], np.zeros((2, 5, 7, 3)))
 
 

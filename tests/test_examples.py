@@ -1,4 +1,4 @@
-"""The gallery runs from start to end, on procedural pictures."""
+"""The gallery runs from start to end, on generated images."""
 
 import runpy
 from pathlib import Path
@@ -12,7 +12,7 @@ EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("plot_*.py"))
 @pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_example(example, monkeypatch, tmp_path):
-    # No real pictures: their number decides how long an example takes.
+    # No real images: their number decides how long an example takes.
     monkeypatch.setenv("SKPATCHCORE_DATA", str(tmp_path))
     run(example, monkeypatch)
 
@@ -22,7 +22,7 @@ def test_an_example_uses_mvtec_ad_where_it_is_found(assets, monkeypatch):
     monkeypatch.setenv("SKPATCHCORE_DATA", str(assets / "data"))
     names = run(EXAMPLES[0], monkeypatch)
     assert names["data_home"] == assets / "data" / "mvtec_ad"
-    assert "bottle" in names["pictures"].DESCR
+    assert "bottle" in names["dataset"].DESCR
 
 
 def run(example, monkeypatch):

@@ -62,7 +62,7 @@ def test_a_sheet_has_a_row_for_each_picture(images):
         "overlay",
         "defect",
     ]
-    assert titles_of(display) == ["picture 0", "picture 1"]
+    assert titles_of(display) == ["image 0", "image 1"]
     display.figure_.canvas.draw()
 
 
@@ -165,7 +165,7 @@ def test_all_that_estimators_take_can_be_drawn(images, maps, tmp_path):
     display = AnomalyMapDisplay.from_predictions(
         mixed, [*maps, maps[1]], masks=[mask, None, None]
     )
-    assert titles_of(display) == ["nut.png", "picture 1", "picture 2"]
+    assert titles_of(display) == ["nut.png", "image 1", "image 2"]
     for row in display.axes_[1:]:
         np.testing.assert_allclose(row[0].images[0].get_array(), images[1] / 255)
 
@@ -193,7 +193,7 @@ def test_axes_given_are_used(images, maps):
         images, maps, ax=axes, columns=["input", "overlay"]
     )
     assert (display.axes_ == axes).all()
-    with pytest.raises(ValueError, match="2 pictures x 1 columns = 2"):
+    with pytest.raises(ValueError, match="2 images x 1 columns = 2"):
         display.plot(axes, columns=["map"])
 
 
@@ -212,7 +212,7 @@ def test_unknown_columns_are_named(images, maps, columns):
 
 def test_a_map_of_another_size_than_its_picture_is_named(images, maps):
     maps[1] = maps[1][::2, ::2]
-    with pytest.raises(ValueError, match=r"maps\[1\].*picture 1 is 16 x 30"):
+    with pytest.raises(ValueError, match=r"maps\[1\].*image 1 is 16 x 30"):
         AnomalyMapDisplay.from_predictions(images, maps)
 
 

@@ -120,7 +120,7 @@ def test_what_has_no_bank_or_several_is_refused(detector, train, surfaces):
 
 
 def test_fewer_training_pictures_than_were_learned_from_are_refused(detector, train):
-    with pytest.raises(ValueError, match="holds 4 pictures, but picture 5 was learned"):
+    with pytest.raises(ValueError, match=r"has 4 images.*fitted on image 5"):
         PatchPlaces(detector, train[:4])
 
 
@@ -138,9 +138,9 @@ def test_only_training_pictures_that_match_must_still_be_there(detector, train, 
     display = PatchMatchDisplay.from_estimator(
         detector, train[2:3], training_images=files, n_neighbors=1
     )
-    assert display.axes_[0, 2].get_xlabel() == "of good_2.png"
+    assert display.axes_[0, 2].get_xlabel() == "from good_2.png"
     for i in (0, 1):
-        with pytest.raises(FileNotFoundError, match=rf"picture {i} .*good_{i}\.png"):
+        with pytest.raises(FileNotFoundError, match=rf"image {i} .*good_{i}\.png"):
             PatchMatchDisplay.from_estimator(
                 detector, train[i : i + 1], training_images=files, n_neighbors=1
             )
@@ -192,7 +192,7 @@ def test_places_that_are_known_can_be_drawn(train):
     display = PatchMatchDisplay.from_predictions(train[:1], [[4, 4, 12, 12]], **places)
     drawn = display.axes_[0, 2].images[0].get_array()
     np.testing.assert_allclose(drawn, train[3] / 255)
-    assert display.axes_[0, 3].get_xlabel() == "of picture 0"
+    assert display.axes_[0, 3].get_xlabel() == "from image 0"
     with pytest.raises(ValueError, match=r"\(1, 2\), \(1, 2, 4\) and \(1, 1\)"):
         PatchMatchDisplay.from_predictions(
             train[:1], [[4, 4, 12, 12]], **{**places, "distances": [[1.0]]}

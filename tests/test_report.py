@@ -175,7 +175,7 @@ def test_misjudged_pictures_are_listed_with_what_they_matched(
 def test_the_command_tells_where_the_report_is(command, report):
     result, _ = command
     assert f"Report: {report}\n" in result.stdout
-    assert "made to flag at most 50 %" in report.read_text(encoding="utf-8")
+    assert "meant to flag at most 50 %" in report.read_text(encoding="utf-8")
     assert "%|" not in result.stderr  # No bars where no terminal is.
 
 

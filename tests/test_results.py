@@ -148,7 +148,7 @@ def test_what_differs_is_said():
     paper, _, anomalib = published.comparable(WIDE, mvtec_rows())
     assert published.differences(paper, WIDE) == ""
     without_crop = {**WIDE, "crop_size": None}
-    assert published.differences(paper, without_crop) == "crop_size 224, here None"
+    assert published.differences(paper, without_crop) == "crop_size 224, this run None"
     assert "coreset_fraction not stated" in published.differences(anomalib, WIDE)
 
 
@@ -172,14 +172,14 @@ def test_tables_are_markdown_and_latex(tmp_path):
     rows = mvtec_rows(["metal_nut"], aupro=None)
     *_, markdown, latex = results.write_results(tmp_path, rows, WIDE)
     lines = markdown.read_text().splitlines()
-    (line,) = [line for line in lines if "image AUROC here" in line]
+    (line,) = [line for line in lines if "image AUROC this run" in line]
     titles = [cell.strip() for cell in line.strip("|").split("|")]
     values = [cell.strip() for cell in lines[lines.index(line) + 2].split("|")[1:-1]]
     compared = dict(zip(titles, values, strict=True))
     assert compared["category"] == "metal_nut"
-    assert compared["image AUROC here"] == "0.500"
+    assert compared["image AUROC this run"] == "0.500"
     assert compared["image AUROC Amazon"] == "0.999"
-    assert compared["AUPRO paper"] == compared["AUPRO here"] == "-"
+    assert compared["AUPRO paper"] == compared["AUPRO this run"] == "-"
     text = latex.read_text()
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 2
     assert r"metal\_nut" in text

@@ -42,7 +42,7 @@ def test_rates_are_those_of_predict(samples):
     normal = y[20:] == 1
     assert display.false_alarm_rate_ == np.mean(predicted[normal] == -1)
     assert display.miss_rate_ == np.mean(predicted[~normal] == 1)
-    assert "made for 10 %" in labels_of(display)[-1]
+    assert "set for 10 %" in labels_of(display)[-1]
 
 
 def test_the_interval_of_the_rate_is_clopper_and_pearsons():

@@ -129,9 +129,9 @@ def test_missing_masks_are_asked_for(pictures, scorer):
 def test_masks_that_do_not_fit_are_refused(pictures):
     X, y, masks = pictures
     detector = BrightnessDetector().fit(X)
-    with pytest.raises(ValueError, match="Got 14 masks for 15 pictures"):
+    with pytest.raises(ValueError, match="Got 14 masks for 15 images"):
         aupro_scorer(detector, X, y, masks=masks[1:])
-    with pytest.raises(ValueError, match="Mask and picture differ in size: mask 0"):
+    with pytest.raises(ValueError, match="Mask and image differ in size: mask 0"):
         aupro_scorer(detector, X, y, masks=masks[:, 1:])
     with pytest.raises(ValueError, match="of 9 picture"):
         aupro_scorer(detector, X[:9], y[:9], masks=masks[:9])

@@ -1,8 +1,9 @@
-"""Pictures with known defects: loaders for folders, a fetcher and a generator.
+"""Load your own images, download or load MVTec AD, or generate images with defects.
 
-Every loader returns a :class:`~sklearn.utils.Bunch` with the pictures (`data`), their
-labels (`target`, +1 normal and -1 anomalous), where the defects are (`masks`) and of
-which kind (`defect_types`), and the official split (`split`, `cv`).
+Every loader returns a :class:`~sklearn.utils.Bunch` with the images (`data`), their
+labels (`target`, +1 normal and -1 anomalous), the segmentation masks of the defects
+(`masks`), the kinds of defects (`defect_types`), and the official split (`split`,
+`cv`).
 """
 
 from skpatchcore.datasets._folder import load_image_folder

@@ -1,8 +1,8 @@
-"""Procedural defects, for procedural surfaces and for pictures of real ones.
+"""Generate defects on generated surfaces and on images of real ones.
 
-A defect is a shape, the opacity (h, w) in [0, 1], and a paint (h, w, 3) that is laid
-over the surface with it. Both are chosen at random: some defects are large and plain,
-some small and faint.
+A defect consists of a shape, given as an opacity (h, w) in [0, 1], and a paint
+(h, w, 3) that is blended over the surface with that opacity. Both are random: some
+defects are large and clear, others small and faint.
 """
 
 import itertools
@@ -19,8 +19,8 @@ from skpatchcore.datasets._textures import (
     smoothstep,
 )
 
-# What is painted with less opacity is hardly seen: it is not painted at all, so that
-# the mask is exactly what was changed.
+# A smaller opacity is hardly visible. It is set to 0, so that the mask has exactly the
+# changed pixels.
 _MIN_OPACITY = 0.1
 
 
@@ -36,14 +36,14 @@ def paint_defect(
     defect : str
         A key of `DEFECTS`.
     rng : RandomState
-        Chooses place, size, form and strength.
+        Determines position, size, shape and strength.
 
     Returns
     -------
     painted : ndarray of shape (h, w, 3)
         The surface with the defect, unchanged where the mask is False.
     mask : ndarray of bool of shape (h, w)
-        True where the defect is; never empty.
+        True where the defect is. At least one pixel is True.
     """
     opacity, paint = DEFECTS[defect](rng, surface)
     mask = opacity >= _MIN_OPACITY
@@ -52,19 +52,19 @@ def paint_defect(
 
 
 def _grid(shape) -> tuple[np.ndarray, np.ndarray]:
-    """Return u (to the right) and v (down) of each pixel, the shorter side being 1."""
+    """Return u (right) and v (down) of each pixel. The shorter side has length 1."""
     v, u = np.mgrid[: shape[0], : shape[1]] / min(shape)
     return u, v
 
 
 def _place(rng: RandomState, shape) -> np.ndarray:
-    """Return a point (u, v) not too near to the rim."""
+    """Return a random point (u, v), not too close to the border."""
     height, width = shape
     return rng.uniform(0.15, 0.85, size=2) * (width, height) / min(shape)
 
 
 def _turned_grid(rng: RandomState, shape) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates with their origin and their direction at random."""
+    """Return coordinates with a random origin and a random direction."""
     (center_u, center_v), turn = _place(rng, shape), rng.uniform(0, 2 * np.pi)
     u, v = _grid(shape)
     u, v = u - center_u, v - center_v
@@ -72,7 +72,7 @@ def _turned_grid(rng: RandomState, shape) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _blob(rng: RandomState, shape, radius: float, softness: float) -> np.ndarray:
-    """Return an oval with an irregular outline, fading over `softness` radii."""
+    """Return an irregular oval that fades out over `softness` radii."""
     radius = max(radius, 1.5 / min(shape))
     along, across = _turned_grid(rng, shape)
     stretch = np.sqrt(rng.uniform(1, 1.8))
@@ -82,7 +82,7 @@ def _blob(rng: RandomState, shape, radius: float, softness: float) -> np.ndarray
 
 
 def _walk(rng: RandomState, start, length: float, bend: float, jitter: float):
-    """Return points (n, 2) of a path that bends, and zigzags by the jitter (radian)."""
+    """Return points (n, 2) of a path. `bend` and `jitter` (zigzag) are in radians."""
     n_steps = 10
     angles = rng.uniform(0, 2 * np.pi) + np.linspace(0, rng.normal(0, bend), n_steps)
     angles = angles + rng.normal(0, jitter, size=n_steps)
@@ -91,7 +91,7 @@ def _walk(rng: RandomState, start, length: float, bend: float, jitter: float):
 
 
 def _stroke(points: np.ndarray, shape, width: float) -> np.ndarray:
-    """Return a line through points (n, 2) of (u, v), thinner towards its ends."""
+    """Return a line through points (n, 2) of (u, v), thinner towards both ends."""
     u, v = _grid(shape)
     depth = np.full(shape, -np.inf)
     n_segments = len(points) - 1
@@ -106,12 +106,12 @@ def _stroke(points: np.ndarray, shape, width: float) -> np.ndarray:
 
 
 def _antialias(depth: np.ndarray) -> np.ndarray:
-    """Return how much of each pixel lies inside, given its distance from the edge."""
+    """Return the share of each pixel inside the shape, given its depth inside it."""
     return np.clip(depth * min(depth.shape) + 0.5, 0, 1)
 
 
 def _crack(rng: RandomState, surface: np.ndarray):
-    """Crack: dark, jagged, perhaps with a branch."""
+    """Crack: dark and jagged, half of them with a branch."""
     shape = surface.shape[:2]
     length, width = log_uniform(rng, 0.2, 0.6), log_uniform(rng, 0.01, 0.02)
     trunk = _walk(rng, _place(rng, shape), length, bend=0.6, jitter=0.45)
@@ -124,7 +124,7 @@ def _crack(rng: RandomState, surface: np.ndarray):
 
 
 def _dent(rng: RandomState, surface: np.ndarray):
-    """Dent: one flank in the light, the other in the shade."""
+    """Dent: one side is lit, the other is in shadow."""
     along, across = _turned_grid(rng, surface.shape[:2])
     radius = log_uniform(rng, 0.06, 0.18)
     inside = np.clip(1 - np.hypot(along, 1.3 * across) / radius, 0, 1)
@@ -134,14 +134,14 @@ def _dent(rng: RandomState, surface: np.ndarray):
 
 
 def _discoloration(rng: RandomState, surface: np.ndarray):
-    """Discoloration: another hue of much the same brightness, as from heat."""
+    """Discoloration: a different hue at similar brightness, as from heat."""
     area = _blob(rng, surface.shape[:2], log_uniform(rng, 0.08, 0.2), softness=0.6)
     warmth = rng.choice([-1, 1]) * log_uniform(rng, 0.1, 0.3)
     return area, surface * (1 + warmth * np.array([1.0, 0.0, -1.0]))
 
 
 def _foreign(rng: RandomState, surface: np.ndarray):
-    """Foreign body: a scrap of foil or tape with straight edges."""
+    """Foreign body: a piece of foil or tape with straight edges."""
     along, across = _turned_grid(rng, surface.shape[:2])
     length, width = log_uniform(rng, 0.04, 0.12), log_uniform(rng, 0.015, 0.05)
     depth = np.minimum(length - np.abs(along), width - np.abs(across))
@@ -151,7 +151,7 @@ def _foreign(rng: RandomState, surface: np.ndarray):
 
 
 def _scratch(rng: RandomState, surface: np.ndarray):
-    """Scratch: long, thin, nearly straight, down to a lighter or darker ground."""
+    """Scratch: long, thin, nearly straight, lighter or darker than the surface."""
     shape = surface.shape[:2]
     length, width = log_uniform(rng, 0.15, 0.7), log_uniform(rng, 0.01, 0.02)
     points = _walk(rng, _place(rng, shape), length, bend=0.3, jitter=0.03)
@@ -172,15 +172,15 @@ def _spot(rng: RandomState, surface: np.ndarray):
 
 
 def _stain(rng: RandomState, surface: np.ndarray):
-    """Stain of a dried liquid: darker, most at its rim; the surface shows through."""
+    """Stain of a dried liquid: translucent and dark, darkest at its border."""
     puddle = _blob(rng, surface.shape[:2], log_uniform(rng, 0.06, 0.2), softness=0.35)
-    rim = 4 * puddle * (1 - puddle)
+    border = 4 * puddle * (1 - puddle)
     tint = 1 - log_uniform(rng, 0.15, 0.4) * np.array([0.8, 1.0, 1.2])
-    return puddle, surface * tint * (1 - 0.15 * rim)[..., np.newaxis]
+    return puddle, surface * tint * (1 - 0.15 * border)[..., np.newaxis]
 
 
 def _wear(rng: RandomState, surface: np.ndarray):
-    """Wear: the texture is smoothed away, its mean colour stays."""
+    """Wear: the texture is smoothed away, and its mean colour remains."""
     area = _blob(rng, surface.shape[:2], log_uniform(rng, 0.08, 0.2), softness=0.3)
     sigma = 0.06 * min(area.shape)
     smooth = ndimage.gaussian_filter(surface, (sigma, sigma, 0), truncate=2)

@@ -1,4 +1,4 @@
-"""A user's own folder of pictures."""
+"""Load a user's own folder of images."""
 
 import os
 import warnings
@@ -27,14 +27,14 @@ _MASK_NAMES = ("ground_truth", "masks")
 _NORMAL_NAMES = ("good", "ok", "normal")
 _LAYOUT = """\
 Arrange the folder in one of two ways:
-    folder/*.png             pictures of good parts only
+    folder/*.png             images of good parts only
 or
-    folder/train/good/*.png  pictures of good parts
-    folder/test/good/*.png   more of them (or ok/, normal/)
+    folder/train/good/*.png  images of good parts
+    folder/test/good/*.png   more images of good parts (or ok/, normal/)
     folder/test/<kind>/*.png defective parts, one subfolder for each kind of defect"""
 _DESCR = """\
-Pictures of {path}
-{n_train} training, {n_validation} validation and {n_test} test pictures.
+Images in {path}
+{n_train} training, {n_validation} validation and {n_test} test images.
 """
 
 
@@ -47,25 +47,26 @@ Pictures of {path}
     prefer_skip_nested_validation=True,
 )
 def load_image_folder(path, *, subset="all", return_X_y=False):
-    """Load your own pictures from a folder.
+    """Load your own images from a folder.
 
-    The simplest layout is a folder with pictures of good parts directly inside: all are
-    normal training pictures. To measure a detector as well, arrange ``train/``,
-    ``test/`` and, if you like, ``validation/`` (or ``valid/``, ``val/``), with a
-    subfolder for each kind of picture. The subfolders ``good``, ``ok`` and ``normal``
-    (in any case) are normal, all others are kinds of defects. Pictures directly in
-    ``train/`` are normal. Hidden files, and files that are no pictures, are ignored.
+    In the simplest layout, the folder directly contains images of good parts. All of
+    them are normal training images. To measure a detector as well, create the
+    subfolders ``train/``, ``test/`` and, optionally, ``validation/`` (or ``valid/``,
+    ``val/``), each with a subfolder for each kind of image. The subfolders ``good``,
+    ``ok`` and ``normal`` (upper or lower case) contain normal images; all others are
+    kinds of defects. Images directly in ``train/`` are normal. Hidden files and files
+    that are not images are ignored.
 
-    Masks are optional: ``ground_truth/<kind>/`` or ``masks/<kind>/`` with a file for
-    each defective picture, of the same name up to the extension, with or without
-    ``_mask`` at the end.
+    Segmentation masks are optional. Put them in ``ground_truth/<kind>/`` or
+    ``masks/<kind>/``, with one file for each defective image. The file has the same
+    name up to the extension, with or without ``_mask`` at the end.
 
     Parameters
     ----------
     path : str or path-like
         The folder.
     subset : {"all", "train", "validation", "test"}, default="all"
-        Which of the splits to load.
+        Which split to load.
     return_X_y : bool, default=False
         If True, return ``(data, target)`` instead of a Bunch.
 
@@ -74,23 +75,23 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     bunch : :class:`~sklearn.utils.Bunch`
         Dictionary-like, sorted by split, kind and file name, with:
 
-        data : ndarray of str, shape (n_pictures,), dtype object
-            Absolute paths of the pictures.
-        target : ndarray of shape (n_pictures,), dtype int64
-            +1 for normal and -1 for anomalous pictures. Defective pictures in
-            ``train/`` are kept; the detectors leave them out in ``fit(X, y)``.
-        masks : ndarray of str or None, shape (n_pictures,), dtype object
-            Absolute paths of the masks; None where there is none, or no defect.
+        data : ndarray of str, shape (n_images,), dtype object
+            Absolute paths of the images.
+        target : ndarray of shape (n_images,), dtype int64
+            +1 for normal and -1 for anomalous images. Defective images in ``train/``
+            are included; the detectors leave them out in ``fit(X, y)``.
+        masks : ndarray of str or None, shape (n_images,), dtype object
+            Absolute paths of the masks. None for images without a mask or a defect.
             :func:`read_masks` reads them.
-        defect_types : ndarray of str, shape (n_pictures,), dtype object
+        defect_types : ndarray of str, shape (n_images,), dtype object
             ``"good"``, or the name of the subfolder.
-        split : ndarray of str, shape (n_pictures,), dtype object
+        split : ndarray of str, shape (n_images,), dtype object
             ``"train"``, ``"validation"`` or ``"test"``.
         cv : list of one (train_indices, test_indices)
-            The split by folders, for ``cross_validate(cv=...)``. Only for
-            ``subset="all"``, and only if there are test pictures.
+            The split by folders, for ``cross_validate(cv=...)``. Only with
+            ``subset="all"``, and only if there are test images.
         DESCR : str
-            Where the pictures come from.
+            The folder, and the number of images in each split.
 
     (data, target) : tuple if ``return_X_y=True``
         The two arrays described above.
@@ -102,18 +103,18 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     NotADirectoryError
         If `path` is a file.
     ValueError
-        If the folder is arranged in another way, has no normal training pictures (for
-        ``subset`` "all" or "train") or no pictures in the split asked for, or if two
-        pictures would share a mask.
+        If the folder has another layout, has no normal training images (with ``subset``
+        "all" or "train") or no images in the requested split, or if a mask could belong
+        to two images.
 
     Warns
     -----
     UserWarning
-        If a kind of defect has masks, but not for each of its pictures.
+        If some images of a kind of defect have masks and others do not.
 
     See Also
     --------
-    load_mvtec_ad : Load a category in the layout of MVTec AD, more strictly.
+    load_mvtec_ad : Load a category in the layout of MVTec AD, with stricter checks.
 
     Examples
     --------
@@ -126,10 +127,10 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     ...         file = Path(folder, name)
     ...         file.parent.mkdir(parents=True)
     ...         Image.new("RGB", (32, 32)).save(file)
-    ...     pictures = load_image_folder(folder)
-    >>> pictures.target
+    ...     dataset = load_image_folder(folder)
+    >>> dataset.target
     array([ 1, -1,  1])
-    >>> pictures.defect_types.tolist()
+    >>> dataset.defect_types.tolist()
     ['good', 'dent', 'good']
     """
     root = check_folder(path, "path")
@@ -140,7 +141,7 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
 
 
 def _list_split(root: Path, split: str) -> list[Record]:
-    """Return the pictures of one split, or none if it has no folder."""
+    """Return the images of one split, or an empty list if it has no folder."""
     if split == "train":
         return _list_training(root)
     folder = _find_folder(root, _SPLIT_NAMES[split])
@@ -149,15 +150,15 @@ def _list_split(root: Path, split: str) -> list[Record]:
     loose = list_pictures(folder)
     if loose:
         raise ValueError(
-            f"Found pictures directly in {folder}, {loose[0].name} for one: they could "
-            f"be good or defective. Move them to {folder / 'good'}, or to "
+            f"Found images directly in {folder}, for example {loose[0].name}. They "
+            f"could be good or defective. Move them to {folder / 'good'}, or to "
             f"{folder / '<kind>'} for each kind of defect."
         )
     return _list_kinds(root, split, folder)
 
 
 def _list_training(root: Path) -> list[Record]:
-    """Return the pictures to train with, at least one of them good."""
+    """Return the training images. At least one must be good."""
     folder = _find_folder(root, _SPLIT_NAMES["train"])
     if folder is not None:
         records = _list_good(folder, "train") + _list_kinds(root, "train", folder)
@@ -165,9 +166,9 @@ def _list_training(root: Path) -> list[Record]:
         records = _list_good(root, "train") if _is_flat(root) else []
     if all(record.defect_type != "good" for record in records):
         kinds = ", ".join(sorted({record.defect_type for record in records}))
-        found = f"only defective training pictures ({kinds})" if kinds else "none"
+        found = f"only defective training images ({kinds})" if kinds else "none"
         raise ValueError(
-            f"Expected training pictures of good parts in {root}; found {found}. "
+            f"Expected training images of good parts in {root}; found {found}. "
             f"{_LAYOUT}"
         )
     return records
@@ -179,30 +180,32 @@ def _list_kinds(root: Path, split: str, folder: Path) -> list[Record]:
 
 
 def _list_good(folder: Path, split: str) -> list[Record]:
-    return [Record(picture, split, "good") for picture in list_pictures(folder)]
+    return [Record(image, split, "good") for image in list_pictures(folder)]
 
 
 def _list_kind(root: Path, split: str, folder: Path) -> list[Record]:
-    """Return the pictures of one kind, with their masks if it is a defect."""
+    """Return the images of one kind, with their masks if it is a defect."""
     if folder.name.lower() in _NORMAL_NAMES:
         return _list_good(folder, split)
-    pictures = list_pictures(folder)
+    images = list_pictures(folder)
     mask_root = _find_folder(root, _MASK_NAMES)
     if mask_root is None:
-        return [Record(picture, split, folder.name) for picture in pictures]
-    masks = match_masks(pictures, mask_root / folder.name)
+        return [Record(image, split, folder.name) for image in images]
+    masks = match_masks(images, mask_root / folder.name)
     return [
-        Record(picture, split, folder.name, mask)
-        for picture, mask in zip(pictures, masks, strict=True)
+        Record(image, split, folder.name, mask)
+        for image, mask in zip(images, masks, strict=True)
     ]
 
 
 def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the subfolder that has one of the names, in any case."""
+    """Return the subfolder that has one of the names, in upper or lower case."""
     found = [folder for folder in list_folders(root) if folder.name.lower() in names]
     if len(found) > 1:
         listed = " and ".join(folder.name for folder in found)
-        raise ValueError(f"Found {listed} in {root}; expected only one of them.")
+        raise ValueError(
+            f"Found {listed} in {root}; expected only one of them. Merge them."
+        )
     return found[0] if found else None
 
 
@@ -212,21 +215,23 @@ def _is_flat(root: Path) -> bool:
 
 
 def _check_masks(records: list[Record]) -> None:
-    """Refuse a mask of two pictures; warn where some of a kind have none."""
+    """Reject a mask that fits two images; warn if only some of a kind have one."""
     claims = Counter(record.mask for record in records if record.mask)
     for mask, n_claims in claims.items():
         if n_claims > 1:
             claimants = " and ".join(str(r.path) for r in records if r.mask == mask)
             raise ValueError(
-                f"{mask} could be the mask of {claimants}; rename all but one of them."
+                f"{mask} could be the mask of {claimants}. Give these images different "
+                "names, and name a mask after each of them."
             )
     masked_kinds = {record.defect_type for record in records if record.mask}
     lacking = [r for r in records if r.defect_type in masked_kinds and not r.mask]
     if lacking:
         warnings.warn(
-            f"{len(lacking)} defective pictures have no mask although others of their "
-            f"kind have, {lacking[0].path} for one. read_masks takes them as free of "
-            "defects: add the masks, or leave them out of pixel-level metrics.",
+            f"{len(lacking)} defective images have no mask, although others of their "
+            f"kind have one; for example {lacking[0].path}. read_masks treats them as "
+            "free of defects. Add the masks, or leave these images out of pixel-level "
+            "metrics.",
             stacklevel=4,  # The caller of load_image_folder, which is decorated.
         )
 

@@ -1,4 +1,4 @@
-"""Read ground-truth masks, and check that they fit their pictures."""
+"""Read ground-truth masks, and check that they fit their images."""
 
 import os
 from collections.abc import Sequence
@@ -14,69 +14,70 @@ _TRANSPOSED = (5, 6, 7, 8)
 
 
 def read_masks(masks: Sequence, data: Sequence) -> list[np.ndarray]:
-    """Read the masks of pictures as boolean arrays.
+    """Read the segmentation masks of images as boolean arrays.
 
-    What the pixel-level metrics compare anomaly maps with. A picture without a mask
-    counts as free of defects: leave out defective pictures that have none before you
-    measure anything per pixel.
+    Use it to get the ground truth for pixel-level metrics. An image without a mask
+    counts as free of defects. Before you measure anything per pixel, leave out
+    defective images that have no mask.
 
     Parameters
     ----------
-    masks : sequence of length n_pictures
-        For each picture the path of its mask, an array (h, w), or None for no defect.
-        In a file or array every pixel above 0 is defective (in JPEG files, which do not
-        keep zeros exactly, above 127); alpha channels are ignored. Of a folder the
-        defects in all the masks inside are united.
-    data : sequence of length n_pictures
-        The pictures themselves, as paths, PIL images or arrays (h, w) or (h, w, c).
-        Only their size is used, after the rotation that their EXIF data ask for.
+    masks : sequence of length n_images
+        For each image, the path of its mask, an array (h, w), or None for no defect.
+        Every pixel above 0 is defective. JPEG files do not preserve zeros exactly, so
+        for them the limit is 127. Alpha channels are ignored. If a path is a folder,
+        the defects of all masks in it are combined.
+    data : sequence of length n_images
+        The images, as paths, PIL images or arrays (h, w) or (h, w, c). Only their size
+        is used, after the rotation given in their EXIF data.
 
     Returns
     -------
     list of ndarray of bool of shape (h, w)
-        True where defective, each in the size of its picture, which may vary.
+        True where the image is defective. Each mask has the size of its image; sizes
+        may differ.
 
     Raises
     ------
     ValueError
-        If the numbers of masks and of pictures differ, or a mask and its picture differ
-        in size.
+        If the numbers of masks and images differ, or if a mask does not have the size
+        of its image.
 
     See Also
     --------
-    load_mvtec_ad : Load pictures and masks in the layout of MVTec AD.
-    load_image_folder : Load pictures and masks from a folder of your own.
+    load_mvtec_ad : Load images and masks in the layout of MVTec AD.
+    load_image_folder : Load images and masks from your own folder.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skpatchcore.datasets import read_masks
-    >>> pictures = np.zeros((2, 32, 48, 3), dtype=np.uint8)
+    >>> images = np.zeros((2, 32, 48, 3), dtype=np.uint8)
     >>> scratch = np.zeros((32, 48), dtype=np.uint8)
     >>> scratch[8, 10:20] = 255
-    >>> masks = read_masks([None, scratch], pictures)
+    >>> masks = read_masks([None, scratch], images)
     >>> [int(mask.sum()) for mask in masks]
     [0, 10]
     """
     if len(masks) != len(data):
         raise ValueError(
-            f"Got {len(masks)} masks for {len(data)} pictures; expected one entry a "
-            "picture, None where there is no defect."
+            f"Got {len(masks)} masks for {len(data)} images; expected one entry per "
+            "image, None where there is no defect."
         )
     pairs = zip(masks, data, strict=True)
-    return [_fitting_mask(mask, picture, i) for i, (mask, picture) in enumerate(pairs)]
+    return [_fitting_mask(mask, image, i) for i, (mask, image) in enumerate(pairs)]
 
 
-def _fitting_mask(mask, picture, i: int) -> np.ndarray:
-    """Return a mask in the size of its picture."""
-    shape = _picture_shape(picture)
+def _fitting_mask(mask, image, i: int) -> np.ndarray:
+    """Return a mask after checking that it has the size of its image."""
+    shape = _picture_shape(image)
     if mask is None:
         return np.zeros(shape, dtype=bool)
     defective = _read_mask(Path(mask)) if _is_path(mask) else np.asarray(mask) > 0
     if defective.shape != shape:
         raise ValueError(
-            f"Mask and picture differ in size: {_name(mask, 'mask', i)} has shape "
-            f"{defective.shape} (h, w), {_name(picture, 'picture', i)} has {shape}."
+            f"Mask and image differ in size: {_name(mask, 'mask', i)} has shape "
+            f"{defective.shape} (h, w), {_name(image, 'image', i)} has {shape}."
         )
     return defective
 
@@ -86,14 +87,17 @@ def _read_mask(path: Path) -> np.ndarray:
         return _read_mask_file(path)
     files = list_pictures(path)
     if not files:
-        raise ValueError(f"Found no mask in the folder {path}.")
+        raise ValueError(
+            f"Found no mask in the folder {path}; expected at least one image file. "
+            "Pass None for an image without defects."
+        )
     return np.logical_or.reduce([_read_mask_file(file) for file in files])
 
 
 def _read_mask_file(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         threshold = 127 if image.format == "JPEG" else 0
-        # Indices into a palette say nothing about which entry is black.
+        # A palette index does not show whether its colour is black.
         image = image.convert("RGB") if image.mode in ("P", "PA") else image
         values = np.asarray(image)
         if image.mode in ("LA", "RGBA"):
@@ -102,20 +106,21 @@ def _read_mask_file(path: Path) -> np.ndarray:
     return defective.any(axis=2) if defective.ndim == 3 else defective
 
 
-def _picture_shape(picture) -> tuple[int, int]:
-    """Return the size (h, w) of a picture as it is shown."""
-    if _is_path(picture):
-        with Image.open(picture) as image:
+def _picture_shape(source) -> tuple[int, int]:
+    """Return the size (h, w) of an image after EXIF rotation."""
+    if _is_path(source):
+        with Image.open(source) as image:
             return _upright_shape(image)
-    if isinstance(picture, Image.Image):
-        return _upright_shape(picture)
-    return np.shape(picture)[:2]
+    if isinstance(source, Image.Image):
+        return _upright_shape(source)
+    return np.shape(source)[:2]
 
 
 def _upright_shape(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
     if width == height:
-        return (height, width)  # Some formats are decoded before they tell their EXIF.
+        # Rotation does not matter, and some formats decode everything to read EXIF.
+        return (height, width)
     turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
     return (width, height) if turned else (height, width)
 

@@ -1,4 +1,4 @@
-"""Folders arranged like MVTec AD."""
+"""Load MVTec AD and data sets in its folder layout."""
 
 import difflib
 import os
@@ -21,8 +21,8 @@ _DESCR = """\
 Category {category} of {data_home}, in the layout of MVTec AD.
 
 MVTec AD is by MVTec Software GmbH, under the licence CC BY-NC-SA 4.0
-(https://creativecommons.org/licenses/by-nc-sa/4.0/): not for commercial use. If you use
-it, cite
+(https://creativecommons.org/licenses/by-nc-sa/4.0/), which does not permit commercial
+use. If you use it, cite
 
 * P. Bergmann, M. Fauser, D. Sattlegger, C. Steger. MVTec AD - A Comprehensive
   Real-World Dataset for Unsupervised Anomaly Detection. CVPR 2019.
@@ -34,7 +34,7 @@ it, cite
 
 @validate_params({"data_home": [str, os.PathLike]}, prefer_skip_nested_validation=True)
 def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
-    """List the categories in a folder arranged like MVTec AD.
+    """List the categories in a folder that has the layout of MVTec AD.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
 
 
 def resolve_data_home(data_home: str | os.PathLike | None = None) -> Path:
-    """Return the folder of MVTec AD: the one given, or the usual one."""
+    """Return the folder of MVTec AD: `data_home`, or the default folder."""
     if data_home is not None:
         return Path(data_home).expanduser().absolute()
     base = os.environ.get("SKPATCHCORE_DATA") or Path("~", "skpatchcore_data")
@@ -81,25 +81,26 @@ def resolve_data_home(data_home: str | os.PathLike | None = None) -> Path:
 
 
 def find_mvtec_ad(category: str = "bottle") -> Path | None:
-    """Find MVTec AD on this machine, for scripts that run with and without it.
+    """Find MVTec AD on this machine.
 
-    It is looked for where :func:`fetch_mvtec_ad` puts it by default: in the subfolder
-    ``mvtec_ad`` of the folder that the environment variable ``SKPATCHCORE_DATA`` names,
-    or else of ``~/skpatchcore_data``.
+    Use it in scripts that must run with and without the data set. It looks in the
+    default folder of :func:`fetch_mvtec_ad`: the subfolder ``mvtec_ad`` of the folder
+    that the environment variable ``SKPATCHCORE_DATA`` names, or of
+    ``~/skpatchcore_data`` if the variable is not set.
 
     Parameters
     ----------
     category : str, default="bottle"
-        Category that must be there, with its ``train/good``.
+        Category that must exist, with its ``train/good``.
 
     Returns
     -------
     data_home : Path or None
-        Folder for :func:`load_mvtec_ad`; None if the category is not there.
+        Folder to pass to :func:`load_mvtec_ad`. None if the category does not exist.
 
     See Also
     --------
-    fetch_mvtec_ad : Download it first if it is not there.
+    fetch_mvtec_ad : Download the data set if it is missing.
 
     Examples
     --------
@@ -121,25 +122,25 @@ def find_mvtec_ad(category: str = "bottle") -> Path | None:
     prefer_skip_nested_validation=True,
 )
 def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
-    """Load a category of MVTec AD, or of a data set arranged like it.
+    """Load a category of MVTec AD, or of a data set with the same layout.
 
     The layout is ``<data_home>/<category>/`` with ``train/good/``,
-    ``validation/good/`` (if any), ``test/<kind>/`` and
-    ``ground_truth/<kind>/<stem>_mask.png``. MVTec 3D-AD, which has its pictures in
-    ``test/<kind>/rgb/`` and its masks in ``test/<kind>/gt/``, and MVTec LOCO AD, which
-    has a folder of masks for each picture, are read as well. Hidden files, and files
-    that are no pictures, are ignored.
+    ``validation/good/`` (optional), ``test/<kind>/`` and
+    ``ground_truth/<kind>/<stem>_mask.png``. The function also reads MVTec 3D-AD, which
+    has its images in ``test/<kind>/rgb/`` and its masks in ``test/<kind>/gt/``, and
+    MVTec LOCO AD, which has a folder of masks for each image. Hidden files and files
+    that are not images are ignored.
 
     Parameters
     ----------
     data_home : str or path-like
         Folder with one subfolder for each category.
     category : str
-        Name of the category, ``"bottle"`` for instance; :func:`mvtec_ad_categories`
-        lists those there are.
+        Name of the category, for example ``"bottle"``. :func:`mvtec_ad_categories`
+        lists the categories in a folder.
     subset : {"all", "train", "validation", "test"}, default="all"
-        Which of the splits to load. MVTec AD has no validation pictures; MVTec 3D-AD
-        and MVTec LOCO AD have.
+        Which split to load. MVTec 3D-AD and MVTec LOCO AD have validation images; MVTec
+        AD does not.
     return_X_y : bool, default=False
         If True, return ``(data, target)`` instead of a Bunch.
 
@@ -148,23 +149,23 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     bunch : :class:`~sklearn.utils.Bunch`
         Dictionary-like, sorted by split, kind and file name, with:
 
-        data : ndarray of str, shape (n_pictures,), dtype object
-            Absolute paths of the pictures.
-        target : ndarray of shape (n_pictures,), dtype int64
-            +1 for normal and -1 for anomalous pictures.
-        masks : ndarray of str or None, shape (n_pictures,), dtype object
-            Absolute paths of the masks (of a folder of masks in MVTec LOCO AD); None
-            for good pictures, and for all if there is no ground truth.
+        data : ndarray of str, shape (n_images,), dtype object
+            Absolute paths of the images.
+        target : ndarray of shape (n_images,), dtype int64
+            +1 for normal and -1 for anomalous images.
+        masks : ndarray of str or None, shape (n_images,), dtype object
+            Absolute paths of the masks (in MVTec LOCO AD, of folders of masks). None
+            for good images, and for all images if there is no ground truth.
             :func:`read_masks` reads them.
-        defect_types : ndarray of str, shape (n_pictures,), dtype object
+        defect_types : ndarray of str, shape (n_images,), dtype object
             ``"good"``, or the name of the subfolder of ``test/``.
-        split : ndarray of str, shape (n_pictures,), dtype object
+        split : ndarray of str, shape (n_images,), dtype object
             ``"train"``, ``"validation"`` or ``"test"``.
         cv : list of one (train_indices, test_indices)
-            The official split, for ``cross_validate(cv=...)``. Only for
-            ``subset="all"``, and only if there are test pictures.
+            The official split, for ``cross_validate(cv=...)``. Only with
+            ``subset="all"``, and only if there are test images.
         DESCR : str
-            Origin, licence and what to cite.
+            Origin, licence and citation.
 
     (data, target) : tuple if ``return_X_y=True``
         The two arrays described above.
@@ -172,18 +173,18 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     Raises
     ------
     FileNotFoundError
-        If `data_home` does not exist, or a defective picture has no mask although
+        If `data_home` does not exist, or if a defective image has no mask although
         there is a folder of masks for its kind.
     NotADirectoryError
         If `data_home` is a file.
     ValueError
-        If there is no such category, or no picture in the split asked for or in
-        ``train/good``.
+        If the category does not exist, or if there are no images in the requested split
+        or in ``train/good``.
 
     See Also
     --------
-    fetch_mvtec_ad : Download MVTec AD first if need be.
-    load_image_folder : Load a folder of your own, in a less strict layout.
+    fetch_mvtec_ad : Download MVTec AD if it is missing.
+    load_image_folder : Load your own folder, in a more flexible layout.
 
     References
     ----------
@@ -217,61 +218,63 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
 
 
 def is_category(folder: Path) -> bool:
-    """Tell if a folder is arranged like a category of MVTec AD."""
+    """Return whether a folder has the layout of a category of MVTec AD."""
     return (folder / "train" / "good").is_dir()
 
 
 def find_category(root: Path, category: str) -> Path:
-    """Return the folder of a category, or say which there are."""
+    """Return the folder of a category, or raise an error that lists the categories."""
     categories = mvtec_ad_categories(root)
     if category in categories:
         return root / category
     if is_category(root):
         hint = (
-            f"data_home has train/good itself; pass its parent folder, {root.parent}."
+            f"data_home itself contains train/good; pass its parent folder, "
+            f"{root.parent}."
         )
     elif not categories:
-        hint = "No subfolder has train/good in it."
+        hint = "No subfolder contains train/good."
     else:
         close = difflib.get_close_matches(category, categories)
         guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        hint = f"There are {', '.join(categories)}.{guess}"
+        hint = f"The categories in it are {', '.join(categories)}.{guess}"
     raise ValueError(f"Found no category {category!r} in {root}. {hint}")
 
 
 def _list_split(folder: Path, split: str) -> list[Record]:
-    """Return the pictures of one split; it may be missing, but for training."""
+    """Return the images of one split. Only the training split must have some."""
     if split == "test":
         kinds = list_folders(folder / "test") if (folder / "test").is_dir() else []
         return [record for kind in kinds for record in _list_test_kind(folder, kind)]
     good = _rgb_folder(folder / split / "good")
-    pictures = list_pictures(good) if good.is_dir() else []
-    if split == "train" and not pictures:
-        raise ValueError(f"Found no pictures in {good}.")
-    return [Record(picture, split, "good") for picture in pictures]
+    images = list_pictures(good) if good.is_dir() else []
+    if split == "train" and not images:
+        raise ValueError(f"Found no images in {good}; expected images of good parts.")
+    return [Record(image, split, "good") for image in images]
 
 
 def _list_test_kind(folder: Path, kind: Path) -> list[Record]:
-    """Return the test pictures of one kind, with their masks if it is a defect."""
-    pictures = list_pictures(_rgb_folder(kind))
+    """Return the test images of one kind, with their masks if it is a defect."""
+    images = list_pictures(_rgb_folder(kind))
     mask_folder = _mask_folder(folder, kind)
     if kind.name == "good" or not mask_folder.is_dir():
-        return [Record(picture, "test", kind.name) for picture in pictures]
-    masks = match_masks(pictures, mask_folder)
-    for picture, mask in zip(pictures, masks, strict=True):
+        return [Record(image, "test", kind.name) for image in images]
+    masks = match_masks(images, mask_folder)
+    for image, mask in zip(images, masks, strict=True):
         if mask is None:
             raise FileNotFoundError(
-                f"{picture} has no mask: expected {picture.stem}_mask.png in "
-                f"{mask_folder}. (Without that folder, masks would be None.)"
+                f"{image} has no mask; expected {image.stem}_mask.png in "
+                f"{mask_folder}. Add the mask, or remove that folder to load the kind "
+                "without masks."
             )
     return [
-        Record(picture, "test", kind.name, mask)
-        for picture, mask in zip(pictures, masks, strict=True)
+        Record(image, "test", kind.name, mask)
+        for image, mask in zip(images, masks, strict=True)
     ]
 
 
 def _rgb_folder(kind: Path) -> Path:
-    """Return where the pictures of a kind are: MVTec 3D-AD has one level more."""
+    """Return the folder of the images of a kind. MVTec 3D-AD has one more level."""
     return kind / "rgb" if (kind / "rgb").is_dir() else kind
 
 

@@ -1,9 +1,9 @@
-"""Procedural industrial surfaces: how good parts look, each a little different.
+"""Generate industrial surfaces without defects, each slightly different.
 
-Surfaces are float64 arrays (h, w, 3) in [0, 1]. Lengths are in units of the shorter
+Surfaces are float64 arrays (h, w, 3) in [0, 1]. Lengths are relative to the shorter
 side, so that more pixels show the same scene in more detail. Everything is computed in
-float64 and rounded to 8 bits only in the end: whatever the last digits of a platform's
-sines and exponentials are, the bytes are the same.
+float64 and rounded to 8 bits only at the end. So the bytes are the same on every
+platform, even if the last digits of its sines and exponentials differ.
 """
 
 from collections.abc import Callable
@@ -14,46 +14,46 @@ from scipy import fft, ndimage
 
 
 def render_texture(texture: str, size: int, rng: RandomState) -> np.ndarray:
-    """Return a flawless surface (size, size, 3), another one at each call."""
+    """Return a surface (size, size, 3) without defects, a new one in each call."""
     return np.clip(TEXTURES[texture](rng, size), 0, 1)
 
 
 def smooth_noise(
     rng: RandomState, shape, along: float, across: float | None = None, angle=0.0
 ) -> np.ndarray:
-    """Return Gaussian noise of mean 0 and variance 1, blurred by these lengths."""
+    """Return Gaussian noise, mean 0, variance 1, blurred by two lengths at an angle."""
     across = along if across is None else across
     side = min(shape)
     f_v = fft.fftfreq(shape[0])[:, np.newaxis] * side
     f_u = fft.rfftfreq(shape[1])[np.newaxis] * side
     f_along = f_u * np.cos(angle) - f_v * np.sin(angle)
     f_across = f_u * np.sin(angle) + f_v * np.cos(angle)
-    # A Gaussian with these standard deviations, transformed: the cost does not grow
-    # with the lengths, as that of a convolution would.
+    # The Fourier transform of a Gaussian with these standard deviations. Unlike for a
+    # convolution, the cost does not grow with the lengths.
     blur = np.exp(-2 * np.pi**2 * ((f_along * along) ** 2 + (f_across * across) ** 2))
     noise = fft.irfft2(fft.rfft2(rng.standard_normal(shape)) * blur, shape)
     return (noise - noise.mean()) / noise.std()
 
 
 def log_uniform(rng: RandomState, low: float, high: float) -> float:
-    """Return a number as often below as above the geometric mean of the two."""
+    """Return a number from `low` to `high` whose logarithm is uniformly distributed."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
 def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return 0 below `low`, 1 above `high`, and a smooth passage between."""
+    """Return 0 below `low`, 1 above `high`, and a smooth transition in between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
 def shade_relief(height: np.ndarray, strength: float) -> np.ndarray:
-    """Return the brightness, 1 where level, of a relief lit from the upper left."""
+    """Return the brightness of a relief lit from the upper left; 1 where it is flat."""
     slope_v, slope_u = np.gradient(height, 1 / min(height.shape))
     return 1 + strength * (slope_u + slope_v)
 
 
 def _coordinates(rng: RandomState, size: int, max_angle: float):
-    """Return u (to the right) and v (down), shifted and turned at random, positive."""
+    """Return u (right) and v (down), randomly shifted and rotated, all positive."""
     v, u = np.mgrid[:size, :size] / size
     angle = rng.uniform(-max_angle, max_angle)
     shift_u, shift_v = rng.uniform(1, 2, size=2)
@@ -66,7 +66,7 @@ def _gray(tone: np.ndarray, tint=(1.0, 1.0, 1.0)) -> np.ndarray:
 
 
 def _mix(first, second, amount: np.ndarray) -> np.ndarray:
-    """Return the colour `first` where `amount` is 0, `second` where it is 1."""
+    """Blend two colours: `first` where `amount` is 0, `second` where it is 1."""
     return _gray(1 - amount, first) + _gray(amount, second)
 
 
@@ -81,7 +81,7 @@ def _brushed(rng: RandomState, size: int) -> np.ndarray:
 
 
 def _woven(rng: RandomState, size: int) -> np.ndarray:
-    """Plain weave of a blue warp and a grey weft, the threads a little uneven."""
+    """Plain weave of a blue warp and a grey weft, with slightly uneven threads."""
     u, v, _ = _coordinates(rng, size, 0.04)
     sway_u = 0.06 * smooth_noise(rng, (size, size), 0.15)
     sway_v = 0.06 * smooth_noise(rng, (size, size), 0.15)
@@ -100,7 +100,7 @@ def _woven(rng: RandomState, size: int) -> np.ndarray:
 
 
 def _wood(rng: RandomState, size: int) -> np.ndarray:
-    """Planed softwood: dark bands of late wood, fibres and pores along the grain."""
+    """Planed softwood: dark bands of latewood, fibres and pores along the grain."""
     _, v, angle = _coordinates(rng, size, 0.05)
     bends = smooth_noise(rng, (size, size), 0.5, 0.12, angle)
     year, season = np.divmod(v * 9 + 0.5 * bends, 1)
@@ -113,7 +113,7 @@ def _wood(rng: RandomState, size: int) -> np.ndarray:
 
 
 def _brick(rng: RandomState, size: int) -> np.ndarray:
-    """Clay bricks in running bond, each of its own tone, with grey joints."""
+    """Clay bricks in running bond, each with its own tone, and grey joints."""
     u, v, _ = _coordinates(rng, size, 0.015)
     row, y = np.divmod(v * 6, 1)
     column, x = np.divmod(u * 3 + 0.5 * (row % 2), 1)
@@ -141,7 +141,7 @@ def _cast(rng: RandomState, size: int) -> np.ndarray:
 
 
 def _knurled(rng: RandomState, size: int) -> np.ndarray:
-    """Knurled brass: rows of small pyramids, worn down here and there."""
+    """Knurled brass: rows of small pyramids, worn in some places."""
     u, v, _ = _coordinates(rng, size, 0.03)
     wear = 0.05 * smooth_noise(rng, (size, size), 0.15)
     flanks = np.abs(8 * np.stack([u + v, u - v]) % 1 - 0.5).min(axis=0)

@@ -1,7 +1,7 @@
-"""See what a detector sees: maps, matched patches, scores and coresets.
+"""Plot anomaly maps (heat maps), matched patches, score distributions and coresets.
 
-Plots need matplotlib: ``pip install "skpatchcore[plot]"``. Colours mean the same in all
-of them, and line styles and hatches say it again in greyscale.
+Plots need matplotlib: ``pip install "skpatchcore[plot]"``. Each colour has the same
+meaning in all plots. Line styles and hatches keep plots readable in greyscale.
 """
 
 from skpatchcore.inspection._animation import animate_patch_matches

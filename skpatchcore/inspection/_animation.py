@@ -1,4 +1,4 @@
-"""Animations that walk over the patches of a picture."""
+"""Animations that step through the patches of an image."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from skpatchcore.inspection._patch_boxes import PatchPlaces
 from skpatchcore.inspection._patch_matches import SURROUNDINGS, draw_cutout
 
 _WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
-# Inches, and pixels an inch: 900 x 580 pixels, both of them even as MP4 wants.
+# Inches, and pixels per inch. 900 x 580 pixels: MP4 needs even numbers.
 _SIZE, _DPI = (9.0, 5.8), 100
 
 
@@ -28,64 +28,66 @@ def animate_patch_matches(
     fps=4,
     verbose=0,
 ):
-    """Write an animation that shows the normal patch that each patch is compared with.
+    """Write an animation that shows the nearest normal patch of each patch.
 
-    It walks over the patches of a picture, row by row, and ends at the most anomalous
-    one. On top are the picture, its patch scores, and the training picture that the
-    nearest normal patch is from; below the two patches with their surroundings, and
-    between them where the score is among those of all patches.
+    Use it for a talk or a report, to explain how a detector scores one image. The
+    animation steps through the patches of the image row by row and ends at the most
+    anomalous one. The upper row shows the image, its patch scores, and the training
+    image of the nearest normal patch. The lower row shows the two patches with their
+    surroundings. Between them, a histogram shows where the score lies among those of
+    all patches.
 
     Parameters
     ----------
     estimator : PatchCoreDetector or ConformalDetector
-        A fitted detector with one bank.
+        A fitted detector with one memory bank.
 
     image : path, PIL image, ndarray of shape (h, w) or (h, w, c), or torch tensor
-        A single picture.
+        A single image.
 
     path : str or path-like
-        File to write: ``.gif``, by Pillow, or ``.mp4``, by ffmpeg, which must then be
+        File to write. ``.gif`` uses Pillow; ``.mp4`` uses ffmpeg, which must be
         installed. An existing file is replaced.
 
-    training_images : sequence of pictures, or ndarray
+    training_images : sequence of images, or ndarray
         The `X` that the estimator was fitted on, in the same order.
 
     step : int or None, default=None
-        Show every so many patches of every so many rows. None is the smallest step
-        that takes at most `max_frames`.
+        Show every `step`-th patch of every `step`-th row. None chooses the smallest
+        step that needs at most `max_frames` frames.
 
     max_frames : int, default=100
-        How many patches to show at most, besides the last one, if `step` is None.
+        Largest number of patches to show if `step` is None, not counting the last one.
 
     fps : float, default=4
-        Patches a second.
+        Patches per second.
 
     verbose : int, default=0
-        Show a progress bar if positive.
+        If positive, show a progress bar.
 
     Returns
     -------
     path : pathlib.Path
-        The file written.
+        Path of the written file.
 
     Raises
     ------
     ValueError
-        If the name of the file ends in neither ``.gif`` nor ``.mp4``, or a number is
-        not positive.
+        If the file name ends in neither ``.gif`` nor ``.mp4``, or if `step`,
+        `max_frames` or `fps` is not positive.
 
     RuntimeError
-        If ``.mp4`` is asked for, and there is no ffmpeg.
+        If `path` ends in ``.mp4`` and ffmpeg is not installed.
 
     FileNotFoundError
-        If a training picture that a match comes from is gone or unreadable.
+        If the training image of a match is missing or unreadable.
 
     ImportError
         If matplotlib is not installed.
 
     See Also
     --------
-    PatchMatchDisplay : Single patches, with several neighbours of each.
+    PatchMatchDisplay : Plot single patches with several neighbours each.
 
     Examples
     --------
@@ -133,14 +135,14 @@ def _make_writer(path: Path, fps: float):
         raise ValueError(f"fps={fps} must be positive.")
     if not writers.is_available(kind):
         raise RuntimeError(
-            f"{path.name} needs ffmpeg, which was not found: install it and have it on "
-            "the PATH, or write a .gif."
+            f"{path.name} needs ffmpeg, which was not found. Install ffmpeg and add it "
+            "to the PATH, or write a .gif file."
         )
     return writers[kind](fps=fps)
 
 
 def _plan_walk(matches, step: int | None, max_frames: int) -> list[tuple[int, int]]:
-    """Return places in the grid, row by row, and the most anomalous one last."""
+    """Return grid positions, row by row, and the most anomalous one last."""
     for name, value in (("step", step), ("max_frames", max_frames)):
         if value is not None and value < 1:
             raise ValueError(f"{name}={value} must be positive.")
@@ -148,14 +150,14 @@ def _plan_walk(matches, step: int | None, max_frames: int) -> list[tuple[int, in
     if step is None:
         steps = range(1, max(height, width) + 1)
         step = next(s for s in steps if -(-height // s) * -(-width // s) <= max_frames)
-    # From the middle of what a step skips.
+    # Start in the middle of the first step, not at the border.
     rows, columns = (range((step - 1) // 2 % n, n, step) for n in (height, width))
     walk = [(row, column) for row in rows for column in columns]
     return [*walk, matches.most_anomalous]
 
 
 class _Scene:
-    """A figure that shows one patch, and the normal one that it matches, at a time."""
+    """A figure that shows one patch at a time, and the normal patch that it matches."""
 
     def __init__(self, images, places: PatchPlaces):
         from matplotlib.figure import Figure
@@ -163,7 +165,7 @@ class _Scene:
         self.places = places
         self.image = images[0]
         self.matches = places.matches(images, 1)
-        # Without pyplot: no window system is asked for anything.
+        # Not pyplot, which may need a window system.
         self.figure = Figure(figsize=_SIZE, layout="constrained")
         cells = self.figure.subplots(2, 3)
         (whole, scores, self.source), (self.patch, distances, self.match) = cells
@@ -171,7 +173,7 @@ class _Scene:
         self._draw_scores(scores)
         self._draw_distances(distances)
         self.show(self.matches.most_anomalous)
-        # A layout made anew for each frame takes most of the time, and moves.
+        # Fix the layout: computing it for each frame is slow and makes the axes move.
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
@@ -195,7 +197,8 @@ class _Scene:
 
     def _draw_distances(self, cell) -> None:
         cell.hist(self.matches.scores.ravel(), bins=40, color=GUIDE)
-        cell.set(xlabel="patch score", ylabel="patches", box_aspect=0.8)
+        cell.set(xlabel="patch score (feature distance)", ylabel="number of patches")
+        cell.set_box_aspect(0.8)
         line = {"color": PATCH, "linewidth": 2, "path_effects": cased(2, "black")}
         self.score = cell.axvline(0, **line)
 
@@ -204,12 +207,12 @@ class _Scene:
 
     def show(self, place: tuple[int, int]) -> None:
         """Show one patch of the grid."""
-        picture, row, column, distance = (part[place][0] for part in self.matches[:4])
+        image, row, column, distance = (part[place][0] for part in self.matches[:4])
         box, match_box = (
             self._box(place),
-            self.places.training_box(picture, row, column),
+            self.places.training_box(image, row, column),
         )
-        training = self.places.training_picture(picture)
+        training = self.places.training_picture(image)
         self.outline.set_xy((box[1] - 0.5, box[0] - 0.5))
         self.mark.set_xy((place[1] - 0.5, place[0] - 0.5))
         self.score.set_xdata([self.matches.scores[place]] * 2)
@@ -218,7 +221,7 @@ class _Scene:
         draw_cutout(self.source, training, match_box, NORMAL)
         draw_cutout(self.patch, self.image, box, PATCH, SURROUNDINGS)
         draw_cutout(self.match, training, match_box, NORMAL, SURROUNDINGS)
-        name = picture_title(self.places.training._sources[picture], picture)
+        name = picture_title(self.places.training._sources[image], image)
         self.source.set_title(f"training: {name}")
-        self.patch.set_xlabel(f"patch, row {place[0]}, column {place[1]}")
-        self.match.set_xlabel(f"nearest normal, distance {distance:.3g}")
+        self.patch.set_xlabel(f"patch in row {place[0]}, column {place[1]}")
+        self.match.set_xlabel(f"nearest normal patch, distance {distance:.3g}")

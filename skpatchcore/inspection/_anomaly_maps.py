@@ -1,4 +1,4 @@
-"""Sheets of pictures with their anomaly maps, overlays and masks."""
+"""Plots of images with their anomaly maps (heat maps), overlays and masks."""
 
 import numpy as np
 from sklearn.utils import check_consistent_length
@@ -36,64 +36,69 @@ _COLUMN_TITLES = {
     "mask": "defect",
     "truth": "ground truth",
 }
-# On the scale of `ConformalDetector.predict_maps(normalized=True)` 1/2 is the threshold
-# and 1/8 the peak of a typical normal picture; 7/8 is as far on the other side.
+# On the scale of `ConformalDetector.predict_maps(normalized=True)`, 1/2 is the
+# threshold and 1/8 the typical maximum of a normal image's map. 7/8 puts 1/2 in the
+# middle.
 _CALIBRATED_LIMITS, _CALIBRATED_THRESHOLD = (1 / 8, 7 / 8), 1 / 2
 
 
 class AnomalyMapDisplay:
-    """A sheet of pictures with their anomaly maps, overlays and masks.
+    """Plot images with their anomaly maps (heat maps), overlays and masks.
 
-    One row a picture; the columns are the picture, its anomaly map, the map laid over
-    the picture, and the outlines of the true and of the predicted defect. All rows
-    share one colour scale with the threshold at its middle, so that a normal picture
-    stays dark instead of showing its own noise in full colour.
+    Use it to see where a detector finds defects, and how well they agree with the
+    ground truth. Each image has one row. The columns show the image, its anomaly map,
+    the map as an overlay on the image, and the outlines of the true and the predicted
+    defect (segmentation). All rows share one colour scale with the threshold in the
+    middle, so that a normal image stays dark instead of showing its own noise in full
+    colour.
 
-    Use `from_estimator` with a fitted detector, or `from_predictions` with maps that
-    are already there. The constructor takes what the latter does, and draws nothing.
+    Call `from_estimator` with a fitted detector, or `from_predictions` with existing
+    maps. The constructor has the parameters of the latter and draws nothing.
 
     Parameters
     ----------
-    images : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+    images : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
         Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch tensors
         (n, c, h, w). Sizes may differ.
 
     maps : sequence of n ndarray of shape (h, w)
-        Anomaly maps in the size of their pictures, higher is more anomalous; NaN where
-        nobody looked.
+        Anomaly maps in the size of their images. Higher is more anomalous; NaN marks
+        pixels without a score.
 
     masks : sequence of length n or None, default=None
-        True defects: for each picture the path of a mask, an array (h, w) that is
-        non-zero where defective, or None where there is no defect. None: not known.
+        True defects. For each image, the path of a mask, an array (h, w) that is
+        non-zero where the image is defective, or None if it has no defect. If `masks`
+        itself is None, the true defects are unknown.
 
     threshold : float or None, default=None
-        Pixels whose map is larger are predicted to be anomalous, in the unit of `maps`.
-        With None, nothing is predicted and the colour scale ends at the largest value.
+        Pixels with a larger map value are predicted to be anomalous. On the scale of
+        `maps`. If None, nothing is predicted, and the colour scale ends at the largest
+        value.
 
     titles : sequence of str or None, default=None
-        What to write beside each picture; None writes names of files, or numbers.
+        Label of each row. None uses file names, or numbers.
 
     calibrated : bool, default=False
-        Whether `maps` are those that a
-        :class:`~skpatchcore.calibration.ConformalDetector` gives with
-        ``normalized=True``. The colour scale then goes from 1/8, the peak of a
-        typical normal picture, to 7/8, with the threshold 1/2 at its middle, and means
-        the same on every sheet of every detector.
+        Whether `maps` come from a
+        :class:`~skpatchcore.calibration.ConformalDetector` with ``normalized=True``.
+        The colour scale then goes from 1/8, the typical maximum of a normal image's
+        map, to 7/8, with the threshold 1/2 in the middle. It is the same in the plots
+        of all calibrated detectors.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n, n_columns) of matplotlib Axes
-        Where each picture was drawn.
+        Axes of each image and column.
 
     figure_ : matplotlib Figure
-        The figure that they are in.
+        Figure that contains the axes.
 
     colorbar_ : matplotlib Colorbar or None
-        The colour scale.
+        The colour bar.
 
     See Also
     --------
-    skpatchcore.PatchCoreDetector.predict_maps : Gives the maps.
+    skpatchcore.PatchCoreDetector.predict_maps : Compute the maps.
 
     Examples
     --------
@@ -113,7 +118,7 @@ class AnomalyMapDisplay:
     >>> display.axes_.shape
     (3, 4)
 
-    In a script, ``display.figure_.savefig("sheet.png")`` keeps it.
+    In a script, save the plot with ``display.figure_.savefig("sheet.png")``.
 
     >>> import matplotlib.pyplot as plt
     >>> plt.close(display.figure_)
@@ -140,31 +145,32 @@ class AnomalyMapDisplay:
     def from_estimator(
         cls, estimator, X, *, masks=None, threshold=None, titles=None, ax=None, **kwargs
     ):
-        """Compute the maps of pictures and draw them.
+        """Compute the anomaly maps of images and draw them.
 
         Parameters
         ----------
         estimator : PatchCoreDetector or ConformalDetector
-            A fitted detector, or anything with its ``predict_maps``. Of a search, pass
-            ``best_estimator_``; of a pipeline, the last step. The maps of a
-            :class:`~skpatchcore.calibration.ConformalDetector` are shown on its
-            calibrated scale, unless a `threshold` is given.
+            A fitted detector, or another object that has ``predict_maps``. For a
+            search, pass ``best_estimator_``; for a pipeline, pass the last step. The
+            maps of a :class:`~skpatchcore.calibration.ConformalDetector` are shown on
+            the calibrated scale, unless you pass a `threshold`.
 
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As the detector takes them.
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+            Any images that the detector accepts.
 
         masks : sequence of length n or None, default=None
-            True defects, as paths, arrays or None for each picture; None: not known.
+            True defects: a path, array or None for each image. If `masks` itself is
+            None, they are unknown.
 
         threshold : float or None, default=None
-            Pixels whose map is larger are predicted to be anomalous, in the unit of the
-            estimator's maps; None is its ``map_threshold_``.
+            Pixels with a larger map value are predicted to be anomalous. On the scale
+            of the estimator's maps. None uses its ``map_threshold_``.
 
         titles : sequence of str or None, default=None
-            What to write beside each picture; None writes names of files, or numbers.
+            Label of each row. None uses file names, or numbers.
 
         ax : matplotlib Axes, array of Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -172,21 +178,21 @@ class AnomalyMapDisplay:
         Returns
         -------
         AnomalyMapDisplay
-            The sheet, drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If `estimator` gives no maps.
+            If `estimator` has no ``predict_maps``.
 
         ImportError
             If matplotlib is not installed.
         """
         if not hasattr(estimator, "predict_maps"):
             raise TypeError(
-                f"{type(estimator).__name__} has no predict_maps; pass a fitted "
-                "PatchCoreDetector: of a search its best_estimator_, of a pipeline its "
-                "last step, pipeline[-1]."
+                f"{type(estimator).__name__} has no predict_maps. Pass a fitted "
+                "PatchCoreDetector or ConformalDetector: for a search, its "
+                "best_estimator_; for a pipeline, its last step, pipeline[-1]."
             )
         calibrated = threshold is None and isinstance(estimator, ConformalDetector)
         if calibrated:
@@ -219,31 +225,32 @@ class AnomalyMapDisplay:
         ax=None,
         **kwargs,
     ):
-        """Draw pictures and maps that are already there.
+        """Draw images with existing anomaly maps.
 
         Parameters
         ----------
-        images : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        images : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays or torch tensors.
 
         maps : sequence of n ndarray of shape (h, w)
-            Anomaly maps in the size of their pictures, higher is more anomalous.
+            Anomaly maps in the size of their images. Higher is more anomalous.
 
         masks : sequence of length n or None, default=None
-            True defects, as paths, arrays or None for each picture; None: not known.
+            True defects: a path, array or None for each image. If `masks` itself is
+            None, they are unknown.
 
         threshold : float or None, default=None
-            Pixels whose map is larger are predicted to be anomalous; None draws no
+            Pixels with a larger map value are predicted to be anomalous. None draws no
             prediction.
 
         titles : sequence of str or None, default=None
-            What to write beside each picture; None writes names of files, or numbers.
+            Label of each row. None uses file names, or numbers.
 
         calibrated : bool, default=False
-            Whether `maps` are on the calibrated scale, of ``normalized=True``.
+            Whether `maps` are on the calibrated scale of ``normalized=True``.
 
         ax : matplotlib Axes, array of Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -251,13 +258,13 @@ class AnomalyMapDisplay:
         Returns
         -------
         AnomalyMapDisplay
-            The sheet, drawn.
+            The drawn display.
 
         Raises
         ------
         ValueError
-            If the numbers of pictures, maps, masks and titles differ, or the sizes of a
-            picture and its map or mask.
+            If the numbers of images, maps, masks and titles differ, or if a map or mask
+            does not have the size of its image.
 
         ImportError
             If matplotlib is not installed.
@@ -283,40 +290,40 @@ class AnomalyMapDisplay:
         alpha=ALPHA,
         colorbar=True,
     ):
-        """Draw the sheet.
+        """Draw the images, maps and masks.
 
         Parameters
         ----------
         ax : matplotlib Axes, array of Axes or None, default=None
-            Where to draw: an array with one for each picture and column, or a single
-            one, which is divided. None makes a new figure with pyplot.
+            Where to draw: an array with one Axes per image and column, or a single
+            Axes, which is divided. None creates a new figure with pyplot.
 
         columns : sequence of str or None, default=None
-            What to draw of each picture, from left to right: out of "input", "map",
-            "overlay", "mask" (the true and the predicted defect on the picture) and
-            "truth" (the true defect alone, white). None is all but the last, and
-            without "mask" if neither masks nor a threshold are known.
+            Columns to draw, from left to right: "input", "map", "overlay", "mask" (the
+            true and the predicted defect on the image) and "truth" (only the true
+            defect, in white). None draws all except "truth"; it also leaves out "mask"
+            if there are neither masks nor a threshold.
 
         vmin, vmax : float or None, default=None
-            Values of the maps at which the colour scale starts and ends. None is 0.5
-            and 1.5 times the threshold: normal patches mostly have more than half of
-            it. Without a threshold, the smallest and the largest value; of calibrated
-            maps, 1/8 and 7/8.
+            Map values at which the colour scale starts and ends. None uses 0.5 and 1.5
+            times the threshold, because most normal patches have more than half of it.
+            For calibrated maps, None uses 1/8 and 7/8. Without a threshold, it uses
+            the smallest and the largest value.
 
         cmap : str, matplotlib Colormap or None, default=None
-            Colours of map and overlay; None is "inferno".
+            Colours of map and overlay. None is "inferno".
 
         alpha : float, default=0.7
-            How much of an overlay is map at `vmax` and above, in [0, 1]; below, it is
-            proportionally less, and nothing at `vmin`.
+            Opacity of the overlay at `vmax` and above, in [0, 1]. It decreases linearly
+            to 0 at `vmin`.
 
         colorbar : bool, default=True
-            Draw the colour scale beside the sheet.
+            Whether to draw a colour bar.
 
         Returns
         -------
         AnomalyMapDisplay
-            The sheet, drawn.
+            The drawn display.
         """
         check_matplotlib()
         from matplotlib.cm import ScalarMappable
@@ -351,17 +358,18 @@ class AnomalyMapDisplay:
             return list(_COLUMNS[:4] if has_outlines else _COLUMNS[:3])
         if len(columns) == 0 or not set(columns) <= set(_COLUMNS):
             raise ValueError(
-                f"columns={columns!r}; expected some of {', '.join(_COLUMNS)}."
+                f"columns={columns!r} is not valid; expected one or more of "
+                f"{', '.join(_COLUMNS)}."
             )
         if "truth" in columns and self.masks is None:
             raise ValueError(
-                f"columns={columns!r} has 'truth', but masks is None: the true defects "
-                "are not known."
+                f"columns={columns!r} has 'truth', but masks is None. Pass the true "
+                "defects as masks, or leave 'truth' out."
             )
         return list(columns)
 
     def _prepare(self) -> None:
-        """Decode and check what is to be drawn."""
+        """Decode and check the images, maps and masks."""
         images = check_images(self.images)
         check_consistent_length(images, self.maps, self.masks, self.titles)
         self._images = list(images)
@@ -369,8 +377,8 @@ class AnomalyMapDisplay:
         for i, (image, values) in enumerate(zip(self._images, self._maps, strict=True)):
             if values.shape != image.shape[:2]:
                 raise ValueError(
-                    f"maps[{i}] has the shape {values.shape}, but picture {i} is "
-                    f"{image.shape[0]} x {image.shape[1]}; take "
+                    f"maps[{i}] has the shape {values.shape}, but image {i} is "
+                    f"{image.shape[0]} x {image.shape[1]}. Use "
                     "predict_maps(size='original')."
                 )
         self._masks = self.masks
@@ -432,7 +440,7 @@ class AnomalyMapDisplay:
             self._colors,
             ax=self.axes_,
             extend=extend.get((low < vmin, high > vmax), "neither"),
-            label="calibrated score" if self.calibrated else "anomaly score of a pixel",
+            label="calibrated score" if self.calibrated else "anomaly score per pixel",
             aspect=12 * len(self.axes_),
             fraction=0.05,
             pad=0.02,
@@ -463,7 +471,7 @@ def _fill(cell, mask: np.ndarray, color: str) -> None:
 
 
 def _outline(cell, mask: np.ndarray, color: str, line="solid") -> None:
-    # The margin closes outlines at the rim; one of nothing would be a warning.
+    # The padding closes outlines at the border. An empty contour would be a warning.
     if mask.any():
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
         padded = np.pad(mask, 1).astype(float)

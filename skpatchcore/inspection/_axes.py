@@ -1,4 +1,4 @@
-"""Where plots are drawn: axes given or made, and what is written at them."""
+"""Create the axes of plots, or use existing ones, and label them."""
 
 import os
 from collections.abc import Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-# Width of one picture on a sheet, in inches.
+# Width of one image in a plot, in inches.
 _CELL_WIDTH = 2.2
 
 
 def check_matplotlib() -> None:
-    """Raise an error that says how to get matplotlib, if it is not there."""
+    """Raise an error that says how to install matplotlib if it is missing."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -21,7 +21,7 @@ def check_matplotlib() -> None:
 
 
 def one_axes(ax, figsize: tuple[float, float]):
-    """Return the axes given, or those of a new figure."""
+    """Return `ax`, or the axes of a new figure if it is None."""
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -30,9 +30,9 @@ def one_axes(ax, figsize: tuple[float, float]):
 
 
 def grid_of_axes(ax, shapes: Sequence[tuple[int, int]], n_columns: int) -> np.ndarray:
-    """Return axes (n_pictures, n_columns): those given, or new ones.
+    """Return axes of shape (n_images, n_columns): existing ones, or new ones.
 
-    The pictures in a row are about as wide and as high as `shapes` says of each row.
+    `shapes` has the height and width of the images in each row. New axes fit them.
     """
     size = (len(shapes), n_columns)
     if ax is None:
@@ -47,14 +47,14 @@ def grid_of_axes(ax, shapes: Sequence[tuple[int, int]], n_columns: int) -> np.nd
     axes = np.asarray(ax, dtype=object)
     if axes.size != size[0] * size[1]:
         raise ValueError(
-            f"ax holds {axes.size} axes; expected {size[0]} pictures x {size[1]} "
+            f"ax holds {axes.size} axes; expected {size[0]} images x {size[1]} "
             f"columns = {size[0] * size[1]}."
         )
     return axes.reshape(size)
 
 
 def _sheet_size(shapes: Sequence[tuple[int, int]], n_columns: int) -> tuple:
-    """Return the size of a figure in inches that fits pictures of these shapes."""
+    """Return the size in inches of a figure that fits images of these shapes."""
     aspect = np.median([height / width for height, width in shapes])
     # Margins for titles and colour bar.
     width = _CELL_WIDTH * n_columns + 1.8
@@ -62,11 +62,11 @@ def _sheet_size(shapes: Sequence[tuple[int, int]], n_columns: int) -> tuple:
 
 
 def label_row(cell, title: str) -> None:
-    """Write what a row shows at its left."""
+    """Write the title of a row to its left."""
     cell.set_ylabel(title, rotation=0, ha="right", va="center")
 
 
 def picture_title(source, i: int) -> str:
-    """Return the name of a file, or the number of a picture that has none."""
+    """Return the file name of an image, or its number if it has none."""
     is_path = isinstance(source, str | os.PathLike)
-    return Path(source).name if is_path else f"picture {i}"
+    return Path(source).name if is_path else f"image {i}"

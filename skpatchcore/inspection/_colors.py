@@ -1,30 +1,30 @@
-"""Colours of all plots: each means one thing, and is told apart in greyscale too."""
+"""Colours of all plots. Each has one meaning and is distinct in greyscale."""
 
-# Lightness of the two, in CIELAB: 40 and 69 of 100.
+# Their lightness in CIELAB is 40 and 69 of 100.
 NORMAL = "#1f5fa8"
 ANOMALOUS = "#f28e2b"
-# The second cue, where there is no colour.
+# A second cue for greyscale.
 NORMAL_HATCH, ANOMALOUS_HATCH = "", "////"
 NORMAL_LINE, ANOMALOUS_LINE = "solid", (0, (5, 1))
 
 THRESHOLD = "black"
 THRESHOLD_LINE = (0, (4, 2))
 
-# Outlines of defects, on pictures: the true one light and solid, the other dashed.
+# Outlines of defects on images: true ones light and solid, predicted ones dashed.
 TRUE_MASK = "#37d67a"
 PREDICTED_MASK = "#e6007e"
 PREDICTED_LINE = (0, (3, 1.5))
 
-# The patch of a test picture that is looked at; those it matches are NORMAL.
+# The patch of a test image; the patches that it matches are NORMAL.
 PATCH = "#00d5ff"
 
-# What is neither normal nor anomalous: curves over both, limits, guides.
+# Neither normal nor anomalous: curves over both classes, limits, guide lines.
 NEUTRAL = "0.25"
 GUIDE = "0.6"
 
 
 def cased(width: float, color: str = "white") -> list:
-    """Return effects that give a line of this width a rim, to be seen on anything."""
+    """Return effects that outline a line of this width, to be visible on any image."""
     from matplotlib.patheffects import withStroke
 
     return [withStroke(linewidth=width + 1.6, foreground=color)]

@@ -1,4 +1,4 @@
-"""How well a coreset covers the patches it was chosen from, pick by pick."""
+"""Plot how well a coreset covers the patches that it was selected from."""
 
 import numpy as np
 from sklearn.utils import column_or_1d
@@ -8,26 +8,27 @@ from skpatchcore.inspection._colors import GUIDE, NEUTRAL
 
 
 class CoresetCurveDisplay:
-    """Cover radius of a coreset over the number of its picks.
+    """Plot the cover radius of a coreset against its number of patches.
 
-    The cover radius is the distance of the patch farthest from all picks: no normal
-    patch of the training set is farther from the bank. Since the picks are a prefix
-    sequence, one run shows every smaller coreset: where the curve has become flat, more
-    patches buy little.
+    Use it to choose the size of a coreset without defective images. The cover radius is
+    the largest distance from a training patch to the nearest selected patch, so no
+    normal training patch is farther from the bank. Greedy picks are a prefix sequence:
+    one run shows every smaller coreset. Where the curve is flat, more patches add
+    little.
 
-    Use `from_estimator` with a fitted sampler, bank or detector, or `from_predictions`
-    with radii. The constructor takes what the latter does, and draws nothing.
+    Call `from_estimator` with a fitted sampler, bank or detector, or `from_predictions`
+    with radii. The constructor has the parameters of the latter and draws nothing.
 
     Parameters
     ----------
     radii : array-like of shape (n_picks,)
-        Cover radius after each pick, in the unit of the features.
+        Cover radius after each pick, as a distance between features.
 
     n_samples : int or None, default=None
-        Number of patches that were chosen from; None: not known.
+        Number of patches that the coreset was selected from. None: unknown.
 
     name : str or None, default=None
-        What the legend calls the curve; None: no legend.
+        Name of the curve in the legend. None draws no legend.
 
     Attributes
     ----------
@@ -35,14 +36,14 @@ class CoresetCurveDisplay:
         The curve.
 
     ax_ : matplotlib Axes
-        Where it was drawn.
+        Axes that contain the curve.
 
     figure_ : matplotlib Figure
-        The figure that it is in.
+        Figure that contains the axes.
 
     See Also
     --------
-    skpatchcore.CoresetSampler : Its ``radii_`` are drawn.
+    skpatchcore.CoresetSampler : Selects the coreset and computes its ``radii_``.
 
     Examples
     --------
@@ -71,14 +72,15 @@ class CoresetCurveDisplay:
         Parameters
         ----------
         estimator : CoresetSampler, PatchMemoryBank or PatchCoreDetector
-            Fitted. Of a search pass ``best_estimator_``, of a
-            :class:`~skpatchcore.calibration.ConformalDetector` one of ``estimators_``.
+            A fitted estimator. For a search, pass ``best_estimator_``; for a
+            :class:`~skpatchcore.calibration.ConformalDetector`, pass one of its
+            ``estimators_``.
 
         name : str or None, default=None
-            What the legend calls the curve; None: no legend.
+            Name of the curve in the legend. None draws no legend.
 
         ax : matplotlib Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -86,15 +88,16 @@ class CoresetCurveDisplay:
         Returns
         -------
         CoresetCurveDisplay
-            The curve, drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If `estimator` holds no cover radii: not fitted, or of another kind.
+            If `estimator` has no cover radii: it is not fitted, or of another type.
 
         ValueError
-            If the radii are not known: of ``method="none"`` only the last one is.
+            If the radii are unknown. With ``method="none"``, only the last one is
+            known.
 
         ImportError
             If matplotlib is not installed.
@@ -107,21 +110,21 @@ class CoresetCurveDisplay:
 
     @classmethod
     def from_predictions(cls, radii, *, n_samples=None, name=None, ax=None, **kwargs):
-        """Draw a curve of radii.
+        """Draw a curve of existing radii.
 
         Parameters
         ----------
         radii : array-like of shape (n_picks,)
-            Cover radius after each pick, in the unit of the features.
+            Cover radius after each pick, as a distance between features.
 
         n_samples : int or None, default=None
-            Number of patches that were chosen from; None: not known.
+            Number of patches that the coreset was selected from. None: unknown.
 
         name : str or None, default=None
-            What the legend calls the curve; None: no legend.
+            Name of the curve in the legend. None draws no legend.
 
         ax : matplotlib Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -129,7 +132,7 @@ class CoresetCurveDisplay:
         Returns
         -------
         CoresetCurveDisplay
-            The curve, drawn.
+            The drawn display.
 
         Raises
         ------
@@ -147,14 +150,14 @@ class CoresetCurveDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw; None makes a new figure with pyplot.
+            Where to draw. None creates a new figure with pyplot.
 
         mark : int, float or None, default=None
-            A number of picks, or a fraction of the patches in (0, 1], to mark with the
-            radius there.
+            Coreset size to mark with its radius: a number of patches (int), or a
+            fraction of all patches in (0, 1] (float).
 
         log : bool, default=True
-            Count picks on a logarithmic axis.
+            Whether the axis of the number of patches is logarithmic.
 
         **kwargs : dict
             Passed to :meth:`matplotlib.axes.Axes.plot`.
@@ -162,29 +165,30 @@ class CoresetCurveDisplay:
         Returns
         -------
         CoresetCurveDisplay
-            The curve, drawn.
+            The drawn display.
 
         Raises
         ------
         ValueError
-            If `mark` lies beyond the picks, or is a fraction while `n_samples` is None.
+            If a radius is NaN, if `mark` is outside the range of the curve, or if
+            `mark` is a fraction and `n_samples` is None.
         """
         check_matplotlib()
         radii = column_or_1d(self.radii)
         if np.isnan(radii).any():
             raise ValueError(
-                "radii holds NaN: with method='none' every patch is kept, and no curve "
-                "is known; use method='greedy' or 'random'."
+                "radii contains NaN. With method='none' every patch is kept and there "
+                "is no curve; use method='greedy' or 'random'."
             )
         self.ax_ = one_axes(ax, (5.5, 3.6))
         self.figure_ = self.ax_.figure
         picks = np.arange(1, len(radii) + 1)
         style = {"color": NEUTRAL, "label": self.name, **kwargs}
         (self.line_,) = self.ax_.plot(picks, radii, **style)
-        self.ax_.set(xlabel="patches kept", ylabel="cover radius")
+        self.ax_.set(xlabel="patches kept", ylabel="cover radius (feature distance)")
         if log:
             self.ax_.set_xscale("log")
-        # Another curve in the same axes may be higher.
+        # Keep autoscaling: another curve in the same axes may be higher.
         self.ax_.set_ylim(bottom=0, auto=True)
         self.ax_.grid(alpha=0.3)
         if self.n_samples is not None:
@@ -199,13 +203,13 @@ class CoresetCurveDisplay:
         is_fraction = isinstance(mark, float)
         if is_fraction and self.n_samples is None:
             raise ValueError(
-                f"mark={mark} is a fraction, but n_samples is None; give a number of "
-                "picks."
+                f"mark={mark} is a fraction, but n_samples is None. Pass n_samples, or "
+                "a number of patches (int) as mark."
             )
         count = max(1, int(mark * self.n_samples)) if is_fraction else mark
         if not 1 <= count <= n_picks:
             raise ValueError(
-                f"mark={mark} stands for {count} picks; there are 1 to {n_picks}."
+                f"mark={mark} means {count} patches; the curve has 1 to {n_picks}."
             )
         return count
 
@@ -216,7 +220,7 @@ class CoresetCurveDisplay:
         share = ""
         if self.n_samples is not None:
             share = f" ({100 * count / self.n_samples:.2g} %)"
-        # To the side on which there is more of the axis.
+        # Put the text on the side with more space.
         on_left = count > np.sqrt(len(radii))
         self.ax_.annotate(
             f"{count} patches{share}\nradius {radius:.3g}",
@@ -229,15 +233,15 @@ class CoresetCurveDisplay:
 
 
 def _sampler_of(estimator):
-    """Return what has radii, of whatever holds it."""
+    """Return the sampler of an estimator: the object that has `radii_`."""
     if hasattr(estimator, "radii_"):
         return estimator
     for name in ("memory_bank_", "sampler_"):
         if hasattr(estimator, name):
             return _sampler_of(getattr(estimator, name))
     raise TypeError(
-        f"{estimator!r:.80} has no cover radii; expected a fitted CoresetSampler with "
-        "method='greedy' or 'random', or a PatchMemoryBank or PatchCoreDetector with "
-        "one; of a search pass best_estimator_, of a ConformalDetector one of "
-        "estimators_."
+        f"{estimator!r:.80} has no cover radii. Expected a fitted CoresetSampler with "
+        "method='greedy' or 'random', or a fitted PatchMemoryBank or PatchCoreDetector "
+        "with such a sampler. For a search, pass best_estimator_; for a "
+        "ConformalDetector, pass one of its estimators_."
     )

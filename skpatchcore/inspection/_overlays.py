@@ -1,12 +1,12 @@
-"""Maps as colours, and laid over pictures, without matplotlib."""
+"""Colour anomaly maps and overlay them on images, without matplotlib."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-# How much of an overlay is map where the map is highest.
+# Opacity of an overlay where the map is highest.
 ALPHA = 0.7
-# The colour map "inferno" of matplotlib (CC0) at 0, 1/8, ..., 1.
+# matplotlib's colour map "inferno" (CC0) at 0, 1/8, ..., 1.
 _HEAT = np.array(
     [
         [0.001, 0.000, 0.014],
@@ -25,7 +25,7 @@ _HEAT = np.array(
 def color_limits(
     threshold: float | None, maps: Sequence[np.ndarray]
 ) -> tuple[float, float]:
-    """Return where the common colour scale of maps starts and ends."""
+    """Return the values at which the common colour scale of maps starts and ends."""
     if threshold is not None and threshold > 0:
         return 0.5 * float(threshold), 1.5 * float(threshold)
     low, high = value_range(maps)
@@ -33,7 +33,7 @@ def color_limits(
 
 
 def value_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
-    """Return the smallest and the largest value of maps, (0, 0) if they have none."""
+    """Return the smallest and largest finite value of maps; (0, 0) if there is none."""
     seen = [values[np.isfinite(values)] for values in maps]
     ends = [(values.min(), values.max()) for values in seen if values.size]
     lows, highs = zip(*ends, strict=True) if ends else ((0,), (0,))
@@ -43,20 +43,20 @@ def value_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:
 def blend_overlay(
     image: np.ndarray, anomaly_map: np.ndarray, limits: tuple[float, float]
 ) -> np.ndarray:
-    """Lay a map (h, w) over a picture (h, w, 3) of floats in [0, 1]; gives uint8."""
+    """Overlay a map (h, w) on an image (h, w, 3), floats in [0, 1]. Return uint8."""
     strength = strength_of(anomaly_map, *limits)
     blended = blend(image, strength, _heat_colors(strength), ALPHA)
     return np.rint(255 * blended).astype(np.uint8)
 
 
 def strength_of(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return values as parts of the colour scale in [0, 1]; 0 where nobody looked."""
+    """Return map values as positions on the colour scale, in [0, 1]; 0 for NaN."""
     strength = (anomaly_map - low) / (high - low)
     return np.clip(np.nan_to_num(strength, nan=0.0), 0, 1)
 
 
 def blend(image, strength, colors, alpha: float) -> np.ndarray:
-    """Lay colours over a picture, in proportion to `strength`."""
+    """Overlay colours on an image, with an opacity in proportion to `strength`."""
     opacity = alpha * strength[..., np.newaxis]
     return (1 - opacity) * image + opacity * colors
 

@@ -1,4 +1,4 @@
-"""Where patches lie in their pictures, and which normal ones they match."""
+"""Locate patches in their images, and find the normal patches that they match."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,18 +17,18 @@ from skpatchcore._images import (
 )
 from skpatchcore.calibration import ConformalDetector
 
-# Training pictures are large and few of them match: so many are kept decoded.
+# Number of training images to keep decoded. They are large, and few of them match.
 _N_DECODED = 16
 
 
 class Matches(NamedTuple):
-    """The nearest normal patches of every patch of one picture."""
+    """The nearest normal patches of every patch of one image."""
 
-    picture: np.ndarray  # (h, w, k), position in the X of fit
+    picture: np.ndarray  # (h, w, k), index of the image in the X of fit
     row: np.ndarray  # (h, w, k)
     column: np.ndarray  # (h, w, k)
     distance: np.ndarray  # (h, w, k)
-    scores: np.ndarray  # (h, w), what the detector makes of each patch
+    scores: np.ndarray  # (h, w), patch scores of the detector
 
     @property
     def most_anomalous(self) -> tuple[int, int]:
@@ -40,9 +40,9 @@ class Matches(NamedTuple):
 def patch_box(
     geometry: Geometry, grid: tuple[int, int], place: tuple[int, int], extent: float
 ) -> np.ndarray:
-    """Return top, left, bottom and right of a patch in pixels of its picture.
+    """Return top, left, bottom and right of a patch, in pixels of its image.
 
-    `extent` is the side of a patch in steps of the grid.
+    `extent` is the side length of a patch in steps of the grid.
     """
     starts, ends = [], []
     for *sizes, n, i in zip(*geometry, grid, place, strict=True):
@@ -55,30 +55,32 @@ def patch_box(
 
 
 class PatchPlaces:
-    """Where the patches of a detector's pictures are: those it is given, and its own.
+    """Locates patches of test images, and the normal patches that they match.
 
     Parameters
     ----------
     estimator : PatchCoreDetector or ConformalDetector
-    training_images : pictures, or paths, as `estimator` was fitted on
+        A fitted detector with one memory bank.
+    training_images : sequence of images, or ndarray
+        The `X` that `estimator` was fitted on, in the same order.
     """
 
     def __init__(self, estimator, training_images):
         self._detector, self._rows = _unwrap(estimator)
-        # A picture that is gone matters only if one of its patches matches.
+        # A missing image matters only if one of its patches matches.
         self._failures = {}
         self.training = check_images(training_images, self._failures)
         n_needed = 1 + int(self._outer(self._detector.training_indices_).max())
         if len(self.training) < n_needed:
             raise ValueError(
-                f"training_images holds {len(self.training)} pictures, but picture "
-                f"{n_needed - 1} was learned from; pass the X that fit was given: "
-                "patches are found in it by position."
+                f"training_images has {len(self.training)} images, but the estimator "
+                f"was fitted on image {n_needed - 1}. Pass the same X as to fit, in "
+                "the same order: matches refer to images by their position in it."
             )
         self.training_picture = lru_cache(_N_DECODED)(self._load)
 
     def matches(self, image: Images, n_neighbors: int) -> Matches:
-        """Return what every patch of a single picture matches."""
+        """Return the nearest normal patches of every patch of a single image."""
         own = self._detector.n_neighbors
         found = self._detector.nearest_patches(image, max(n_neighbors, own))
         places = [found[name][0] for name in ("picture", "row", "column", "distance")]
@@ -87,17 +89,17 @@ class PatchPlaces:
         return Matches(self._outer(places[0]), *places[1:], scores)
 
     def box(self, shape: tuple[int, int], grid, place) -> np.ndarray:
-        """Return the box of a patch in a picture (h, w) with this grid of patches."""
+        """Return the box of a patch in an image of this shape and grid of patches."""
         features = self._detector.features_
         geometry = plan_geometry(shape, features.image_size, features.crop_size)
         extent = features.patch_size / features.patch_stride
         return patch_box(geometry, grid, place, extent)
 
-    def training_box(self, picture: int, row: int, column: int) -> np.ndarray:
-        """Return the box of a normal patch in its training picture."""
-        shape = self.training_picture(picture).shape[:2]
+    def training_box(self, image: int, row: int, column: int) -> np.ndarray:
+        """Return the box of a normal patch in its training image."""
+        shape = self.training_picture(image).shape[:2]
         learned_from = self._outer(self._detector.training_indices_)
-        position = int(np.flatnonzero(learned_from == picture)[0])
+        position = int(np.flatnonzero(learned_from == image)[0])
         grid = self._detector._training_shapes[position]
         return self.box(shape, tuple(grid), (row, column))
 
@@ -108,25 +110,28 @@ class PatchPlaces:
             return self.training[i]
         except (FileNotFoundError, UnreadableImageError) as error:
             raise FileNotFoundError(
-                f"A patch of training picture {i} matches, but the picture is gone or "
-                f"unreadable ({error}). A detector keeps only where its patches were; "
-                "pass training_images as they were in fit, in the same order."
+                f"Could not show a matching patch: training image {i} is missing or "
+                f"unreadable ({error}). A detector stores only the positions of its "
+                "patches. Pass the training_images of fit, in the same order."
             ) from error
 
-    def _outer(self, pictures: np.ndarray) -> np.ndarray:
-        return pictures if self._rows is None else self._rows[pictures]
+    def _outer(self, images: np.ndarray) -> np.ndarray:
+        return images if self._rows is None else self._rows[images]
 
 
 def _unwrap(estimator) -> tuple[PatchCoreDetector, np.ndarray | None]:
-    """Return the detector, and which rows of the X given to fit were its X."""
+    """Return the inner detector, and the rows of the outer `X` that it was fitted on.
+
+    The rows are None if the inner detector was fitted on the outer `X` itself.
+    """
     if isinstance(estimator, FrozenEstimator):
         return _unwrap(estimator.estimator)
     if isinstance(estimator, ConformalDetector) and hasattr(estimator, "estimators_"):
         if not hasattr(estimator, "nearest_patches"):
             raise TypeError(
-                f"Each of the {len(estimator.estimators_)} detectors of method="
-                f"{estimator.method!r} has a bank, and matches, of its own; pass one "
-                "of estimators_, or use method='refit'."
+                f"A ConformalDetector with method={estimator.method!r} has "
+                f"{len(estimator.estimators_)} detectors, each with its own bank and "
+                "matches. Pass one of estimators_, or use method='refit'."
             )
         detector, rows = _unwrap(estimator.estimators_[0])
         frozen = isinstance(estimator.estimator, FrozenEstimator)
@@ -134,20 +139,20 @@ def _unwrap(estimator) -> tuple[PatchCoreDetector, np.ndarray | None]:
     if isinstance(estimator, PatchCoreDetector) and hasattr(estimator, "memory_bank_"):
         return estimator, None
     raise TypeError(
-        f"Expected a fitted PatchCoreDetector, or a ConformalDetector round one, got "
-        f"{estimator!r:.80}; of a search pass best_estimator_, of a pipeline its last "
-        "step, of a TunedThresholdDetector its estimator_."
+        f"Expected a fitted PatchCoreDetector, or a ConformalDetector around one; got "
+        f"{estimator!r:.80}. For a search, pass best_estimator_; for a pipeline, its "
+        "last step; for a TunedThresholdDetector, its estimator_."
     )
 
 
 def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bunch:
-    """Return one patch of each picture, and its nearest normal ones, with their boxes.
+    """Return the boxes of one patch of each image and of its nearest normal patches.
 
-    `patches` is (row, column) for each picture; None is the most anomalous patch.
+    `patches` has (row, column) for each image; None is the most anomalous patch.
     """
     places = PatchPlaces(estimator, training_images)
     images = check_images(X)
-    boxes, pictures, match_boxes, distances = [], [], [], []
+    boxes, match_images, match_boxes, distances = [], [], [], []
     for i in range(len(images)):
         matches = places.matches(images.take([i]), n_neighbors)
         grid = matches.scores.shape
@@ -155,13 +160,13 @@ def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bu
         _check_place(place, grid, i)
         found = [part[place] for part in matches[:4]]
         boxes.append(places.box(images[i].shape[:2], grid, place))
-        pictures.append(found[0])
+        match_images.append(found[0])
         of_patch = zip(*found[:3], strict=True)
         match_boxes.append([places.training_box(*one) for one in of_patch])
         distances.append(found[3])
     return Bunch(
         boxes=np.array(boxes),
-        match_pictures=np.array(pictures),
+        match_pictures=np.array(match_images),
         match_boxes=np.array(match_boxes),
         distances=np.array(distances),
     )
@@ -170,6 +175,6 @@ def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bu
 def _check_place(place, grid, i: int) -> None:
     if len(place) != 2 or not all(0 <= p < n for p, n in zip(place, grid, strict=True)):
         raise ValueError(
-            f"patches[{i}] is {place}; expected a row and a column in the grid of "
+            f"patches[{i}] is {place}; expected (row, column) in the grid of "
             f"{grid[0]} x {grid[1]} patches."
         )

@@ -1,4 +1,4 @@
-"""Patches of test pictures beside the normal patches that they were compared with."""
+"""Plots of patches of test images with the normal patches that they match."""
 
 import numpy as np
 from sklearn.utils import check_consistent_length
@@ -13,58 +13,58 @@ from skpatchcore.inspection._axes import (
 from skpatchcore.inspection._colors import NORMAL, PATCH, cased
 from skpatchcore.inspection._patch_boxes import find_matches
 
-# Side of what is cut out around a patch, in sides of the patch.
+# Side length of the cutout around a patch, in side lengths of the patch.
 SURROUNDINGS = 2.5
 
 
 class PatchMatchDisplay:
-    """Patches of test pictures beside the nearest normal patches of the memory bank.
+    """Plot patches of test images with the nearest normal patches in the memory bank.
 
-    One row a picture: the picture with one of its patches outlined, the patch cut out
-    of it, and the nearest patches of the bank, cut out of the training pictures that
-    they come from, with their distances. It answers why a patch is anomalous: this is
-    the most similar that was seen in training. It works with any coreset, as a bank
-    knows the place of each of its patches.
+    Use it to explain why a patch is anomalous: the plot shows the most similar patches
+    seen in training. Each image has one row: the image with one of its patches
+    outlined, the patch cut out of it, and the nearest patches of the memory bank with
+    their distances, cut out of their training images. It works with any coreset,
+    because the bank stores the position of each of its patches.
 
-    Use `from_estimator` with a fitted detector, or `from_predictions` with places that
-    are already known. The constructor takes what the latter does, and draws nothing.
+    Call `from_estimator` with a fitted detector, or `from_predictions` with known
+    boxes. The constructor has the parameters of the latter and draws nothing.
 
     Parameters
     ----------
-    images : sequence of n pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+    images : sequence of n images, or ndarray of shape (n, h, w) or (n, h, w, c)
         Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch tensors
         (n, c, h, w).
 
     boxes : array-like of shape (n, 4)
-        Top, left, bottom and right of a patch in each picture, in pixels.
+        Top, left, bottom and right of one patch in each image, in pixels.
 
-    training_images : sequence of pictures, or ndarray
-        The pictures that the matches are cut out of.
+    training_images : sequence of images, or ndarray
+        The images that contain the matches.
 
     match_pictures : array-like of shape (n, n_neighbors), int
-        Position in `training_images` of the picture of each match, the nearest first.
+        Index in `training_images` of the image of each match, the nearest first.
 
     match_boxes : array-like of shape (n, n_neighbors, 4)
-        Top, left, bottom and right of each match in its picture, in pixels.
+        Top, left, bottom and right of each match in its image, in pixels.
 
     distances : array-like of shape (n, n_neighbors)
-        How far each match is from the patch.
+        Distance of each match from the patch, in feature space.
 
     titles : sequence of str or None, default=None
-        What to write beside each picture; None writes names of files, or numbers.
+        Label of each row. None uses file names, or numbers.
 
     Attributes
     ----------
     axes_ : ndarray of shape (n, 2 + n_neighbors) of matplotlib Axes
-        Picture, patch and matches of each row.
+        Axes of the image, the patch and the matches in each row.
 
     figure_ : matplotlib Figure
-        The figure that they are in.
+        Figure that contains the axes.
 
     See Also
     --------
-    skpatchcore.PatchCoreDetector.nearest_patches : Matches as numbers.
-    animate_patch_matches : Walks over all patches of a picture.
+    skpatchcore.PatchCoreDetector.nearest_patches : Return the matches as numbers.
+    animate_patch_matches : Animate the matches of all patches of an image.
 
     Examples
     --------
@@ -117,34 +117,35 @@ class PatchMatchDisplay:
         ax=None,
         **kwargs,
     ):
-        """Find the nearest normal patches of one patch of each picture, and draw them.
+        """Find the nearest normal patches of one patch of each image, and draw them.
 
         Parameters
         ----------
         estimator : PatchCoreDetector or ConformalDetector
-            A fitted detector; of a
-            :class:`~skpatchcore.calibration.ConformalDetector` with several banks, one
-            of its ``estimators_``.
+            A fitted detector. If a
+            :class:`~skpatchcore.calibration.ConformalDetector` has several memory
+            banks, pass one of its ``estimators_``.
 
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As the detector takes them.
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+            Any images that the detector accepts.
 
-        training_images : sequence of pictures, or ndarray
-            The `X` that the estimator was fitted on, in the same order. Only pictures
-            that a match comes from are read.
+        training_images : sequence of images, or ndarray
+            The `X` that the estimator was fitted on, in the same order. Only images
+            that contain a match are read.
 
         patches : sequence of n pairs of int or None, default=None
-            Row and column of a patch of each picture, in the grid of
-            ``predict_maps(size="grid")``; None is the most anomalous patch of each.
+            Row and column of one patch of each image, in the grid of
+            ``predict_maps(size="grid")``. None uses the most anomalous patch of each
+            image.
 
         n_neighbors : int, default=3
-            How many normal patches to show of each.
+            Number of normal patches to show for each image.
 
         titles : sequence of str or None, default=None
-            What to write beside each picture; None writes names of files, or numbers.
+            Label of each row. None uses file names, or numbers.
 
         ax : matplotlib Axes, array of Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -152,20 +153,20 @@ class PatchMatchDisplay:
         Returns
         -------
         PatchMatchDisplay
-            The sheet, drawn.
+            The drawn display.
 
         Raises
         ------
         TypeError
-            If `estimator` has no bank, or several.
+            If `estimator` has no memory bank, or several.
 
         ValueError
-            If `training_images` are fewer than were learned from, or a patch is
-            outside the grid.
+            If `training_images` has fewer images than the estimator was fitted on, or
+            if a patch is outside the grid.
 
         FileNotFoundError
-            If a training picture that a match comes from is gone or unreadable; the
-            message names it.
+            If the training image of a match is missing or unreadable. The message
+            names it.
 
         ImportError
             If matplotlib is not installed.
@@ -190,33 +191,33 @@ class PatchMatchDisplay:
         ax=None,
         **kwargs,
     ):
-        """Draw patches and matches whose places are known.
+        """Draw patches and matches with known boxes.
 
         Parameters
         ----------
-        images : sequence of n pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        images : sequence of n images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays or torch tensors.
 
         boxes : array-like of shape (n, 4)
-            Top, left, bottom and right of a patch in each picture, in pixels.
+            Top, left, bottom and right of one patch in each image, in pixels.
 
-        training_images : sequence of pictures, or ndarray
-            The pictures that the matches are cut out of.
+        training_images : sequence of images, or ndarray
+            The images that contain the matches.
 
         match_pictures : array-like of shape (n, n_neighbors), int
-            Position in `training_images` of the picture of each match.
+            Index in `training_images` of the image of each match.
 
         match_boxes : array-like of shape (n, n_neighbors, 4)
-            Top, left, bottom and right of each match in its picture, in pixels.
+            Top, left, bottom and right of each match in its image, in pixels.
 
         distances : array-like of shape (n, n_neighbors)
-            How far each match is from the patch.
+            Distance of each match from the patch, in feature space.
 
         titles : sequence of str or None, default=None
-            What to write beside each picture; None writes names of files, or numbers.
+            Label of each row. None uses file names, or numbers.
 
         ax : matplotlib Axes, array of Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -224,12 +225,12 @@ class PatchMatchDisplay:
         Returns
         -------
         PatchMatchDisplay
-            The sheet, drawn.
+            The drawn display.
 
         Raises
         ------
         ValueError
-            If the shapes do not fit together.
+            If the shapes are inconsistent.
 
         ImportError
             If matplotlib is not installed.
@@ -246,22 +247,22 @@ class PatchMatchDisplay:
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, *, surroundings=SURROUNDINGS):
-        """Draw the sheet.
+        """Draw the images, patches and matches.
 
         Parameters
         ----------
         ax : matplotlib Axes, array of Axes or None, default=None
-            Where to draw: an array with ``2 + n_neighbors`` axes for each picture, or a
-            single one, which is divided. None makes a new figure with pyplot.
+            Where to draw: an array with ``2 + n_neighbors`` Axes per image, or a single
+            Axes, which is divided. None creates a new figure with pyplot.
 
         surroundings : float or None, default=2.5
-            Side of what is cut out round a patch, in sides of the patch; at least 1.
-            None cuts nothing out, but shows whole training pictures.
+            Side length of the cutout around a patch, in side lengths of the patch; at
+            least 1. None shows whole images instead of cutouts.
 
         Returns
         -------
         PatchMatchDisplay
-            The sheet, drawn.
+            The drawn display.
         """
         check_matplotlib()
         self._prepare(surroundings)
@@ -276,33 +277,33 @@ class PatchMatchDisplay:
             draw_cutout(second, image, box, PATCH, surroundings)
             for j, cell in enumerate(others):
                 self._draw_match(cell, i, j, surroundings)
-        self.axes_[0, 0].set_title("picture")
+        self.axes_[0, 0].set_title("image")
         self.axes_[0, 1].set_title("patch")
         return self
 
     def _draw_match(self, cell, i: int, j: int, surroundings) -> None:
-        picture = int(self._pictures[i, j])
+        image = int(self._pictures[i, j])
         box = self._match_boxes[i, j]
-        draw_cutout(cell, self._training[picture], box, NORMAL, surroundings)
+        draw_cutout(cell, self._training[image], box, NORMAL, surroundings)
         title = f"distance {self._distances[i, j]:.3g}"
         if i == 0:
             title = f"{'nearest' if j == 0 else f'{j + 1}.'} normal patch\n{title}"
         cell.set_title(title, fontsize="medium")
-        source = picture_title(self._training._sources[picture], picture)
-        cell.set_xlabel(f"of {source}", fontsize="small")
+        source = picture_title(self._training._sources[image], image)
+        cell.set_xlabel(f"from {source}", fontsize="small")
 
     def _prepare(self, surroundings) -> None:
-        """Decode and check what is to be drawn."""
+        """Decode the images, and check that they fit the boxes."""
         if surroundings is not None and surroundings < 1:
             raise ValueError(
-                f"surroundings={surroundings} is less than the patch; expected at "
+                f"surroundings={surroundings} is smaller than the patch; expected at "
                 "least 1, or None."
             )
         images = check_images(self.images)
         check_consistent_length(
             images, self.boxes, self.match_pictures, self.titles, self.distances
         )
-        # Training pictures that match nothing may be gone.
+        # Training images without a match may be missing.
         self._training = check_images(self.training_images, {})
         self._images = list(images)
         self._boxes = np.asarray(self.boxes, dtype=float)
@@ -324,13 +325,13 @@ class PatchMatchDisplay:
 
 
 def draw_cutout(cell, image: np.ndarray, box, color: str, surroundings=None):
-    """Draw what is around a box in a picture, or all of it, with the box outlined."""
+    """Draw an image, or the surroundings of a box in it, with the box outlined."""
     from matplotlib.patches import Rectangle
 
     top, left, bottom, right = box
     cell.imshow(image)
     outline = Rectangle(
-        # imshow has the centre of the first pixel at 0.
+        # imshow puts the centre of the first pixel at 0.
         (left - 0.5, top - 0.5),
         right - left,
         bottom - top,
@@ -353,7 +354,7 @@ def draw_cutout(cell, image: np.ndarray, box, color: str, surroundings=None):
 
 
 def window(start: float, end: float, surroundings: float, size: int) -> tuple:
-    """Return what is shown of an axis of a picture: around an interval, but inside."""
+    """Return the visible range of an image axis: around an interval, but inside."""
     half = min(surroundings * (end - start), size) / 2
     center = min(max((start + end) / 2, half), size - half)
     return center - half, center + half

@@ -1,4 +1,4 @@
-"""How scores of normal and of anomalous samples are distributed round a threshold."""
+"""Plot the score distributions of normal and anomalous samples, and the threshold."""
 
 import numpy as np
 from scipy.stats import binomtest, gaussian_kde, iqr
@@ -30,54 +30,59 @@ _N_POINTS = 400
 
 
 class ScoreDistributionDisplay:
-    """Densities of the scores of normal and anomalous samples, and the threshold.
+    """Plot the score densities of normal and anomalous samples, and the threshold.
 
-    Each sample is a tick below; the curves are kernel density estimates of the two
-    kinds, each scaled to its peak: anomalous scores often spread so much wider that
-    they would be invisible on a common scale. What is beyond the threshold is flagged:
-    of the normal ones these are the false alarms, whose rate is given with its
-    interval, as a few dozen samples say little about a rate of one percent.
+    Use it to judge a threshold: how many false alarms it causes and how many defects it
+    misses. Each sample is a mark near the bottom. The curves are kernel density
+    estimates, one per class. Each curve is scaled to its own peak, because anomalous
+    scores often vary so much more that their curve would be invisible on a common
+    scale. Samples beyond the threshold are flagged. Flagged normal samples are false
+    alarms. The legend states their rate with its 95 % confidence interval, because a
+    few dozen samples say little about a rate of 1 %.
 
-    The axis shows anomaly scores, higher is more *anomalous*, as all plots do: the
+    Like all plots, it shows anomaly scores: higher is more *anomalous*. They are the
     negative of ``score_samples``.
 
-    Use `from_estimator` with a fitted detector, or `from_predictions` with scores. The
-    constructor takes what the latter does, and draws nothing.
+    Call `from_estimator` with a fitted detector, or `from_predictions` with scores. The
+    constructor has the parameters of the latter and draws nothing.
 
     Parameters
     ----------
     y_true : array-like of shape (n,)
-        +1 for normal and -1 for anomalous samples; one kind may be missing.
+        +1 for normal and -1 for anomalous samples. One class may be missing.
 
     y_score : array-like of shape (n,)
-        Scores, higher is more normal, as ``score_samples`` gives them.
+        Scores as returned by ``score_samples``: higher is more normal.
 
     threshold : float or None, default=None
-        Samples that score less are flagged, as with ``offset_``. None: not known.
+        Samples with a lower score are flagged, as with ``offset_``. None: unknown.
 
     alpha : float or None, default=None
-        Share of normal samples that the threshold was made to flag; None: not stated.
+        Nominal false-alarm rate of the threshold, in (0, 1). None: not stated.
 
     Attributes
     ----------
     false_alarm_rate_ : float
-        Share of the normal samples that are flagged; NaN without threshold or samples.
+        Share of normal samples that are flagged, in [0, 1]. NaN if there is no
+        threshold or no normal sample.
 
     false_alarm_interval_ : tuple of float
-        Ends of the exact 95 % (Clopper-Pearson) interval of that rate.
+        Lower and upper end of the exact (Clopper-Pearson) 95 % confidence interval of
+        the false-alarm rate.
 
     miss_rate_ : float
-        Share of the anomalous samples that are not flagged; NaN likewise.
+        Share of anomalous samples that are not flagged, in [0, 1]. NaN if there is no
+        threshold or no anomalous sample.
 
     ax_ : matplotlib Axes
-        Where the plot was drawn.
+        Axes that contain the plot.
 
     figure_ : matplotlib Figure
-        The figure that it is in.
+        Figure that contains the axes.
 
     See Also
     --------
-    skpatchcore.calibration.ConformalDetector : A threshold with a stated rate.
+    skpatchcore.calibration.ConformalDetector : Set a threshold with a stated rate.
 
     Examples
     --------
@@ -104,22 +109,22 @@ class ScoreDistributionDisplay:
 
     @classmethod
     def from_estimator(cls, estimator, X, y, *, ax=None, **kwargs):
-        """Score samples and draw how the scores are distributed.
+        """Score samples and draw the distributions of their scores.
 
         Parameters
         ----------
         estimator : estimator
             Fitted outlier detector with ``score_samples`` and ``offset_``, or with
-            ``decision_function``, or a pipeline that ends in one.
+            ``decision_function``, or a pipeline that ends in such a detector.
 
-        X : array-like of shape (n, ...), or sequence of pictures
-            As the estimator takes them; not those that it was fitted on.
+        X : array-like of shape (n, ...), or sequence of images
+            Samples that the estimator accepts. Use other samples than in fit.
 
         y : array-like of shape (n,)
             +1 for normal and -1 for anomalous samples.
 
         ax : matplotlib Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -127,7 +132,7 @@ class ScoreDistributionDisplay:
         Returns
         -------
         ScoreDistributionDisplay
-            The plot, drawn.
+            The drawn display.
 
         Raises
         ------
@@ -150,24 +155,24 @@ class ScoreDistributionDisplay:
     def from_predictions(
         cls, y_true, y_score, *, threshold=None, alpha=None, ax=None, **kwargs
     ):
-        """Draw how scores are distributed.
+        """Draw the distributions of existing scores.
 
         Parameters
         ----------
         y_true : array-like of shape (n,)
-            +1 for normal and -1 for anomalous samples; one kind may be missing.
+            +1 for normal and -1 for anomalous samples. One class may be missing.
 
         y_score : array-like of shape (n,)
-            Scores, higher is more normal.
+            Scores; higher is more normal.
 
         threshold : float or None, default=None
-            Samples that score less are flagged; None draws no threshold.
+            Samples with a lower score are flagged. None draws no threshold.
 
         alpha : float or None, default=None
-            Share of normal samples that the threshold was made to flag.
+            Nominal false-alarm rate of the threshold, in (0, 1). None: not stated.
 
         ax : matplotlib Axes or None, default=None
-            As for `plot`.
+            See `plot`.
 
         **kwargs : dict
             Further parameters of `plot`.
@@ -175,7 +180,7 @@ class ScoreDistributionDisplay:
         Returns
         -------
         ScoreDistributionDisplay
-            The plot, drawn.
+            The drawn display.
 
         Raises
         ------
@@ -193,16 +198,16 @@ class ScoreDistributionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes or None, default=None
-            Where to draw; None makes a new figure with pyplot.
+            Where to draw. None creates a new figure with pyplot.
 
         bandwidth : float or None, default=None
-            Standard deviation of the kernel, in the unit of the scores; None is by
-            Silverman's rule of thumb, for each kind.
+            Standard deviation of the kernel, on the scale of the scores; greater than
+            0. None uses Silverman's rule of thumb for each class.
 
         Returns
         -------
         ScoreDistributionDisplay
-            The plot, drawn.
+            The drawn display.
 
         Raises
         ------
@@ -220,14 +225,14 @@ class ScoreDistributionDisplay:
         self._count(y_true, anomaly)
         self.ax_ = one_axes(ax, (6, 3.8))
         self.figure_ = self.ax_.figure
-        # Ticks before curves, so that the legend names the curves in their order.
+        # Normal samples first, so that they come first in the legend.
         for kind in (1, -1):
             if (y_true == kind).any():
                 self._draw_kind(kind, anomaly[y_true == kind], bandwidth)
         if self.threshold is not None:
             self._draw_threshold()
         self.ax_.set(xlabel="anomaly score", ylabel="density (peak = 1)")
-        # Room for the ticks below.
+        # Leave space for the marks at the bottom.
         self.ax_.set(ylim=(-0.15, 1.05), yticks=[0, 0.5, 1])
         self.ax_.legend(
             loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=2
@@ -241,7 +246,7 @@ class ScoreDistributionDisplay:
         self.false_alarm_interval_ = (np.nan, np.nan)
         if self.threshold is None:
             return
-        # Written as detectors decide, so that a score at the threshold is normal.
+        # As in the detectors, a score equal to the threshold is normal.
         flagged = -anomaly < self.threshold
         self._n_false = int(np.sum(flagged[y_true == 1]))
         self._n_missed = int(np.sum(~flagged[y_true == -1]))
@@ -266,7 +271,7 @@ class ScoreDistributionDisplay:
             markersize=6 if kind == 1 else 4,
             color=color,
             transform=at_bottom,
-            # One sample, or several of one score, have no density.
+            # A single sample, or samples with equal scores, have no density curve.
             label=label if np.ptp(anomaly) == 0 else None,
         )
         if np.ptp(anomaly) == 0:
@@ -286,12 +291,13 @@ class ScoreDistributionDisplay:
     def _draw_threshold(self) -> None:
         label = f"threshold {-self.threshold:.4g}"
         if self.alpha is not None:
-            label += f", made for {100 * self.alpha:.3g} %"
+            label += f", set for {100 * self.alpha:.3g} % false alarms"
         if self._n_normal:
             low, high = (100 * end for end in self.false_alarm_interval_)
             label += (
                 f"\nfalse alarms: {self._n_false} of {self._n_normal} = "
-                f"{100 * self.false_alarm_rate_:.3g} % ({low:.3g} to {high:.3g} %)"
+                f"{100 * self.false_alarm_rate_:.3g} %\n"
+                f"(95 % confidence interval: {low:.3g} to {high:.3g} %)"
             )
         if self._n_anomalous:
             label += f"\nmissed: {self._n_missed} of {self._n_anomalous}"
@@ -305,11 +311,14 @@ class ScoreDistributionDisplay:
 
 
 def estimate_density(values: np.ndarray, bandwidth: float | None) -> tuple:
-    """Return points, and the kernel density estimate there, of values that differ."""
+    """Return points, and the kernel density there, scaled to 1 at its peak.
+
+    The values must not all be equal.
+    """
     deviation = values.std(ddof=1)
     if bandwidth is None:
-        # Silverman (1986), eq. 3.31: a few far values must not blur all the others.
-        # SciPy's "silverman" is the rule without the quartiles.
+        # Silverman (1986), eq. 3.31: robust, so that a few distant values do not blur
+        # all the others. SciPy's "silverman" is the rule without the quartiles.
         robust = min(deviation, iqr(values, scale="normal")) or deviation
         bandwidth = 0.9 * robust * len(values) ** -0.2
     margin = 3 * bandwidth
@@ -320,10 +329,10 @@ def estimate_density(values: np.ndarray, bandwidth: float | None) -> tuple:
 
 
 def _threshold_of(estimator) -> float | None:
-    """Return where an estimator decides, in the unit of its `normality`."""
+    """Return the decision threshold of an estimator, on the scale of `normality`."""
     if not hasattr(estimator, "score_samples"):
         return 0.0
     last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
     offset = getattr(last, "offset_", None)
-    # scikit-learn's one-class SVM has an array of one.
+    # scikit-learn's one-class SVM has an array with one element.
     return None if offset is None else float(np.ravel(offset)[0])
