@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key
 from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
+from skpatchcore._fractions import floor_fraction
 from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
 
 # Names what runs in a cache hold; those of another form are left alone.
@@ -34,7 +35,9 @@ class CoresetSampler(BaseEstimator):
     Parameters
     ----------
     fraction : float or int, default=0.1
-        Share of rows to keep, in (0, 1], at least one row; or, as an int, their number.
+        Share of rows to keep, in (0, 1], rounded down but at least one row; or, as an
+        int, their number. A share is read as the decimal it is written as: 0.29 of 100
+        rows are 29, though the product in binary is a little less.
 
     method : {"greedy", "random", "none"}, default="greedy"
         - "greedy": k-centre greedy, a 2-approximation of the smallest cover radius.
@@ -282,7 +285,7 @@ class CoresetSampler(BaseEstimator):
 
 def _n_rows(name: str, fraction, n_samples: int) -> int:
     if not isinstance(fraction, Integral):
-        return max(1, int(fraction * n_samples))
+        return max(1, floor_fraction(fraction, n_samples))
     if fraction > n_samples:
         raise ValueError(
             f"{name}={fraction} rows were asked for, but X has only n_samples = "

@@ -19,6 +19,7 @@ from skpatchcore._bank_search import BankSearch
 from skpatchcore._cache import MEMORY_CONSTRAINT
 from skpatchcore._composition import inherit_params, unchanged_on_error, with_defaults
 from skpatchcore._coreset import CoresetSampler
+from skpatchcore._fractions import lower_quantile, upper_quantile
 from skpatchcore._labels import labels_from_decision, normal_rows
 from skpatchcore._neighbors import NeighborIndex, build_index
 from skpatchcore._outliers import inlying_patches
@@ -575,8 +576,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             scores, largest = score(inlying)
         share = self.contamination
         share = AUTO_CONTAMINATION if share == "auto" else share
-        self.offset_ = float(np.quantile(scores, share))
-        self.patch_threshold_ = float(np.quantile(largest, 1 - share))
+        self.offset_ = lower_quantile(scores, share)
+        self.patch_threshold_ = upper_quantile(largest, share)
 
     def _make_sampler(self, random_state):
         # Not safe: a sampler of one's own need not be an estimator.
