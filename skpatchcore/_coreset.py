@@ -16,6 +16,7 @@ from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
 from skpatchcore._fractions import floor_fraction
 from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
+from skpatchcore._magnitude import with_safe_squares
 
 # Names what runs in a cache hold; those of another form are left alone.
 _RUNS = "exact distances"
@@ -184,8 +185,9 @@ class CoresetSampler(BaseEstimator):
         Raises
         ------
         ValueError
-            If `fraction` is an int larger than n_samples, or `max_fraction` is smaller
-            than `fraction`.
+            If `fraction` is an int larger than n_samples, if `max_fraction` is smaller
+            than `fraction`, or if the largest absolute value of `X` is above 1e140 or
+            below 1e-130 but not 0, so that squares leave the range of float64.
         """
         X = validate_data(self, X, dtype=[np.float32, np.float64])
         n_selected, n_max = self._n_selected(len(X))
@@ -269,6 +271,7 @@ class CoresetSampler(BaseEstimator):
     def _project(self, X):
         """Return the rows to compare, and the random state for what comes next."""
         random_state = check_random_state(self.random_state)
+        X = with_safe_squares(X)
         if self.projection_dim is not None and X.shape[1] > self.projection_dim:
             X = GaussianRandomProjection(
                 self.projection_dim, random_state=random_state

@@ -5,7 +5,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
-from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -21,6 +20,7 @@ from skpatchcore._composition import inherit_params, unchanged_on_error, with_de
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._fractions import lower_quantile, upper_quantile
 from skpatchcore._labels import labels_from_decision, normal_rows
+from skpatchcore._magnitude import check_squares, unit_rows
 from skpatchcore._neighbors import NeighborIndex, build_index
 from skpatchcore._outliers import inlying_patches
 from skpatchcore._position_search import (
@@ -461,7 +461,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """
         self._check_params_agree()
         n_given = len(shapes) if n_given is None else n_given
-        prepared = normalize(patches) if self.metric == "cosine" else patches
+        prepared = unit_rows(patches) if self.metric == "cosine" else patches
+        check_squares(prepared)
         random_state = check_random_state(self.random_state)
         sampler = self._make_sampler(random_state)
         kept = self._filter(prepared, shapes, n_given)
