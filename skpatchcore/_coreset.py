@@ -14,12 +14,13 @@ from tqdm.auto import tqdm
 from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key
 from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
+from skpatchcore._equal_rows import first_equal_rows
 from skpatchcore._fractions import floor_fraction
 from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
 from skpatchcore._magnitude import with_safe_squares
 
 # Names what runs in a cache hold; those of another form are left alone.
-_RUNS = "exact distances"
+_RUNS = "exact distances, equal rows"
 
 
 class CoresetSampler(BaseEstimator):
@@ -273,9 +274,11 @@ class CoresetSampler(BaseEstimator):
         random_state = check_random_state(self.random_state)
         X = with_safe_squares(X)
         if self.projection_dim is not None and X.shape[1] > self.projection_dim:
-            X = GaussianRandomProjection(
+            projected = GaussianRandomProjection(
                 self.projection_dim, random_state=random_state
             ).fit_transform(X)
+            # A product may round equal rows differently, depending on where they are.
+            X = projected[first_equal_rows(X)]
         return as_tensor(X).to(resolve_device(self.device)), random_state
 
     def _greedy_run(self, X, random_state, record=None) -> "GreedyRun":
