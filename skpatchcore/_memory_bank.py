@@ -285,8 +285,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no sample is left, or the bank has fewer rows than `n_neighbors` or
-            `reweight` ask for.
+            If no sample is left, the bank has fewer rows than `n_neighbors` or
+            `reweight` ask for, or the largest absolute value of `X` is above 1e140 or
+            below 1e-130 but not 0, so that squares leave the range of float64.
         """
         with unchanged_on_error(self):
             patches, shape = self._validate_patches(X, reset=True)
