@@ -30,14 +30,16 @@ def first_equal_rows(X: NDArray) -> NDArray[np.int64]:
 
 def _keys(X: NDArray) -> NDArray[np.uint64]:
     """Return a number for each row that depends on the values in it alone."""
-    word = np.uint32 if X.dtype == np.float32 else np.uint64
-    weights = np.random.default_rng(0).integers(2**64, size=X.shape[1], dtype=np.uint64)
+    # Two float32 at a time where they come in pairs.
+    word = np.dtype(np.uint64 if X.shape[1] * X.itemsize % 8 == 0 else np.uint32)
+    n_words = X.shape[1] * X.itemsize // word.itemsize
+    weights = np.random.default_rng(0).integers(2**64, size=n_words, dtype=np.uint64)
     keys = np.empty(len(X), dtype=np.uint64)
     step = max(1, _BLOCK_ELEMENTS // X.shape[1])
     for start in range(0, len(X), step):
         # -0.0 equals 0.0, and has other bits until 0 is added.
         words = (np.ascontiguousarray(X[start : start + step]) + 0).view(word)
         # Two sign bits alone would cancel: 2^63 times any two odd numbers is 2^64.
-        mixed = (words ^ (words >> word(np.iinfo(word).bits // 2))).astype(np.uint64)
-        keys[start : start + step] = mixed @ weights
+        mixed = words ^ (words >> word.type(4 * word.itemsize))
+        keys[start : start + step] = mixed.astype(np.uint64, copy=False) @ weights
     return keys
