@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.special import logsumexp
-from sklearn.preprocessing import normalize
 
 from skpatchcore._cache import check_cache
 from skpatchcore._distances import (
@@ -13,6 +12,7 @@ from skpatchcore._distances import (
     rows_at_once,
     squared_distances,
 )
+from skpatchcore._magnitude import unit_rows, with_safe_squares
 from skpatchcore._neighbor_cache import query_once
 from skpatchcore._neighbors import NeighborIndex, squared_to_metric
 from skpatchcore._position_search import PositionSearch
@@ -20,8 +20,6 @@ from skpatchcore._samples import Samples, argmax_patches, reduce_patches
 
 # Bank rows looked at for a bound beside as many as neighbours are asked for.
 _SPARE_ROWS = 3
-# More than the rounding of a distance in float32 over any number of features in use.
-_SLACK = 1e-4
 
 
 class BankSearch:
@@ -111,7 +109,8 @@ class BankSearch:
 
         Any k bank rows give one; the nearest of those around that row give a good one.
         """
-        patches, bank = as_tensor(self._prepare(patches)), as_tensor(self.bank)
+        bank = as_tensor(with_safe_squares(self.bank))
+        patches = as_tensor(self._prepare(patches)).to(bank.dtype)
         nearest = torch.from_numpy(nearest)
         if n_neighbors == 1:
             everyone = torch.arange(len(patches))
@@ -125,10 +124,9 @@ class BankSearch:
         for part, rows in zip(patches.split(step), nearest.split(step), strict=True):
             squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)
             closest = squared.topk(n_neighbors, largest=False, sorted=False)
-            distances = squared_to_metric(closest.values.numpy(), self.metric)
-            bounds.append(distances.mean(axis=1))
-        # Not in float64, and a bound must not be less than what it bounds.
-        return np.concatenate(bounds).astype(np.float64) * (1 + _SLACK)
+            upper = _rounded_up(closest.values.double().numpy(), bank)
+            bounds.append(squared_to_metric(upper, self.metric).mean(axis=1))
+        return np.concatenate(bounds)
 
     def _check_k(self, name: str, k: int) -> None:
         if k > len(self.bank):
@@ -137,5 +135,35 @@ class BankSearch:
             )
 
     def _prepare(self, patches: NDArray) -> NDArray:
-        patches = patches.astype(self.bank.dtype, copy=False)
-        return normalize(patches) if self.metric == "cosine" else patches
+        patches = _cast(patches, self.bank.dtype)
+        return unit_rows(patches) if self.metric == "cosine" else patches
+
+
+def _cast(patches: NDArray, dtype) -> NDArray:
+    """Return `patches` in the dtype of a bank.
+
+    Raises
+    ------
+    ValueError
+        If their largest value is not finite in that dtype.
+    """
+    with np.errstate(over="ignore"):
+        cast = patches.astype(dtype, copy=False)
+    if cast is patches or np.isfinite(cast).all():
+        return cast
+    raise ValueError(
+        f"The largest absolute value of X is {np.abs(patches).max():.3g}, and the bank "
+        f"holds {dtype}, of values up to {np.finfo(dtype).max:.3g}. Scale the features "
+        "as those of the training samples are scaled, or fit on float64."
+    )
+
+
+def _rounded_up(squared: NDArray, bank: torch.Tensor) -> NDArray:
+    """Return upper bounds of squared distances that were computed in a bank's dtype.
+
+    With roundoff u = eps / 2, differences err by u, squares by 3 u, and a sum of d of
+    them by (d + 3) u; eps instead of u covers higher powers. What sinks below the
+    smallest normal number is less than it, in each square.
+    """
+    limits, d = torch.finfo(bank.dtype), bank.shape[1]
+    return squared * (1 + (d + 4) * limits.eps) + d * limits.tiny

@@ -6,7 +6,12 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from skpatchcore._distances import full_precision, rounding_error, rows_at_once
+from skpatchcore._distances import (
+    full_precision,
+    length_margin,
+    rounding_error,
+    rows_at_once,
+)
 
 # Elements of a temporary block of products: 32 MB in float32.
 _BLOCK_ELEMENTS = 2**23
@@ -82,6 +87,18 @@ class Cells:
         sizes = np.diff(self.ends, prepend=0)
         cells = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
         return cells.to(self.order.device)
+
+    @cached_property
+    def radii(self) -> torch.Tensor:
+        """Upper bounds (n,) of the distances from the rows to their centres.
+
+        Each element of an offset is a difference rounded by at most eps / 2 of it, in
+        the dtype of the offsets, so a length is within eps / 2 of the true one. The
+        factor covers that twice, and the root besides; what the sum of squares loses in
+        float64 is covered by `length_margin`.
+        """
+        eps = torch.finfo(self.offsets.dtype).eps
+        return self.squared_norms.sqrt() * (length_margin(self.offsets) + eps)
 
     def largest(self, values: torch.Tensor) -> torch.Tensor:
         """Return each cell's largest of `values` (n,), given in the order of `order`.

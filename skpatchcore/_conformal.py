@@ -7,6 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from skpatchcore._fractions import ceil_fraction
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -78,8 +80,9 @@ def check_supported(alpha: float, n: int) -> None:
     """Raise if `n` calibration scores are too few for anything to be flagged."""
     if n_supported(alpha, n) > 0:
         return
+    n_needed = ceil_fraction(1 / alpha, 1) - 1
     raise ValueError(
-        f"alpha={alpha} needs at least {int(np.ceil(1 / alpha - 1))} normal samples to "
+        f"alpha={alpha} needs at least {n_needed} normal samples to "
         f"calibrate on, got {n}: no p-value could be that small, so nothing would ever "
         f"be flagged. The smallest alpha they support is 1/{n + 1} = {1 / (n + 1):.4g}."
     )

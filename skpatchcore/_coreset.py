@@ -14,10 +14,13 @@ from tqdm.auto import tqdm
 from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key
 from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
+from skpatchcore._equal_rows import first_equal_rows
+from skpatchcore._fractions import floor_fraction
 from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
+from skpatchcore._magnitude import with_safe_squares
 
 # Names what runs in a cache hold; those of another form are left alone.
-_RUNS = "exact distances"
+_RUNS = "exact distances, equal rows"
 
 
 class CoresetSampler(BaseEstimator):
@@ -34,7 +37,9 @@ class CoresetSampler(BaseEstimator):
     Parameters
     ----------
     fraction : float or int, default=0.1
-        Share of rows to keep, in (0, 1], at least one row; or, as an int, their number.
+        Share of rows to keep, in (0, 1], rounded down but at least one row; or, as an
+        int, their number. A share is read as the decimal it is written as: 0.29 of 100
+        rows are 29, though the product in binary is a little less.
 
     method : {"greedy", "random", "none"}, default="greedy"
         - "greedy": k-centre greedy, a 2-approximation of the smallest cover radius.
@@ -181,8 +186,9 @@ class CoresetSampler(BaseEstimator):
         Raises
         ------
         ValueError
-            If `fraction` is an int larger than n_samples, or `max_fraction` is smaller
-            than `fraction`.
+            If `fraction` is an int larger than n_samples, if `max_fraction` is smaller
+            than `fraction`, or if the largest absolute value of `X` is above 1e140 or
+            below 1e-130 but not 0, so that squares leave the range of float64.
         """
         X = validate_data(self, X, dtype=[np.float32, np.float64])
         n_selected, n_max = self._n_selected(len(X))
@@ -266,10 +272,13 @@ class CoresetSampler(BaseEstimator):
     def _project(self, X):
         """Return the rows to compare, and the random state for what comes next."""
         random_state = check_random_state(self.random_state)
+        X = with_safe_squares(X)
         if self.projection_dim is not None and X.shape[1] > self.projection_dim:
-            X = GaussianRandomProjection(
+            projected = GaussianRandomProjection(
                 self.projection_dim, random_state=random_state
             ).fit_transform(X)
+            # A product may round equal rows differently, depending on where they are.
+            X = projected[first_equal_rows(X)]
         return as_tensor(X).to(resolve_device(self.device)), random_state
 
     def _greedy_run(self, X, random_state, record=None) -> "GreedyRun":
@@ -282,7 +291,7 @@ class CoresetSampler(BaseEstimator):
 
 def _n_rows(name: str, fraction, n_samples: int) -> int:
     if not isinstance(fraction, Integral):
-        return max(1, int(fraction * n_samples))
+        return max(1, floor_fraction(fraction, n_samples))
     if fraction > n_samples:
         raise ValueError(
             f"{name}={fraction} rows were asked for, but X has only n_samples = "

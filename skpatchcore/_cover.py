@@ -6,6 +6,7 @@ import torch
 from skpatchcore._cells import Cells, near_pairs
 from skpatchcore._distances import (
     full_precision,
+    length_margin,
     paired_distances,
     rounding_error,
 )
@@ -29,7 +30,9 @@ class Cover:
     a matrix product, with a bound of its rounding; and before that by the triangle
     inequality, as rows are sorted into cells about earlier picks: with r a row's
     distance to its cell's centre and s that to its nearest pick, a pick farther from
-    the centre than r + s is farther from the row than s.
+    the centre than r + s is farther from the row than s. Both r and the distance to the
+    centre are computed, so the first is rounded up (`Cells.radii`) and the second down
+    (`Cells.distances`).
 
     Parameters
     ----------
@@ -127,13 +130,16 @@ class Cover:
         squared = self.squared[cells.order]
         # What is at distance 0, or a pick, comes no nearer.
         closed = squared <= 0
-        radii = cells.squared_norms.sqrt()
-        reach = radii + squared.clamp(min=0).sqrt()
+        radii = cells.radii
+        reach = radii + squared.clamp(min=0).sqrt().mul_(length_margin(self.X))
         reach = cells.largest(reach.masked_fill_(closed, -torch.inf))
-        near = cells.distances(points) < reach
+        # Negated, here and below, so that NaN (overflow) counts as a candidate.
+        near = ~(cells.distances(points) >= reach)
         reach = radii + reach[cells.member_of]
         error = rounding_error(points.shape[1], points.dtype, reach)
         limits = squared.sub_(cells.squared_norms).add_(error)
+        # Infinity is not less than infinity, but nothing is ruled out by NaN.
+        limits.masked_fill_(limits == torch.inf, torch.nan)
         return near, limits.masked_fill_(closed, -torch.inf).to(points.dtype)
 
     def _possible_pairs(self, points, near, limits, parts):
@@ -243,4 +249,5 @@ def at_most(points: torch.Tensor, squared: torch.Tensor) -> torch.Tensor:
         products = torch.addmm(norms, centered, centered.T, alpha=-2)
     reach = 2 * norms.max().sqrt()
     error = rounding_error(points.shape[1], points.dtype, reach)
-    return products + norms[:, None] <= squared + error
+    # Negated so that NaN (overflow) counts as near.
+    return ~(products + norms[:, None] > squared + error)

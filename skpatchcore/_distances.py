@@ -43,6 +43,16 @@ def rows_at_once(bank: torch.Tensor, n_candidates: int = 1) -> int:
     return max(1, n_elements // (n_candidates * bank.shape[1]))
 
 
+def length_margin(points: torch.Tensor) -> float:
+    """Return a factor between lengths of `points` (n, d) that are surely different.
+
+    A squared length in float64 errs by at most (d + 1) eps / 2 of itself, and its root
+    by half of that and eps / 2. Of two lengths, computed like this, one that is truly
+    larger than the other times the factor comes out larger.
+    """
+    return 1 + (points.shape[1] + 4) * torch.finfo(torch.float64).eps
+
+
 def rounding_error(n_features: int, dtype: torch.dtype, reach: torch.Tensor):
     """Bound the error of |a|^2 + |b|^2 - 2 a.b in `dtype`, where |a| + |b| <= `reach`.
 
@@ -52,10 +62,13 @@ def rounding_error(n_features: int, dtype: torch.dtype, reach: torch.Tensor):
     were rounded, the sum, and a and b themselves being rounded differences to a common
     centre add a few u (|a| + |b|)^2. Twice the sum of all is 2 (d + 8) u (|a| + |b|)^2
     with room to spare; where numbers are too small for that, each operation errs by
-    less than the smallest normal one. What may overflow has no bound: infinity.
+    less than the smallest normal one. The distances that decide, differences in
+    float64, err as well, and two of them are compared: each by (d + 2) u' |a - b|^2 at
+    most, with the roundoff u' of float64. What may overflow has no bound: infinity.
     """
     limits = torch.finfo(dtype)
-    error = 2 * (n_features + 8) * (limits.eps / 2 * reach**2 + limits.tiny)
+    roundoff = (limits.eps + torch.finfo(torch.float64).eps) / 2
+    error = 2 * (n_features + 8) * (roundoff * reach**2 + limits.tiny)
     return error.masked_fill(~(4 * reach**2 < limits.max), torch.inf)
 
 

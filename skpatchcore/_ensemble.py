@@ -15,6 +15,7 @@ from skpatchcore._cache import MEMORY_CONSTRAINT
 from skpatchcore._composition import inherit_params, unchanged_on_error
 from skpatchcore._cross_fit import features_once, held_out_splits
 from skpatchcore._detector import Inspection, PatchCoreDetector
+from skpatchcore._fractions import lower_quantile, upper_quantile
 from skpatchcore._images import take_images
 from skpatchcore._labels import normal_rows
 from skpatchcore._maps import resize_map, seen_pixels
@@ -351,13 +352,13 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         share, scores = self.contamination, self.training_scores_
         if share == "auto":
             share, scores = AUTO_CONTAMINATION, self.held_out_scores_
-        self.offset_ = float(np.quantile(scores, share))
+        self.offset_ = lower_quantile(scores, share)
         pictures = zip(self.held_out_scores_, zip(*held_out, strict=True), strict=True)
         peaks = [
             self._peak(EnsembleInspection(i, score, list(members), self.map_weights_))
             for i, (score, members) in enumerate(pictures)
         ]
-        self.map_threshold_ = float(np.quantile(peaks, 1 - share))
+        self.map_threshold_ = upper_quantile(peaks, share)
 
     def _inspect(self, images) -> Iterator[EnsembleInspection]:
         """Yield what the members see in each picture, in their order."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_dilation
 
+from skpatchcore._fractions import ceil_fraction
 from skpatchcore._samples import draw_evenly
 
 # Patches of references that the component and the threshold are learned from.
@@ -133,7 +134,7 @@ def at_rim(shapes: NDArray, share: float) -> NDArray:
     """
     masks = []
     for height, width in shapes:
-        top, left = (1 + int(np.ceil(share * size)) for size in (height, width))
+        top, left = (1 + ceil_fraction(share, size) for size in (height, width))
         rim = np.ones((height, width), dtype=bool)
         rim[top : max(0, height - top), left : max(0, width - left)] = False
         masks.append(rim.reshape(-1))

@@ -5,7 +5,6 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
-from sklearn.preprocessing import normalize
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import (
     HasMethods,
@@ -19,7 +18,9 @@ from skpatchcore._bank_search import BankSearch
 from skpatchcore._cache import MEMORY_CONSTRAINT
 from skpatchcore._composition import inherit_params, unchanged_on_error, with_defaults
 from skpatchcore._coreset import CoresetSampler
+from skpatchcore._fractions import lower_quantile, upper_quantile
 from skpatchcore._labels import labels_from_decision, normal_rows
+from skpatchcore._magnitude import check_squares, unit_rows
 from skpatchcore._neighbors import NeighborIndex, build_index
 from skpatchcore._outliers import inlying_patches
 from skpatchcore._position_search import (
@@ -284,8 +285,9 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no sample is left, or the bank has fewer rows than `n_neighbors` or
-            `reweight` ask for.
+            If no sample is left, the bank has fewer rows than `n_neighbors` or
+            `reweight` ask for, or the largest absolute value of `X` is above 1e140 or
+            below 1e-130 but not 0, so that squares leave the range of float64.
         """
         with unchanged_on_error(self):
             patches, shape = self._validate_patches(X, reset=True)
@@ -460,7 +462,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """
         self._check_params_agree()
         n_given = len(shapes) if n_given is None else n_given
-        prepared = normalize(patches) if self.metric == "cosine" else patches
+        prepared = unit_rows(patches) if self.metric == "cosine" else patches
+        check_squares(prepared)
         random_state = check_random_state(self.random_state)
         sampler = self._make_sampler(random_state)
         kept = self._filter(prepared, shapes, n_given)
@@ -575,8 +578,8 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
             scores, largest = score(inlying)
         share = self.contamination
         share = AUTO_CONTAMINATION if share == "auto" else share
-        self.offset_ = float(np.quantile(scores, share))
-        self.patch_threshold_ = float(np.quantile(largest, 1 - share))
+        self.offset_ = lower_quantile(scores, share)
+        self.patch_threshold_ = upper_quantile(largest, share)
 
     def _make_sampler(self, random_state):
         # Not safe: a sampler of one's own need not be an estimator.

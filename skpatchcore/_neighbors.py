@@ -14,6 +14,7 @@ from skpatchcore._distances import (
     rows_at_once,
     squared_distances,
 )
+from skpatchcore._magnitude import check_finite, fits_float32, with_safe_squares
 from skpatchcore._projected_search import ProjectedSearch
 
 # More candidates than neighbours asked for, so that rounding in the fast product rarely
@@ -44,7 +45,7 @@ class NeighborIndex(ABC):
         self.bank = bank
         self.device = resolve_device(device)
         self.random_state = random_state
-        self._bank = as_tensor(bank).to(self.device)
+        self._bank = as_tensor(with_safe_squares(bank)).to(self.device)
         self._search = ProjectedSearch(self._bank)
         self._build()
 
@@ -57,14 +58,21 @@ class NeighborIndex(ABC):
         """Return squared distances (n, k), ascending, and bank rows (n, k).
 
         Equal distances come in the order of their rows.
+
+        Raises
+        ------
+        ValueError
+            If squared distances overflow.
         """
         rows = max(1, _CHUNK_ELEMENTS // self.bank.shape[1])
         pairs = [
-            self._query_chunk(as_tensor(queries[i : i + rows]).to(self.device), k)
+            self._query_chunk(as_tensor(queries[i : i + rows]).to(self._bank), k)
             for i in range(0, len(queries), rows)
         ]
         squared, indices = zip(*pairs, strict=True)
-        return torch.cat(squared).cpu().numpy(), torch.cat(indices).cpu().numpy()
+        squared, indices = torch.cat(squared).cpu().numpy(), torch.cat(indices)
+        check_finite(squared, queries)
+        return squared, indices.cpu().numpy()
 
     def _build(self) -> None:  # noqa: B027
         """Prepare the search; overridden where there is something to prepare."""
@@ -85,12 +93,21 @@ class CandidateIndex(NeighborIndex):
     """A backend that proposes candidates, and a bound of all others.
 
     Where it cannot tell that its candidates hold the nearest rows, the exact search is
-    asked.
+    asked; always where the bank is beyond the range of float32, in which backends
+    compute.
     """
+
+    def _build(self):
+        self._in_range = fits_float32(self.bank)
+        if self._in_range:
+            self._build_backend()
+
+    def _build_backend(self) -> None:
+        """Prepare the backend; overridden where there is something to prepare."""
 
     def _query_chunk(self, queries, k):
         n_candidates = min(len(self.bank), k + _SPARE_CANDIDATES)
-        if n_candidates == len(self.bank):
+        if n_candidates == len(self.bank) or not self._in_range:
             return self._search.query(queries, k)
         candidates, bound = self._candidates(queries, n_candidates)
         squared, indices = self._nearest_of(queries, candidates, k)
@@ -127,7 +144,7 @@ class CandidateIndex(NeighborIndex):
 class FaissIndex(CandidateIndex):
     """Flat search of faiss, on CPU, or on GPU where faiss-gpu is there and a device."""
 
-    def _build(self):
+    def _build_backend(self):
         faiss = _import_backend("faiss", "faiss")
         self._flat = faiss.IndexFlatL2(self.bank.shape[1])
         if self.device.type == "cuda" and hasattr(faiss, "StandardGpuResources"):
@@ -157,7 +174,7 @@ class PyNNDescentIndex(CandidateIndex):
     # Below this many rows PyNNDescent's own trees are no graph; all rows are searched.
     _MIN_ROWS = 64
 
-    def _build(self):
+    def _build_backend(self):
         pynndescent = _import_backend("pynndescent", "pynndescent")
         self._graph = None
         if len(self.bank) >= self._MIN_ROWS:
@@ -213,7 +230,8 @@ def squared_to_metric(squared: np.ndarray, metric: str) -> np.ndarray:
 
 
 def _as_float32(tensor: torch.Tensor) -> np.ndarray:
-    return np.ascontiguousarray(tensor.cpu().numpy(), dtype=np.float32)
+    # By torch: NumPy warns of values that become infinite.
+    return np.ascontiguousarray(tensor.float().cpu().numpy())
 
 
 def _import_backend(module: str, extra: str):

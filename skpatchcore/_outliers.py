@@ -7,6 +7,7 @@ import torch
 
 from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor, full_precision, rounding_error
+from skpatchcore._fractions import floor_fraction, upper_quantile
 from skpatchcore._position_search import reference_cells
 
 # Neighbours that the local outlier factor looks at, as in SoftPatch's experiments.
@@ -44,10 +45,10 @@ def inlying_patches(
     """
     if method == "sample":
         scores = sample_outlier_scores(patches, shapes, device)
-        inlying = scores <= np.quantile(scores, 1 - fraction)
+        inlying = scores <= upper_quantile(scores, fraction)
         return np.flatnonzero(np.repeat(inlying, shapes.prod(axis=1)))
     scores = patch_outlier_scores(patches, shapes, method, device)
-    return np.flatnonzero(scores <= np.quantile(scores, 1 - fraction))
+    return np.flatnonzero(scores <= upper_quantile(scores, fraction))
 
 
 def sample_outlier_scores(
@@ -88,7 +89,7 @@ def sample_outlier_scores(
         distances = torch.cat(
             [_distance_to_others(part, references, i, k) for part in parts.split(step)]
         )
-        n_top = max(1, int(_TOP_SHARE * size))
+        n_top = max(1, floor_fraction(_TOP_SHARE, size))
         scores[i] = distances.topk(n_top).values.mean()
     return scores
 

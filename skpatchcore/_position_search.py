@@ -13,6 +13,7 @@ from skpatchcore._distances import (
     paired_distances,
     rounding_error,
 )
+from skpatchcore._magnitude import check_finite, with_safe_squares
 from skpatchcore._neighbors import NeighborIndex
 
 # A product is made for a tile of cells at once, of at least so many a side: smaller
@@ -104,7 +105,7 @@ class PositionSearch:
     def __init__(self, index: NeighborIndex, pairs: np.ndarray, grid, window):
         self.index = index
         self.grid, self.window = grid, window
-        self._bank = as_tensor(index.bank).to(index.device)
+        self._bank = as_tensor(with_safe_squares(index.bank)).to(index.device)
         self._center = self._bank.mean(dim=0)
         centered = self._bank - self._center
         self._norms = centered.double().square().sum(dim=1)
@@ -141,6 +142,7 @@ class PositionSearch:
                 squared[part], rows[part] = found
         if alone.any():
             squared[alone], rows[alone] = self.index.query(queries[alone], k)
+        check_finite(squared, queries)
         return squared, rows
 
     def _by_tile(self, cells) -> Iterator[tuple[np.ndarray, ...]]:
@@ -184,7 +186,7 @@ class PositionSearch:
 
     def _nearest(self, queries, candidates, allowed, k: int):
         """Return exact squared distances and rows of the `k` nearest allowed rows."""
-        queries = as_tensor(queries).to(self._bank.device)
+        queries = as_tensor(queries).to(self._bank)
         candidates = torch.from_numpy(candidates).to(queries.device)
         allowed = torch.from_numpy(allowed).to(queries.device)
         query, place = self._possible_pairs(queries, candidates, allowed, k)

@@ -46,10 +46,12 @@ class ProjectedSearch:
     They come from a product of matrices, less a bound of its rounding. The k rows with
     the least bounds are compared directly, in float64; then all others whose bounds are
     no larger than what that gave. However wide the bound is, nothing is missed: the
-    wider, the more rows are compared.
+    wider, the more rows are compared. `_Space` has the proof.
 
     Features of a network vary in few directions, so few rows are left. Queries for
-    which too many are left, are compared by a product in all dimensions.
+    which too many are left, are compared by a product in all dimensions. So are those
+    for which fewer than k are left: the proof excludes that, but a fault in it, or in a
+    library for matrices, must cost time and not an answer.
 
     Parameters
     ----------
@@ -78,22 +80,23 @@ class ProjectedSearch:
     def _query_part(self, queries, k: int, space: "_Space"):
         query, row = space.possible_pairs(queries, k, self.bank)
         n_rows = torch.bincount(query, minlength=len(queries))
-        crowded = n_rows > max(_CROWDED * len(self.bank), 4 * k)
-        if not crowded.any():
+        again = (n_rows > max(_CROWDED * len(self.bank), 4 * k)) | (n_rows < k)
+        if not again.any():
             return self._compare(queries, query, row, k)
         squared = queries.new_empty((len(queries), k), dtype=torch.float64)
         rows = torch.empty_like(squared, dtype=torch.int64)
-        alone = ~crowded[query]
-        place = torch.cumsum(~crowded, 0) - 1
-        squared[~crowded], rows[~crowded] = self._compare(
-            queries[~crowded], place[query[alone]], row[alone], k
+        alone = ~again[query]
+        place = torch.cumsum(~again, 0) - 1
+        squared[~again], rows[~again] = self._compare(
+            queries[~again], place[query[alone]], row[alone], k
         )
-        squared[crowded], rows[crowded] = self._query_crowded(queries[crowded], k)
+        squared[again], rows[again] = self._query_whole(queries[again], k)
         return squared, rows
 
-    def _query_crowded(self, queries, k: int):
+    def _query_whole(self, queries, k: int):
         # Often copies of each other, such as those of an even background.
         queries, inverse = torch.unique(queries, dim=0, return_inverse=True)
+        # At least k pairs for each: the k least products are not above the largest.
         pairs = self._whole.possible_pairs(queries, k, self.bank)
         squared, rows = self._compare(queries, *pairs, k)
         return squared[inverse], rows[inverse]
@@ -123,11 +126,46 @@ class ProjectedSearch:
 class _Space:
     """Bank rows about their mean, as they are or in a projection.
 
+    The invariant is that a pair of a query and a row is ruled out only if k other rows
+    are nearer, by the distances that are compared in the end: differences in float64.
+
+    Without a basis, a product gives the squared distance to within `rounding_error`. If
+    c is the k-th least product, k rows are truly within c + error, and a row that is
+    nearer than one of them has a product of at most c + 2 error.
+
+    With a basis Q, of d x r and spectral norm at most 1, a row x (less the mean) has
+    the coordinates Q'x and o(x) = sqrt(|x|^2 - |Q'x|^2). As I - QQ' has no negative
+    eigenvalue, o is the length of some linear image of x, so |o(a) - o(b)| <= o(a - b),
+    and
+
+        |Q'a - Q'b|^2 + (o(a) - o(b))^2 <= |Q'(a - b)|^2 + o(a - b)^2 = |a - b|^2.
+
+    That needs no orthonormal columns, only the norm, which `_contraction` provides.
+
+    Coordinates are computed in float64, with roundoff u, for rows of length L = |x|.
+    The sums of d products in Q'x err by (d + 1) u L each, sqrt(r) times that together.
+    The squares |x|^2 and |Q'x|^2, and their difference, err by (d + 2) u L^2, by
+    (r + 2) u L^2, and through the error of Q'x by 2 sqrt(r) (d + 1) u L^2: with r at
+    most d, by e = 4 sqrt(r) (d + 2) u L^2 in all. The root of a number that is off by e
+    is off by sqrt(e) at most, and by that much where o(x) is near 0: it is the
+    cancellation, some 1e-7 of L and not 1e-16, that must not be left out. Small beside
+    it are the error of Q'x, and that of the distances that are compared in the end: the
+    first is less than e / L, the second half of (d + 2) u L. Twice e under the root,
+    for 8 instead of 4, covers them. So computed coordinates of a query a and a row b
+    are at most
+
+        |a - b| + delta,  delta = sqrt(8 sqrt(r) (d + 2) u) (|a| + |b|)
+
+    apart. With k rows within a distance t of the query, only those rows may be nearer
+    whose squared distance in the space is at most (t + delta)^2; rounding to the dtype
+    of the bank, and the product, add `rounding_error`. Since t is that of near rows, a
+    wide delta matters little: about 2 t delta.
+
     Parameters
     ----------
     bank : Tensor of shape (m, d)
     basis : Tensor of shape (d, r), float64, or None
-        Orthonormal columns.
+        Of spectral norm at most 1. Orthonormal columns keep most of the distances.
     """
 
     def __init__(self, bank: torch.Tensor, basis: torch.Tensor | None = None):
@@ -156,17 +194,26 @@ class _Space:
         outside = outside.clamp_(min=0).sqrt_()
         return torch.cat([inside, outside[:, None]], dim=1).to(rows.dtype)
 
-    def products(self, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return |b|^2 - 2 p.b (n, groups, rows), |p|^2 (n,) and a bound of the error.
+    def slack(self, reach: torch.Tensor) -> torch.Tensor:
+        """Return how much farther apart computed coordinates may be than the rows."""
+        d, r = self.basis.shape
+        limits = torch.finfo(torch.float64)
+        # The smallest normal number is what a square loses that sinks below it.
+        squared = limits.eps / 2 * reach.square() + limits.tiny
+        return (8 * r**0.5 * (d + 2) * squared).sqrt()
 
-        Not of each of the two, that is, but of their sum: the squared distance of a
-        point p to a row b in this space.
+    def products(self, points: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Return |b|^2 - 2 p.b (n, groups, rows), |p|^2, reach and error (n,).
+
+        The error bounds not that of each of the first two, but that of their sum: the
+        squared distance of a point p to a row b in this space. The reach is |p| and the
+        largest |b| together.
         """
         norms = points.double().square().sum(dim=1)
         products = torch.addmm(self.norms, points, self.points.T, alpha=-2)
         reach = norms.sqrt() + self.largest
         error = rounding_error(points.shape[1], points.dtype, reach)
-        return products.unflatten(1, (-1, _GROUP)), norms, error
+        return products.unflatten(1, (-1, _GROUP)), norms, reach, error
 
     def possible_pairs(
         self, queries, k: int, bank
@@ -175,7 +222,7 @@ class _Space:
 
         Queries come in their order.
         """
-        bounds, norms, error = self.products(self.embed(queries))
+        bounds, norms, reach, error = self.products(self.embed(queries))
         least = bounds.amin(dim=2)
         values, rows = _least(bounds, least, k)
         if self.basis is None:
@@ -185,7 +232,7 @@ class _Space:
         else:
             nearby = squared_distances(queries, bank[rows.clamp(max=len(bank) - 1)])
             nearby = nearby.masked_fill(rows >= len(bank), torch.inf).amax(dim=1)
-            cut = nearby - norms + error
+            cut = (nearby.sqrt() + self.slack(reach)).square() - norms + error
         cut = cut.to(bounds.dtype)
         # Not what is surely too far: an overflow must not hide anything.
         query, group = (~(least > cut[:, None])).nonzero(as_tuple=True)
@@ -221,6 +268,17 @@ def _principal_directions(bank: torch.Tensor) -> torch.Tensor | None:
         return None
     wanted = int(np.searchsorted(kept, _WANTED_VARIANCE)) + 1
     r = min(most, max(wanted, _MIN_DIRECTIONS))
-    # Orthonormal to the last digit of float64, as bounds rely on it.
     basis, _ = np.linalg.qr(basis[:r].T.astype(np.float64))
-    return torch.from_numpy(basis).to(bank.device)
+    return torch.from_numpy(_contraction(basis)).to(bank.device)
+
+
+def _contraction(basis: np.ndarray) -> np.ndarray:
+    """Return a basis (d, r) divided by a little more than its spectral norm.
+
+    The square of the norm is that of Q'Q, a symmetric matrix, so at most its largest
+    row sum of absolute values. Of r entries in a row, each errs by at most d u for
+    columns of length 1; twice as much, and a bit, covers the division as well.
+    """
+    d, r = basis.shape
+    largest = np.abs(basis.T @ basis).sum(axis=1).max()
+    return basis / np.sqrt(largest + r * (d + 8) * np.finfo(np.float64).eps)

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skpatchcore._fractions import floor_fraction
+
 
 class Samples(NamedTuple):
     """Patches of samples, one sample's after the other's.
@@ -57,7 +59,7 @@ def reduce_patches(patch_scores, offsets, reduction) -> np.ndarray:
         return np.maximum.reduceat(patch_scores, offsets[:-1])
     return np.array(
         [
-            np.sort(scores)[-max(1, int(reduction * len(scores))) :].mean()
+            np.sort(scores)[-max(1, floor_fraction(reduction, len(scores))) :].mean()
             for scores in np.split(patch_scores, offsets[1:-1])
         ]
     )

@@ -122,6 +122,27 @@ def test_duplicates_come_only_after_every_distinct_row():
     assert len(set(sampler.sample_indices_)) == 100
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("projection_dim", [1, 7, 128])
+@pytest.mark.parametrize("n_copies", [3, 7, 17])
+def test_duplicates_stay_duplicates_in_a_projection(dtype, projection_dim, n_copies):
+    """A product rounds the last rows of a block differently from the others."""
+    X = blobs(3, 200, dtype)[np.arange(3 * n_copies) % 3]
+    sampler = CoresetSampler(1.0, projection_dim=projection_dim, random_state=0).fit(X)
+    assert set(sampler.sample_indices_[:3] % 3) == {0, 1, 2}
+    assert_array_equal(sampler.radii_[2:], np.zeros(len(X) - 2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_one_unit_in_the_last_place_apart_are_no_duplicates(dtype):
+    X = blobs(1, 5, dtype).repeat(6, axis=0)
+    X[3:, 0] = np.nextafter(X[3:, 0], dtype(99))
+    sampler = CoresetSampler(6, random_state=0).fit(X)
+    assert set(sampler.sample_indices_[:2] // 3) == {0, 1}
+    assert sampler.radii_[0] == np.abs(X[3, 0] - X[0, 0])
+    assert_array_equal(sampler.radii_[1:], np.zeros(5))
+
+
 @pytest.mark.parametrize(
     ("fraction", "n_selected"),
     [(0.001, 1), (0.1, 4), (0.5, 20), (1.0, 40), (1, 1), (7, 7), (40, 40)],

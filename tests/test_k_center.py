@@ -105,7 +105,9 @@ def sort_into_small_cells(patch):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1, 1e-3, 1e15, 1e18, 1e-15, 1e-22])
+@pytest.mark.parametrize(
+    "scale", [1, 1e-3, 1e15, 1e18, 1e20, 1e30, 1e-15, 1e-22, 1e-35]
+)
 def test_picks_are_the_same_with_rows_sorted_into_cells(small_cells, dtype, scale):
     X = (blobs(900, 6, dtype) * scale).astype(dtype)
     expected, radii, leads = greedy_one_by_one(X, 400, first=3)
@@ -195,6 +197,20 @@ def test_cells_hold_every_row_once_as_its_offset_from_its_center():
     true = cdist(points.double(), centers.double())
     assert np.all(cells.distances(points).numpy() <= true)
     assert_allclose(cells.distances(points), true, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_radii_of_rows_are_not_less_than_their_distances(dtype):
+    """A difference in float32 may round down, and a row would seem out of reach."""
+    X = torch.from_numpy(blobs(2000, 3, dtype))
+    cell = torch.arange(2000) % 7
+    cells = Cells.about(X, 100 + X[:7], cell)
+    offsets = X[cells.order].numpy().astype(np.longdouble) - (100 + X[:7])[
+        cells.member_of
+    ].numpy().astype(np.longdouble)
+    exact = np.sqrt(np.square(offsets).sum(axis=1))
+    assert np.all(cells.radii.numpy() >= exact)
+    assert_allclose(cells.radii, exact.astype(float), rtol=3e-7)
 
 
 @settings(max_examples=40, deadline=None)

@@ -579,6 +579,70 @@ def test_nan_and_infinity_are_refused(shape, bad):
             method(X)
 
 
+@pytest.mark.parametrize("kind", [np.float16, np.int16, np.uint8, bool])
+@pytest.mark.parametrize("metric", METRICS)
+def test_other_types_of_numbers_are_those_numbers(metric, kind):
+    X = np.random.default_rng(0).integers(0, 5, size=(40, 3, 6)).astype(kind)
+    found, expected = (
+        make_bank(metric=metric, n_neighbors=2).fit(part)
+        for part in (X, X.astype(np.float64))
+    )
+    assert_array_equal(found.score_samples(X), expected.score_samples(X))
+    assert found.offset_ == expected.offset_
+
+
+def fortran(X, tmp_path):
+    return np.asfortranarray(X)
+
+
+def strided(X, tmp_path):
+    return np.repeat(X, 2, axis=-1)[..., ::2]
+
+
+def mapped(X, tmp_path):
+    np.save(tmp_path / "X.npy", X)
+    return np.load(tmp_path / "X.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("lay_out", [fortran, strided, mapped])
+def test_the_layout_in_memory_does_not_matter(lay_out, shape, tmp_path):
+    X = patches(*shape, dtype=np.float32)
+    expected = make_bank(n_neighbors=2).fit(X)
+    laid_out = lay_out(X, tmp_path)
+    found = make_bank(n_neighbors=2).fit(laid_out)
+    assert_array_equal(found.bank_, expected.bank_)
+    assert_array_equal(found.score_samples(laid_out), expected.score_samples(X))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_row_is_a_bank(metric):
+    X = patches(3)
+    bank = make_bank(metric=metric).fit(X[:1])
+    expected = pairwise_distances(X, X[:1], metric=metric)
+    assert_allclose(-bank.score_samples(X), expected[:, 0], atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_rows_are_neighbors_at_distance_0_in_their_order(dtype):
+    X = np.full((600, 3), 0.1, dtype=dtype)
+    bank = PatchMemoryBank(CoresetSampler(600), random_state=0).fit(X)
+    distances, rows = bank.kneighbors(X[:5], n_neighbors=4)
+    assert_array_equal(distances, np.zeros((5, 4)))
+    assert_array_equal(rows, np.tile(np.arange(4), (5, 1)))
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 3])
+def test_subnormal_numbers_have_distances(n_neighbors):
+    step = float(np.finfo(np.float32).smallest_subnormal)
+    X = (np.arange(40)[:, None] * step).astype(np.float32)
+    bank = PatchMemoryBank(CoresetSampler(40), random_state=0).fit(X)
+    distances, rows = bank.kneighbors(X, n_neighbors)
+    expected = np.sort(np.abs(np.subtract.outer(np.arange(40), np.arange(40))))
+    assert_allclose(distances / step, expected[:, :n_neighbors], rtol=1e-12)
+    assert_array_equal(bank.bank_indices_[rows[:, 0]], np.arange(40))
+
+
 def test_the_training_samples_are_left_unchanged():
     X = patches(20, 3, dtype=np.float32)
     before = X.copy()

@@ -5,11 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.distance import cdist
 from test_neighbors import DTYPES, assert_nearest, sample
 
-from skpatchcore import _projected_search
-from skpatchcore._projected_search import ProjectedSearch, _principal_directions, _Space
+from skpatchcore import CoresetSampler, PatchMemoryBank, _projected_search
+from skpatchcore._projected_search import (
+    ProjectedSearch,
+    _contraction,
+    _principal_directions,
+    _Space,
+)
 
 
 def correlated(n, d, rank, noise, dtype=np.float32, seed=0):
@@ -70,6 +76,73 @@ def test_search_is_exact_whatever_the_spectrum_and_scale(seed, n, d, noise, scal
         assert_nearest(query(bank, queries, k)[1], bank, queries, k)
 
 
+@pytest.mark.parametrize("seed", [2, 4, 5])
+@pytest.mark.parametrize("k", [1, 3])
+def test_no_neighbor_is_lost_to_cancellation(seed, k):
+    """In two dimensions the bound is the distance itself, so any error shows."""
+    X = np.random.default_rng(seed).normal(size=(8000, 2)) * [1, 0.1]
+    state = np.random.RandomState(0).randint(np.iinfo(np.int32).max)
+    bank = CoresetSampler(random_state=int(state)).fit_resample(X)
+    search, found = query(bank, X, k)
+    assert search._projected.points.shape[1] == 2
+    assert_nearest(found, bank, X, k)
+
+
+def test_a_grid_over_the_plane_is_scored():
+    X = np.random.default_rng(2).normal(size=(8000, 2)) * [1, 0.1]
+    bank = PatchMemoryBank(n_neighbors=3, random_state=0).fit(X)
+    axes = np.linspace(-4, 4, 60), np.linspace(-0.4, 0.4, 60)
+    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+    expected = np.sort(cdist(grid, bank.bank_), axis=1)[:, :3].mean(axis=1)
+    assert_allclose(-bank.score_samples(grid), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 24, 300])
+@pytest.mark.parametrize("noise", [0, 1e-9, 1e-8, 1e-7])
+def test_computed_coordinates_are_no_farther_apart_than_proved(d, noise):
+    """Where the projection leaves next to nothing out, cancellation is at its worst."""
+    bank = correlated(500, d, d // 2, noise, np.float64)
+    queries = bank[:50] + 1e-9 * sample(50, d, np.float64)
+    basis = np.linalg.svd(bank - bank.mean(axis=0), full_matrices=False)[2][: d // 2].T
+    space = _Space(torch.from_numpy(bank), torch.from_numpy(_contraction(basis)))
+    points = space.embed(torch.from_numpy(queries))
+    _, _, reach, _ = space.products(points)
+    apart = cdist(points.numpy(), space.points[:500].numpy())
+    differences = queries[:, None].astype(np.longdouble) - bank.astype(np.longdouble)
+    exact = np.sqrt(np.square(differences).sum(axis=-1)).astype(np.float64)
+    assert np.all(apart - exact <= space.slack(reach).numpy()[:, None])
+    # That is no more than a projection to few dimensions can afford.
+    assert (space.slack(reach) <= 1e-5 * reach).all()
+
+
+@pytest.mark.parametrize("d", [2, 40, 300])
+@pytest.mark.parametrize("factor", [1, 3, 1e-5])
+def test_a_basis_is_brought_to_a_norm_of_at_most_1(d, factor):
+    basis = np.linalg.qr(np.random.default_rng(0).normal(size=(d, d // 2)))[0]
+    norm = np.linalg.norm(_contraction(factor * basis), ord=2)
+    assert 1 - 1e-3 < norm <= 1 or (factor < 1 and norm <= 1)
+
+
+@pytest.mark.parametrize("n_lost", [1, 3])
+def test_queries_left_without_candidates_are_compared_with_all_rows(
+    small_banks, monkeypatch, n_lost
+):
+    bank, queries = correlated(900, 40, 5, 0.1), correlated(30, 40, 5, 0.1, seed=1)
+    possible_pairs = _Space.possible_pairs
+
+    def lose(self, queries, k, bank):
+        query, row = possible_pairs(self, queries, k, bank)
+        if self.basis is None:
+            return query, row
+        kept = query % 4 != 0
+        # Of some queries all rows, of others but a few.
+        kept |= torch.arange(len(query)) - torch.searchsorted(query, query) < 3 - n_lost
+        return query[kept], row[kept]
+
+    monkeypatch.setattr(_Space, "possible_pairs", lose)
+    assert_nearest(query(bank, queries, 3)[1], bank, queries, 3)
+
+
 def test_what_does_not_vary_in_few_directions_is_not_projected():
     X = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 64)))
     assert _principal_directions(X) is None
@@ -104,7 +177,7 @@ def test_products_err_by_no_more_than_their_bound(d, dtype, n_outliers, projecte
         basis = torch.from_numpy(basis)
     space = _Space(torch.from_numpy(bank), basis)
     points = space.embed(torch.from_numpy(queries))
-    products, norms, error = space.products(points)
+    products, norms, _, error = space.products(points)
     squared = (products.flatten(1)[:, :300].double() + norms[:, None]).numpy()
     # In extended precision, since the products of float64 data are judged too.
     differences = queries[:, None].astype(np.longdouble) - bank.astype(np.longdouble)
@@ -124,14 +197,14 @@ def test_queries_with_many_possible_neighbors_are_answered_all_the_same(
     copies = np.repeat(correlated(5, 64, 2, 0.2, seed=3), n_copies, axis=0)
     queries = np.concatenate([bank[:20], copies])
     crowded = 0
-    answer = ProjectedSearch._query_crowded
+    answer = ProjectedSearch._query_whole
 
     def count(self, queries, k):
         nonlocal crowded
         crowded += len(queries)
         return answer(self, queries, k)
 
-    monkeypatch.setattr(ProjectedSearch, "_query_crowded", count)
+    monkeypatch.setattr(ProjectedSearch, "_query_whole", count)
     assert_nearest(query(bank, queries, 2)[1], bank, queries, 2)
     assert 0 < crowded < len(queries)
 
