@@ -15,11 +15,14 @@ from sklearn.base import clone
 from tqdm.auto import tqdm
 
 from skpatchcore import _report_figures as figures
+from skpatchcore._atomic import atomic_write
 from skpatchcore._benchmark import Evaluation
 from skpatchcore._conformal import Calibration, anomaly_score
 from skpatchcore._device import resolve_device
 from skpatchcore._results import (
     IMAGE_COLUMNS,
+    NAME_BYTES,
+    NAME_ESCAPES,
     PIXEL_COLUMNS,
     Comparison,
     column_title,
@@ -135,9 +138,8 @@ def write_report(
     book = _Book(pictures)
     wrong = misjudged(evaluation, judgement)
     places = _find_places(evaluation, wrong)
-    replace_text(
-        pictures / "misjudged.csv", _as_csv(evaluation, judgement, wrong, places)
-    )
+    table = _as_csv(evaluation, judgement, wrong, places)
+    replace_text(pictures / "misjudged.csv", table, NAME_BYTES)
     charts = _draw_charts(book, evaluation, judgement)
     close = closest_calls(evaluation, judgement)
     shown = [*wrong[:_MOST_MISJUDGED], *close]
@@ -161,7 +163,7 @@ def write_report(
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     path = Path(folder) / f"{category}.html"
-    replace_text(path, text)
+    replace_text(path, text, NAME_ESCAPES)
     return path
 
 
@@ -209,11 +211,14 @@ class _Book:
 
     def add(self, figure, name: str, alt: str) -> dict:
         path = self.folder / name
-        options = {}
+        options = {"format": path.suffix[1:], "dpi": _DPI}
         if path.suffix == ".jpg":
-            options = {"pil_kwargs": {"quality": _JPEG_QUALITY}}
-        figure.savefig(path, dpi=_DPI, **options)
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
+            options["pil_kwargs"] = {"quality": _JPEG_QUALITY}
+        buffer = io.BytesIO()
+        figure.savefig(buffer, **options)
+        with atomic_write(path) as file:
+            file.write(buffer.getvalue())
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
         width, height = (round(side * _DPI) for side in figure.get_size_inches())
         return {
             "source": f"data:{_MEDIA[path.suffix]};base64,{data}",

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
@@ -13,6 +12,7 @@ import numpy as np
 from tabulate import tabulate
 
 from skpatchcore import __version__
+from skpatchcore._atomic import atomic_write
 from skpatchcore._published import (
     Published,
     comparable,
@@ -32,6 +32,9 @@ COLUMNS = (
     "predict_seconds",
 )
 _PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
+# Names of files need not be text. A table for programs has their bytes, and documents
+# have escapes, as JSON has of itself.
+NAME_BYTES, NAME_ESCAPES = "surrogateescape", "backslashreplace"
 
 
 def mean_row(rows: Sequence[Mapping]) -> dict:
@@ -64,7 +67,8 @@ def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Pa
     }
     files = [folder / f"results.{suffix}" for suffix in texts]
     for file, text in zip(files, texts.values(), strict=True):
-        replace_text(file, text)
+        errors = NAME_BYTES if file.suffix == ".csv" else NAME_ESCAPES
+        replace_text(file, text, errors)
     return files
 
 
@@ -160,15 +164,11 @@ def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -
     )
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file under another name first, so that it is never there in part."""
+def replace_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file as a whole, and the folders that it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path, "w", errors=errors) as file:
+        file.write(text)
 
 
 def versions() -> dict[str, str]:

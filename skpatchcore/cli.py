@@ -407,11 +407,14 @@ def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:
     from PIL import Image
     from tqdm.auto import tqdm
 
+    from skpatchcore._atomic import atomic_write
+
     pairs = zip(pictures, paths, strict=True)
     # None: only where a terminal is.
     for pixels, path in tqdm(pairs, "writing", total=len(paths), disable=None):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        with atomic_write(path) as file:
+            Image.fromarray(pixels).save(file, "PNG")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The embedded backbone as it is used: trunk, filters, readouts, and weights."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skpatchcore._atomic import atomic_write
 from skpatchcore.embedded._filters import ColorsAndEnergies
 from skpatchcore.embedded._trunk import STAGE_WIDTHS, Trunk, fold
 
@@ -122,9 +122,8 @@ def make_embedded(trunk: Trunk, pictures: np.ndarray) -> EmbeddedBackbone:
 def save_weights(network: EmbeddedBackbone, path: Path) -> None:
     """Write the weights in float16, which moves no AUROC by 0.001."""
     state = {name: value.half() for name, value in network.state_dict().items()}
-    part = path.with_suffix(".part")
-    part.write_bytes(safetensors.torch.save(state))
-    os.replace(part, path)
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(state))
 
 
 def _channel_moments(network: EmbeddedBackbone, readout: Readout, pictures):
