@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from skpatchcore._image_files import open_image
 from skpatchcore.datasets._listing import list_pictures
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
@@ -91,7 +92,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 def _read_mask_file(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         threshold = 127 if image.format == "JPEG" else 0
         # Indices into a palette say nothing about which entry is black.
         image = image.convert("RGB") if image.mode in ("P", "PA") else image
@@ -105,7 +106,7 @@ def _read_mask_file(path: Path) -> np.ndarray:
 def _picture_shape(picture) -> tuple[int, int]:
     """Return the size (h, w) of a picture as it is shown."""
     if _is_path(picture):
-        with Image.open(picture) as image:
+        with open_image(picture) as image:
             return _upright_shape(image)
     if isinstance(picture, Image.Image):
         return _upright_shape(picture)
