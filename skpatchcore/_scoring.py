@@ -11,6 +11,7 @@ import numpy as np
 
 from skpatchcore._images import check_images
 from skpatchcore._inspections import map_of, map_threshold
+from skpatchcore.datasets._aliases import Resolver, walk_folders, without_aliases
 from skpatchcore.datasets._listing import list_folders, list_pictures
 from skpatchcore.inspection._overlays import blend_overlay, color_limits
 
@@ -18,21 +19,31 @@ _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
 def find_pictures(paths: Sequence[str]) -> list[str]:
-    """Return files as they are and the pictures in folders, each once."""
+    """Return files as they are and the pictures in folders.
 
-    def search(folder: Path) -> Iterator[Path]:
-        yield from list_pictures(folder)
-        for subfolder in list_folders(folder):
-            yield from search(subfolder)
-
-    found = []
+    Each is listed once, however many paths and links lead to it, under the first of
+    `paths` that does.
+    """
+    resolve, found = Resolver(), {}
     for path in paths:
-        inside = map(str, search(Path(path))) if os.path.isdir(path) else [path]
-        before = len(found)
-        found.extend(inside)
-        if len(found) == before:
+        inside = _search(Path(path)) if os.path.isdir(path) else [path]
+        if not inside:
             raise ValueError(f"Found no pictures in {path} or its subfolders.")
-    return list(dict.fromkeys(found))
+        for picture in inside:
+            found.setdefault(resolve(picture), str(picture))
+    return list(found.values())
+
+
+def _search(root: Path) -> list[Path]:
+    """Return the pictures in a folder, and after them those in its subfolders."""
+    folders = walk_folders(root, list_folders)
+    pictures = [path for folder in folders for path in list_pictures(folder)]
+
+    def order(path: Path) -> list[tuple[bool, str]]:
+        *above, name = path.relative_to(root).parts
+        return [*((True, part) for part in above), (False, name)]
+
+    return without_aliases(sorted(pictures, key=order), root)
 
 
 def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
@@ -50,7 +61,9 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
         for path in relative
     ]
     paths = [Path(os.path.abspath(folder)) / name for name in names]
-    lost = set(paths) & set(sources)
+    # By links, a file may be the picture that it is drawn from.
+    read = {os.path.realpath(source) for source in sources}
+    lost = [path for path in paths if os.path.realpath(path) in read]
     if lost:
         raise ValueError(
             f"{min(lost)} would be overwritten; choose another folder than {folder}."

@@ -299,19 +299,24 @@ def fit(train, model, include_backbone, on_error, **settings):
 
 
 def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return pictures and labels of files and folders."""
+    """Return pictures and labels of files and folders, each picture once."""
     from skpatchcore.datasets import load_image_folder
+    from skpatchcore.datasets._aliases import Resolver
 
-    pictures, target = [], []
+    resolve, found = Resolver(), {}
     for path in paths:
+        labelled = [(path, 1)]
         if os.path.isdir(path):
             data, labels = load_image_folder(path, subset="train", return_X_y=True)
-            pictures += data.tolist()
-            target += labels.tolist()
-        else:
-            pictures.append(path)
-            target.append(1)
-    return pictures, target
+            labelled = zip(data.tolist(), labels.tolist(), strict=True)
+        for picture, label in labelled:
+            name, known = found.setdefault(resolve(picture), (picture, label))
+            if label != known:
+                raise ValueError(
+                    f"{name} and {picture} are one picture, given as good and as "
+                    "defective. Leave one of them out."
+                )
+    return [name for name, _ in found.values()], [label for _, label in found.values()]
 
 
 def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:

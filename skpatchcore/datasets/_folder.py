@@ -8,11 +8,13 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import StrOptions, validate_params
 
+from skpatchcore.datasets._aliases import without_aliases
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
     check_folder,
     collect_subset,
+    list_distinct_folders,
     list_folders,
     list_pictures,
     match_masks,
@@ -55,6 +57,11 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     subfolder for each kind of picture. The subfolders ``good``, ``ok`` and ``normal``
     (in any case) are normal, all others are kinds of defects. Pictures directly in
     ``train/`` are normal. Hidden files, and files that are no pictures, are ignored.
+
+    Symbolic links are followed. A picture, or a folder, that several names lead to is
+    listed once: under ``good`` or another normal name, else under the name that is not
+    a link, else under the first. Hard links are listed as separate pictures, and broken
+    links as pictures that cannot be read.
 
     Masks are optional: ``ground_truth/<kind>/`` or ``masks/<kind>/`` with a file for
     each defective picture, of the same name up to the extension, with or without
@@ -104,7 +111,8 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     ValueError
         If the folder is arranged in another way, has no normal training pictures (for
         ``subset`` "all" or "train") or no pictures in the split asked for, or if two
-        pictures would share a mask.
+        pictures would share a mask, or links arrange one picture as good and as
+        defective.
 
     Warns
     -----
@@ -174,7 +182,7 @@ def _list_training(root: Path) -> list[Record]:
 
 
 def _list_kinds(root: Path, split: str, folder: Path) -> list[Record]:
-    kinds = list_folders(folder)
+    kinds = list_distinct_folders(folder, _NORMAL_NAMES)
     return [record for kind in kinds for record in _list_kind(root, split, kind)]
 
 
@@ -199,7 +207,8 @@ def _list_kind(root: Path, split: str, folder: Path) -> list[Record]:
 
 def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     """Return the subfolder that has one of the names, in any case."""
-    found = [folder for folder in list_folders(root) if folder.name.lower() in names]
+    named = [folder for folder in list_folders(root) if folder.name.lower() in names]
+    found = without_aliases(named, root)
     if len(found) > 1:
         listed = " and ".join(folder.name for folder in found)
         raise ValueError(f"Found {listed} in {root}; expected only one of them.")

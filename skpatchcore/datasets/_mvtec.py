@@ -12,7 +12,7 @@ from skpatchcore.datasets._listing import (
     bunch_of_records,
     check_folder,
     collect_subset,
-    list_folders,
+    list_distinct_folders,
     list_pictures,
     match_masks,
 )
@@ -44,7 +44,8 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     Returns
     -------
     list of str
-        The names of all subfolders that contain ``train/good``, sorted.
+        The names of all subfolders that contain ``train/good``, sorted. Links to one of
+        them are left out.
 
     Raises
     ------
@@ -69,7 +70,8 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     ['bottle', 'screw']
     """
     root = check_folder(data_home, "data_home")
-    return [folder.name for folder in list_folders(root) if is_category(folder)]
+    folders = list_distinct_folders(root)
+    return [folder.name for folder in folders if is_category(folder)]
 
 
 def find_mvtec_ad(category: str = "bottle") -> Path | None:
@@ -124,7 +126,8 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     ``ground_truth/<kind>/<stem>_mask.png``. MVTec 3D-AD, which has its pictures in
     ``test/<kind>/rgb/`` and its masks in ``test/<kind>/gt/``, and MVTec LOCO AD, which
     has a folder of masks for each picture, are read as well. Hidden files, and files
-    that are no pictures, are ignored.
+    that are no pictures, are ignored. Symbolic links are treated as by
+    :func:`load_image_folder`.
 
     Parameters
     ----------
@@ -174,7 +177,7 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
         If `data_home` is a file.
     ValueError
         If there is no such category, or no picture in the split asked for or in
-        ``train/good``.
+        ``train/good``, or links arrange one picture as good and as defective.
 
     See Also
     --------
@@ -220,7 +223,9 @@ def is_category(folder: Path) -> bool:
 def _find_category(root: Path, category: str) -> Path:
     """Return the folder of a category, or say which there are."""
     categories = mvtec_ad_categories(root)
-    if category in categories:
+    # A link to another category has a name, too, which the list leaves out.
+    is_name = os.path.basename(category) == category not in ("", os.curdir, os.pardir)
+    if category in categories or (is_name and is_category(root / category)):
         return root / category
     if is_category(root):
         hint = (
@@ -238,7 +243,8 @@ def _find_category(root: Path, category: str) -> Path:
 def _list_split(folder: Path, split: str) -> list[Record]:
     """Return the pictures of one split; it may be missing, but for training."""
     if split == "test":
-        kinds = list_folders(folder / "test") if (folder / "test").is_dir() else []
+        test = folder / "test"
+        kinds = list_distinct_folders(test, ("good",)) if test.is_dir() else []
         return [record for kind in kinds for record in _list_test_kind(folder, kind)]
     good = _rgb_folder(folder / split / "good")
     pictures = list_pictures(good) if good.is_dir() else []
