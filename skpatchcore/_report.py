@@ -1,7 +1,6 @@
 """One HTML file about a category: how a detector judges it, and where it errs."""
 
 import base64
-import csv
 import io
 import platform
 import time
@@ -26,6 +25,7 @@ from skpatchcore._results import (
     PIXEL_COLUMNS,
     Comparison,
     column_title,
+    format_csv,
     replace_text,
     versions,
 )
@@ -292,12 +292,10 @@ def _verdict(label: int, flagged: bool) -> str:
 
 def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
     """Return a table of pictures, how they were judged, and what they matched."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(_CSV_COLUMNS)
+    table = [_CSV_COLUMNS]
     for i in rows:
         score = float(evaluation.scores[i])
-        table.writerow(
+        table.append(
             [
                 evaluation.test.data[i],
                 evaluation.test.defect_types[i],
@@ -309,7 +307,7 @@ def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
                 float(places[i]["distances"][0]),
             ]
         )
-    return buffer.getvalue()
+    return format_csv(table)
 
 
 def _metric_rows(evaluation, judgement, settings) -> list[dict]:

@@ -1,12 +1,12 @@
 """Tables of results: for people, and as CSV, JSON, Markdown and LaTeX."""
 
 import csv
-import io
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tabulate import tabulate
@@ -121,17 +121,20 @@ class Comparison:
 
 def _as_csv(rows: Sequence[Mapping], beside: Comparison) -> str:
     others = {f"{metric}_{one.name}": (metric, one) for metric, one in beside.columns()}
-    buffer = io.StringIO()
-    # None becomes an empty field.
-    table = csv.DictWriter(buffer, (*COLUMNS, *others), lineterminator="\n")
-    table.writeheader()
+    table = [[*COLUMNS, *others]]
     for row in rows:
-        theirs = {
-            name: beside.value(*column, row["category"])
-            for name, column in others.items()
-        }
-        table.writerow({**row, **theirs})
-    return buffer.getvalue()
+        theirs = [beside.value(*column, row["category"]) for column in others.values()]
+        table.append([*(row[name] for name in COLUMNS), *theirs])
+    return format_csv(table)
+
+
+def format_csv(rows: Iterable[Sequence]) -> str:
+    """Return rows as CSV; None becomes an empty field."""
+    lines = []
+    # A carriage return in a name is quoted only where it is part of line ends.
+    table = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    table.writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:

@@ -1,7 +1,5 @@
 """What ``skpatchcore score`` finds, computes and draws; it writes nothing itself."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +9,7 @@ import numpy as np
 
 from skpatchcore._images import check_images
 from skpatchcore._inspections import map_of, map_threshold
+from skpatchcore._results import format_csv
 from skpatchcore.datasets._aliases import Resolver, walk_folders, without_aliases
 from skpatchcore.datasets._listing import list_folders, list_pictures
 from skpatchcore.inspection._overlays import blend_overlay, color_limits
@@ -73,24 +72,19 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
 
 def as_csv(pictures: Sequence[str], results) -> str:
     """Return a table of scores, decisions and labels, a line for each picture."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
     columns = ["score", "decision", "p_value"]
     columns = [name for name in columns if name in results]
-    table.writerow(["path", *columns, "label"])
+    table = [["path", *columns, "label"]]
     numbers = zip(*(results[name].tolist() for name in columns), strict=True)
     for i, row, label in zip(results.index, numbers, results.label, strict=True):
-        table.writerow([pictures[i], *row, _LABELS[label]])
-    return buffer.getvalue()
+        table.append([pictures[i], *row, _LABELS[label]])
+    return format_csv(table)
 
 
 def as_report(pictures: Sequence[str], unreadable: Sequence) -> str:
     """Return a table of the pictures that could not be read, and why."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["path", "reason"])
-    table.writerows([pictures[bad.index], bad.reason] for bad in unreadable)
-    return buffer.getvalue()
+    rows = [[pictures[bad.index], bad.reason] for bad in unreadable]
+    return format_csv([["path", "reason"], *rows])
 
 
 def draw_overlays(

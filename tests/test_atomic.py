@@ -351,12 +351,11 @@ def test_an_open_file_goes_on_where_it_is(old, tmp_path):
 
 
 @posix
-@pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1"])
-def test_standard_output_comes_in_order_and_empties_no_file(old, name):
+def test_standard_output_comes_in_order_and_empties_no_file(old):
     program = (
         "from skpatchcore._atomic import atomic_write\n"
         "print('first')\n"
-        f"with atomic_write({name!r}, 'w') as file: file.write('second\\n')\n"
+        "with atomic_write('/dev/stdout', 'w') as file: file.write('second\\n')\n"
         "print('third')\n"
     )
     with open(old, "ab") as file:
