@@ -327,7 +327,7 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
             name, known = found.setdefault(resolve(picture), (picture, label))
             if label != known:
                 raise ValueError(
-                    f"{name} and {picture} are one picture, given as good and as "
+                    f"{name} and {picture} are the same image, given as good and as "
                     "defective. Leave one of them out."
                 )
     return [name for name, _ in found.values()], [label for _, label in found.values()]

@@ -1,9 +1,9 @@
-"""Several names of one file or folder, by symbolic links: each is listed once.
+"""List each file and folder once, even if symbolic links give it several names.
 
-Links are followed, out of a folder as well, since data versioning tools link to files
-named by their hash. Hard links are files of their own, which nothing tells apart from
-copies. Broken links stay in the list, to be reported by whoever reads them: a file that
-is left out would go unnoticed.
+Links are followed, out of a folder as well, because data versioning tools link to files
+named by their hash. Hard links are separate files: they cannot be distinguished from
+copies. Broken links stay in the list and are reported when they are read; if they were
+left out, nobody would notice.
 """
 
 import os
@@ -14,10 +14,10 @@ from pathlib import Path
 def without_aliases(
     paths: Sequence[Path], root: Path, rank: Callable[[Path], int] = lambda path: 0
 ) -> list[Path]:
-    """Return paths inside `root`, in their order, each real path under one name.
+    """Return paths inside `root`, in their order, only one for each real path.
 
-    That is the name of the lowest rank; of these, one without links below `root`; of
-    these, the first.
+    That is the path of the lowest rank. Ties are broken in favour of a path without
+    links below `root`, then of the first.
     """
     resolve, real_root = Resolver(), os.path.realpath(root)
     best: dict[str, tuple] = {}
@@ -61,8 +61,8 @@ def walk_folders(
 ) -> Iterator[Path]:
     """Yield `root` and all folders below it, each real folder once.
 
-    Links wait until all that can be reached without them is seen. Those that lead to a
-    folder around `root` are not followed: they lead back here, and to all else.
+    Links are followed after everything that can be reached without them. Links to a
+    folder that contains `root` are not followed: they lead back here.
     """
     seen: set[str] = set()
     now, links = [root], []

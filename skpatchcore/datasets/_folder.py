@@ -58,10 +58,10 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     (in any case) are normal, all others are kinds of defects. Pictures directly in
     ``train/`` are normal. Hidden files, and files that are no pictures, are ignored.
 
-    Symbolic links are followed. A picture, or a folder, that several names lead to is
-    listed once: under ``good`` or another normal name, else under the name that is not
-    a link, else under the first. Hard links are listed as separate pictures, and broken
-    links as pictures that cannot be read.
+    Symbolic links are followed, and each image or folder is listed once. If it has
+    several names, a folder counts as normal if one of them is; otherwise the name that
+    is not a link counts, or else the first. Hard links are separate images. Broken
+    links are listed, and reported when the image is read.
 
     Masks are optional: ``ground_truth/<kind>/`` or ``masks/<kind>/`` with a file for
     each defective picture, of the same name up to the extension, with or without
@@ -111,7 +111,7 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     ValueError
         If the folder is arranged in another way, has no normal training pictures (for
         ``subset`` "all" or "train") or no pictures in the split asked for, or if two
-        pictures would share a mask, or links arrange one picture as good and as
+        pictures would share a mask, or links list an image both as good and as
         defective.
 
     Warns

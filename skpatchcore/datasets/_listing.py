@@ -26,7 +26,7 @@ class Record(NamedTuple):
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Return the pictures directly inside a folder, each once, sorted by name."""
+    """Return the images directly inside a folder, each once, sorted by name."""
     return without_aliases(_named_as_images(folder), folder)
 
 
@@ -38,8 +38,8 @@ def list_folders(folder: Path) -> list[Path]:
 def list_distinct_folders(folder: Path, preferred: Collection[str] = ()) -> list[Path]:
     """Return the subfolders of a folder, each once, sorted by name.
 
-    Of several names of one, `preferred` ones count first, in any case. Links to the
-    folder itself, or to one around it, are left out.
+    If links give a subfolder several names, a name in `preferred` (in lower case)
+    counts first. Links to the folder itself, or to a folder around it, are left out.
     """
     folders = [path for path in list_folders(folder) if not contains(path, folder)]
     return without_aliases(
@@ -68,7 +68,7 @@ def match_masks(pictures: Sequence[Path], folder: Path) -> list[Path | None]:
     if not folder.is_dir():
         return [None] * len(pictures)
     masks = {path.name: path for path in list_folders(folder)}
-    # Under all names: pictures that look the same may share a mask by a link.
+    # Under all names: several images may share a mask by links.
     masks |= {path.stem: path for path in _named_as_images(folder)}
     return [masks.get(f"{p.stem}_mask", masks.get(p.stem)) for p in pictures]
 
@@ -78,7 +78,7 @@ def collect_subset(
 ) -> list[Record]:
     """Return the records of all splits, or of one, which then may not be empty.
 
-    Each picture is in one of them, however many links lead to it.
+    Each image is in only one of them, even if several links lead to it.
     """
     splits = SPLITS if subset == "all" else (subset,)
     records = [record for split in splits for record in list_split(split)]
@@ -90,15 +90,15 @@ def collect_subset(
 
 
 def _check_labels(records: Sequence[Record]) -> None:
-    """Refuse a picture that is good under one name and defective under another."""
+    """Refuse an image that is good under one name and defective under another."""
     resolve = Resolver()
     first: dict[str, Record] = {}
     for record in records:
         other = first.setdefault(resolve(record.path), record)
         if (other.defect_type == "good") != (record.defect_type == "good"):
             raise ValueError(
-                f"{other.path} and {record.path} are one picture, by a link, but "
-                "arranged as good and as defective. Remove one of the two."
+                f"{other.path} and {record.path} are the same image (one is a link), "
+                "but one is listed as good and the other as defective. Remove one."
             )
 
 

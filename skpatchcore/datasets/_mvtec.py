@@ -177,7 +177,7 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
         If `data_home` is a file.
     ValueError
         If there is no such category, or no picture in the split asked for or in
-        ``train/good``, or links arrange one picture as good and as defective.
+        ``train/good``, or links list an image both as good and as defective.
 
     See Also
     --------
