@@ -1,6 +1,7 @@
 """Work done by a few threads ahead of the one who needs its results, in order."""
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,8 @@ from typing import TypeVar
 from skpatchcore._threads import compute_alone
 
 T = TypeVar("T")
+# How often threads that are held back look whether anybody still waits for them.
+_POLL_SECONDS = 1.0
 
 
 def read_ahead(
@@ -28,10 +31,10 @@ def read_ahead(
         return
     started: deque = deque()
     n_started = 0
-    gate = _Gate(n_ahead)
     pool = ThreadPoolExecutor(
         min(n_threads, n), "skpatchcore-read-ahead", initializer=compute_alone
     )
+    gate = _Gate(n_ahead, pool)
     try:
         for i in range(n):
             gate.advance(i)
@@ -40,15 +43,19 @@ def read_ahead(
                 n_started += 1
             yield started.popleft().result()
     finally:
-        gate.close()
-        pool.shutdown(wait=True, cancel_futures=True)
+        try:
+            gate.close()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 class _Gate:
     """Hold back work that was submitted before the bound fell."""
 
-    def __init__(self, n_ahead: Callable[[], int]):
+    def __init__(self, n_ahead: Callable[[], int], pool: ThreadPoolExecutor):
         self._n_ahead = n_ahead
+        # An interrupt may keep the gate from being closed; without its pool, it is.
+        self._pool = weakref.ref(pool)
         self._next = 0
         self._closed = False
         self._changed = threading.Condition()
@@ -69,7 +76,9 @@ class _Gate:
         """Return ``function(i)`` as soon as it may begin; None once closed."""
         # What is to be handed out next never waits, so that nobody waits for ever.
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or i <= self._next + self._n_ahead()
-            )
-        return None if self._closed else function(i)
+            while not self._is_closed() and i > self._next + self._n_ahead():
+                self._changed.wait(_POLL_SECONDS)
+        return None if self._is_closed() else function(i)
+
+    def _is_closed(self) -> bool:
+        return self._closed or self._pool() is None

@@ -4,13 +4,14 @@ import contextlib
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpatchcore._read_ahead import read_ahead
+from skpatchcore._read_ahead import _Gate, read_ahead
 
 
 def n_threads_left():
@@ -164,3 +165,13 @@ def test_closing_wakes_threads_that_are_held_back(n_threads):
     time.sleep(0.02)
     results.close()
     assert n_threads_left() == 0
+
+
+def test_threads_that_are_held_back_end_with_a_pool_that_nobody_closed():
+    pool = ThreadPoolExecutor(1, "skpatchcore-read-ahead")
+    gate = _Gate(lambda: 0, pool)
+    later = pool.submit(gate.pass_through, lambda i: "begun", 5)
+    time.sleep(0.01)
+    assert not later.done()
+    del pool
+    assert later.result(timeout=20) is None
