@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.utils import Bunch
 
+from skpatchcore._atomic import atomic_write
 from skpatchcore._benchmark import measure_pictures, measure_pixels, score_and_map
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
@@ -85,7 +86,8 @@ def draw_sheet(demo: Demo, path: Path) -> None:
         ax=figure.subplots(len(shown), 4),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as file:
+        figure.savefig(file, dpi=110, format="png")
 
 
 def choose_pictures(defect_types: np.ndarray, n: int) -> list[int]:

@@ -1,10 +1,10 @@
 """Whatever a user calls pictures, as validated float arrays and batches."""
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
+from skpatchcore._image_files import kind_of_file, open_image, open_regular
 from skpatchcore._read_ahead import read_ahead
 
 _EXPECTED = (
@@ -24,7 +25,8 @@ _CHANNELS = (1, 2, 3, 4)
 # Resampling by the user may overshoot [0, 1] by rounding alone.
 _RANGE_TOLERANCE = 1e-4
 # What pictures read ahead of the network may take: 27 of 900 x 900 pixels, one of 4000
-# x 3000. While it is read, a picture is held twice in floats of three channels.
+# x 3000. While it is read, a picture is held twice in floats of three channels; where
+# resizing enlarges it, what comes of it counts.
 _AHEAD_BYTES = 512 * 2**20
 _BYTES_PER_PIXEL = 2 * 3 * 4
 # A PIL image reads its file at first use, by a file object that others may share.
@@ -135,7 +137,8 @@ def picture_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes
     with blaming(name), _naming(name):
         if isinstance(source, Image.Image):
             return _decode(source)
-        return Path(source).read_bytes()
+        with open_regular(source) as file:
+            return file.read()
 
 
 def resized_shape(shape: tuple[int, int], image_size) -> tuple[int, int]:
@@ -161,13 +164,42 @@ def center_crop_offset(shape, crop_size, name: str) -> tuple[int, int]:
 
 
 def plan_geometry(shape, image_size, crop_size, name: str = "a picture") -> Geometry:
-    """Return where a picture of `shape` (h, w) ends up in the network's input."""
+    """Return where a picture of `shape` (h, w) ends up in the network's input.
+
+    Raises
+    ------
+    UnreadableImageError
+        If resizing would make more pixels than Pillow permits in a file.
+    ValueError
+        If `crop_size` is larger than the resized picture.
+    """
     resized = resized_shape(shape, image_size)
+    with blaming(name):
+        _check_resized(shape, resized, image_size, name)
     if crop_size is None:
         return Geometry(shape, resized, (0, 0), resized)
     crop = (crop_size, crop_size) if np.isscalar(crop_size) else tuple(crop_size)
     with blaming(name):
         return Geometry(shape, resized, center_crop_offset(resized, crop, name), crop)
+
+
+def _check_resized(shape, resized, image_size, name: str) -> None:
+    """Refuse to make an image so large that it would be refused as a file.
+
+    The short side of a very thin image, at `image_size`, makes the long one enormous:
+    of 1 x 20000 pixels, 256 x 5120000.
+    """
+    limit = Image.MAX_IMAGE_PIXELS
+    n_pixels = resized[0] * resized[1]
+    if limit is None or n_pixels <= max(limit, shape[0] * shape[1]):
+        return
+    raise UnreadableImageError(
+        f"{name} is {shape[0]} x {shape[1]}; image_size={image_size} would resize it "
+        f"to {resized[0]} x {resized[1]}, which are {n_pixels} pixels "
+        f"({n_pixels * _BYTES_PER_PIXEL // 2 / 1e9:.1f} GB). The limit is {limit} "
+        "pixels, PIL.Image.MAX_IMAGE_PIXELS. Lower image_size, give it as (height, "
+        "width), cut the image into parts, or leave it out."
+    )
 
 
 def resize_and_crop(
@@ -248,34 +280,36 @@ def _iter_inputs(
     # As many threads as torch has: less than all cores where the user said so, or where
     # other processes share them.
     n_threads = torch.get_num_threads()
-    largest, wanted = 0, 1
+    largest, wanted, lock = 0, 1, threading.Lock()
 
     def n_ahead() -> int:
         fitting = _AHEAD_BYTES // (_BYTES_PER_PIXEL * largest) if largest else 1
         return max(1, min(wanted, fitting))
 
-    inputs = read_ahead(
-        lambda i: _load_input(images, i, image_size, crop_size),
-        len(images),
-        n_threads,
-        n_ahead,
-    )
-    with closing(inputs):
+    def load_input(i: int) -> tuple[torch.Tensor, Geometry]:
+        nonlocal largest
+        image = images[i]
+        geometry = plan_geometry(
+            image.shape[:2], image_size, crop_size, _name_of(images, i)
+        )
+        # As soon as it is known, and before resizing takes memory.
+        sizes = (geometry.original, geometry.resized)
+        with lock:
+            largest = max(largest, *(height * width for height, width in sizes))
+        return _to_input(image, geometry), geometry
+
+    with closing(read_ahead(load_input, len(images), n_threads, n_ahead)) as inputs:
         for tensor, geometry in inputs:
-            largest = max(largest, int(np.prod(geometry.original)))
             wanted = max(n_threads, batch_size(geometry.crop))
             yield tensor, geometry
 
 
-def _load_input(images, i: int, image_size, crop_size) -> tuple[torch.Tensor, Geometry]:
-    image = images[i]
-    name = _name_of(images, i)
-    geometry = plan_geometry(image.shape[:2], image_size, crop_size, name)
+def _to_input(image: np.ndarray, geometry: Geometry) -> torch.Tensor:
     # Channels stay last in memory until the picture is small. Torch warns of arrays
     # that are read-only.
     image = image if image.flags.writeable else image.copy()
     resized = resize_and_crop(torch.from_numpy(image).permute(2, 0, 1), geometry)
-    return resized.contiguous(), geometry
+    return resized.contiguous()
 
 
 def take_images(images: Sequence[np.ndarray], indices) -> Sequence[np.ndarray]:
@@ -302,7 +336,7 @@ def _collate(
 
 def _name(source, i: int) -> str:
     if isinstance(source, (str, os.PathLike)):
-        return f"picture {i} ({os.fspath(source)})"
+        return f"picture {i} ({os.fsdecode(source)})"
     return f"picture {i}"
 
 
@@ -366,14 +400,35 @@ def _tensor_to_numpy(tensor: torch.Tensor, name: str, *, batched: bool) -> np.nd
 
 def _check_source(source, name: str) -> None:
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
-        if not path.is_file():
-            kind = "is a folder, not a picture" if path.is_dir() else "does not exist"
-            raise FileNotFoundError(f"{name} {kind}.")
+        _check_path(source, name)
+    elif isinstance(source, bytes):
+        raise TypeError(
+            f"{name} is of type bytes. For a path pass os.fsdecode(path); for an "
+            "encoded image pass PIL.Image.open(io.BytesIO(data))."
+        )
     elif isinstance(source, np.ndarray):
         _check_array(source, name)
     elif not isinstance(source, Image.Image):
         raise TypeError(f"{name} is of type {type(source).__name__}. {_EXPECTED}")
+
+
+def _check_path(path, name: str) -> None:
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        reason = "is a broken link" if os.path.islink(path) else "does not exist"
+        raise FileNotFoundError(f"{name} {reason}.") from None
+    except (OSError, ValueError) as error:
+        # Not permitted, a circle of links, too long, or with a null character.
+        reason = getattr(error, "strerror", None) or error
+        raise UnreadableImageError(f"Could not read {name}: {reason}.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise FileNotFoundError(f"{name} is a folder, not a picture.")
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError(
+            f"{name} is {kind_of_file(status)}, not a regular file; save the image in "
+            "a file and pass that."
+        )
 
 
 def _check_array(array: np.ndarray, name: str) -> None:
@@ -399,9 +454,7 @@ def _decode(source) -> np.ndarray:
     if isinstance(source, Image.Image):
         with _PIL_LOCK:
             return _pil_to_array(source)
-    # From a path Pillow may map the file into memory, and then garbles grey TIFFs that
-    # EXIF turns by 90 degrees (seen in Pillow 13.0).
-    with open(source, "rb") as file, Image.open(file) as image:
+    with open_image(source) as image:
         return _pil_to_array(image)
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import os
-import secrets
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from skpatchcore import __version__
+from skpatchcore._atomic import atomic_write
 
 _FORMAT, _FORMAT_VERSION = "skpatchcore model", 1
 _MANIFEST = "model.json"
@@ -63,7 +63,8 @@ def write_members(path: Path, content: dict, members: dict[str, bytes]) -> None:
             f"bytes, and {_MAX_MANIFEST_BYTES} can be read. Use a smaller cv, or "
             "method='refit'."
         )
-    _write_atomically(path, {_MANIFEST: text, **members})
+    with atomic_write(path) as file:
+        _write_zip(file, {_MANIFEST: text, **members})
 
 
 def _versions() -> dict[str, str]:
@@ -74,25 +75,6 @@ def _versions() -> dict[str, str]:
 
 def _describe(data: bytes) -> dict:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def _write_atomically(path: Path, members: dict[str, bytes]) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            _write_zip(file, members)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    if os.name == "posix":
-        # The new name, too, has to reach the disk; other systems cannot open folders.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _write_zip(file, members: dict[str, bytes]) -> None:

@@ -1,7 +1,6 @@
 """Write an HTML report about a category: metrics, threshold and misjudged images."""
 
 import base64
-import csv
 import io
 import platform
 import time
@@ -16,14 +15,18 @@ from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 
 from skpatchcore import _report_figures as figures
+from skpatchcore._atomic import atomic_write
 from skpatchcore._benchmark import Evaluation
 from skpatchcore._conformal import Calibration, anomaly_score
 from skpatchcore._device import resolve_device
 from skpatchcore._results import (
     IMAGE_COLUMNS,
+    NAME_BYTES,
+    NAME_ESCAPES,
     PIXEL_COLUMNS,
     Comparison,
     column_title,
+    format_csv,
     replace_text,
     versions,
 )
@@ -136,9 +139,8 @@ def write_report(
     book = _Book(images)
     wrong = misjudged(evaluation, judgement)
     places = _find_places(evaluation, wrong)
-    replace_text(
-        images / "misjudged.csv", _as_csv(evaluation, judgement, wrong, places)
-    )
+    table = _as_csv(evaluation, judgement, wrong, places)
+    replace_text(images / "misjudged.csv", table, NAME_BYTES)
     charts = _draw_charts(book, evaluation, judgement)
     close = closest_calls(evaluation, judgement)
     shown = [*wrong[:_MOST_MISJUDGED], *close]
@@ -162,7 +164,7 @@ def write_report(
         written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     )
     path = Path(folder) / f"{category}.html"
-    replace_text(path, text)
+    replace_text(path, text, NAME_ESCAPES)
     return path
 
 
@@ -210,11 +212,14 @@ class _Book:
 
     def add(self, figure, name: str, alt: str) -> dict:
         path = self.folder / name
-        options = {}
+        options = {"format": path.suffix[1:], "dpi": _DPI}
         if path.suffix == ".jpg":
-            options = {"pil_kwargs": {"quality": _JPEG_QUALITY}}
-        figure.savefig(path, dpi=_DPI, **options)
-        data = base64.b64encode(path.read_bytes()).decode("ascii")
+            options["pil_kwargs"] = {"quality": _JPEG_QUALITY}
+        buffer = io.BytesIO()
+        figure.savefig(buffer, **options)
+        with atomic_write(path) as file:
+            file.write(buffer.getvalue())
+        data = base64.b64encode(buffer.getvalue()).decode("ascii")
         width, height = (round(side * _DPI) for side in figure.get_size_inches())
         return {
             "source": f"data:{_MEDIA[path.suffix]};base64,{data}",
@@ -284,12 +289,10 @@ def _verdict(label: int, flagged: bool) -> str:
 
 def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
     """Return a CSV table of images: how they were judged, and what they match."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(_CSV_COLUMNS)
+    table = [_CSV_COLUMNS]
     for i in rows:
         score = float(evaluation.scores[i])
-        table.writerow(
+        table.append(
             [
                 evaluation.test.data[i],
                 evaluation.test.defect_types[i],
@@ -301,7 +304,7 @@ def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
                 float(places[i]["distances"][0]),
             ]
         )
-    return buffer.getvalue()
+    return format_csv(table)
 
 
 def _metric_rows(evaluation, judgement, settings) -> list[dict]:

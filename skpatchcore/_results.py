@@ -1,18 +1,18 @@
 """Format and write tables of results: plain text, CSV, JSON, Markdown and LaTeX."""
 
 import csv
-import io
 import json
-import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tabulate import tabulate
 
 from skpatchcore import __version__
+from skpatchcore._atomic import atomic_write
 from skpatchcore._published import (
     Published,
     comparable,
@@ -32,6 +32,9 @@ COLUMNS = (
     "predict_seconds",
 )
 _PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
+# Names of files need not be text. A table for programs has their bytes, and documents
+# have escapes, as JSON has of itself.
+NAME_BYTES, NAME_ESCAPES = "surrogateescape", "backslashreplace"
 
 
 def mean_row(rows: Sequence[Mapping]) -> dict:
@@ -64,7 +67,8 @@ def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Pa
     }
     files = [folder / f"results.{suffix}" for suffix in texts]
     for file, text in zip(files, texts.values(), strict=True):
-        replace_text(file, text)
+        errors = NAME_BYTES if file.suffix == ".csv" else NAME_ESCAPES
+        replace_text(file, text, errors)
     return files
 
 
@@ -117,17 +121,20 @@ class Comparison:
 
 def _as_csv(rows: Sequence[Mapping], beside: Comparison) -> str:
     others = {f"{metric}_{one.name}": (metric, one) for metric, one in beside.columns()}
-    buffer = io.StringIO()
-    # None becomes an empty field.
-    table = csv.DictWriter(buffer, (*COLUMNS, *others), lineterminator="\n")
-    table.writeheader()
+    table = [[*COLUMNS, *others]]
     for row in rows:
-        theirs = {
-            name: beside.value(*column, row["category"])
-            for name, column in others.items()
-        }
-        table.writerow({**row, **theirs})
-    return buffer.getvalue()
+        theirs = [beside.value(*column, row["category"]) for column in others.values()]
+        table.append([*(row[name] for name in COLUMNS), *theirs])
+    return format_csv(table)
+
+
+def format_csv(rows: Iterable[Sequence]) -> str:
+    """Return rows as CSV; None becomes an empty field."""
+    lines = []
+    # A carriage return in a name is quoted only where it is part of line ends.
+    table = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    table.writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
 def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
@@ -160,15 +167,11 @@ def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -
     )
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file atomically: under a temporary name first, then rename it."""
+def replace_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file as a whole, and the folders that it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(path, "w", errors=errors) as file:
+        file.write(text)
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,5 @@
 """What ``skpatchcore score`` finds, computes and draws; it writes nothing itself."""
 
-import csv
-import io
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -11,6 +9,8 @@ import numpy as np
 
 from skpatchcore._images import check_images
 from skpatchcore._inspections import map_of, map_threshold
+from skpatchcore._results import format_csv
+from skpatchcore.datasets._aliases import Resolver, walk_folders, without_aliases
 from skpatchcore.datasets._listing import list_folders, list_pictures
 from skpatchcore.inspection._overlays import blend_overlay, color_limits
 
@@ -18,21 +18,31 @@ _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
 def find_pictures(paths: Sequence[str]) -> list[str]:
-    """Return files as they are and the pictures in folders, each once."""
+    """Return files as they are and the pictures in folders.
 
-    def search(folder: Path) -> Iterator[Path]:
-        yield from list_pictures(folder)
-        for subfolder in list_folders(folder):
-            yield from search(subfolder)
-
-    found = []
+    Each is listed once, however many paths and links lead to it, under the first of
+    `paths` that does.
+    """
+    resolve, found = Resolver(), {}
     for path in paths:
-        inside = map(str, search(Path(path))) if os.path.isdir(path) else [path]
-        before = len(found)
-        found.extend(inside)
-        if len(found) == before:
+        inside = _search(Path(path)) if os.path.isdir(path) else [path]
+        if not inside:
             raise ValueError(f"Found no pictures in {path} or its subfolders.")
-    return list(dict.fromkeys(found))
+        for picture in inside:
+            found.setdefault(resolve(picture), str(picture))
+    return list(found.values())
+
+
+def _search(root: Path) -> list[Path]:
+    """Return the pictures in a folder, and after them those in its subfolders."""
+    folders = walk_folders(root, list_folders)
+    pictures = [path for folder in folders for path in list_pictures(folder)]
+
+    def order(path: Path) -> list[tuple[bool, str]]:
+        *above, name = path.relative_to(root).parts
+        return [*((True, part) for part in above), (False, name)]
+
+    return without_aliases(sorted(pictures, key=order), root)
 
 
 def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
@@ -50,7 +60,9 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
         for path in relative
     ]
     paths = [Path(os.path.abspath(folder)) / name for name in names]
-    lost = set(paths) & set(sources)
+    # By links, a file may be the picture that it is drawn from.
+    read = {os.path.realpath(source) for source in sources}
+    lost = [path for path in paths if os.path.realpath(path) in read]
     if lost:
         raise ValueError(
             f"{min(lost)} would be overwritten; choose another folder than {folder}."
@@ -60,24 +72,19 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
 
 def as_csv(pictures: Sequence[str], results) -> str:
     """Return a table of scores, decisions and labels, a line for each picture."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
     columns = ["score", "decision", "p_value"]
     columns = [name for name in columns if name in results]
-    table.writerow(["path", *columns, "label"])
+    table = [["path", *columns, "label"]]
     numbers = zip(*(results[name].tolist() for name in columns), strict=True)
     for i, row, label in zip(results.index, numbers, results.label, strict=True):
-        table.writerow([pictures[i], *row, _LABELS[label]])
-    return buffer.getvalue()
+        table.append([pictures[i], *row, _LABELS[label]])
+    return format_csv(table)
 
 
 def as_report(pictures: Sequence[str], unreadable: Sequence) -> str:
     """Return a table of the pictures that could not be read, and why."""
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["path", "reason"])
-    table.writerows([pictures[bad.index], bad.reason] for bad in unreadable)
-    return buffer.getvalue()
+    rows = [[pictures[bad.index], bad.reason] for bad in unreadable]
+    return format_csv([["path", "reason"], *rows])
 
 
 def draw_overlays(

@@ -78,6 +78,15 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error} (--debug shows where)"
 
 
+def _print(text: str, *, nl: bool = True) -> None:
+    """Print text with names of files, which need not be valid in any encoding."""
+    try:
+        text.encode()  # click replaces what is not text where the locale is ASCII.
+        click.echo(text, nl=nl)
+    except UnicodeEncodeError:
+        click.echo(text.encode("utf-8", "surrogateescape"), nl=nl)
+
+
 def _watched() -> int:
     """Return 1 where a person sees progress bars, and 0 in scripts and in CI."""
     return int(sys.stderr.isatty())
@@ -121,7 +130,7 @@ def demo(output, random_state):
         click.echo(f"No sheet of pictures was drawn. {error}", err=True)
     else:
         draw_sheet(found, output / "demo_sheet.png")
-        click.echo(f"\nPictures, anomaly maps and masks: {output / 'demo_sheet.png'}")
+        _print(f"\nPictures, anomaly maps and masks: {output / 'demo_sheet.png'}")
     click.echo(
         "Next, your own pictures:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc\n"
         "                          skpatchcore score --model part.skpc NEW_PICTURES"
@@ -164,7 +173,10 @@ def benchmark(data_root, categories, output, report, alpha, **settings):
     beside published ones where there are any for the setting.
     """
     from skpatchcore import _benchmark, _results
+    from skpatchcore._atomic import check_writable
 
+    if output.is_dir():
+        check_writable(output / "results.csv")
     if report:
         from skpatchcore._report import check_report
 
@@ -181,7 +193,7 @@ def benchmark(data_root, categories, output, report, alpha, **settings):
     if run.rows:
         rows = [*run.rows, _results.mean_row(run.rows)]
         click.echo(_results.format_table(rows))
-        click.echo("\n" + run.describe_files())
+        _print("\n" + run.describe_files())
     if failures:
         listed = "".join(f"\n  {name}: {text}" for name, text in failures.items())
         raise click.ClickException(
@@ -273,6 +285,7 @@ def fit(train, model, include_backbone, on_error, **settings):
     TRAIN are pictures, or folders: either with pictures of good parts directly inside,
     or with train/good. What was learned is written to a model file.
     """
+    from skpatchcore._atomic import check_writable
     from skpatchcore._benchmark import build_detector
     from skpatchcore.persistence import save
 
@@ -280,6 +293,7 @@ def fit(train, model, include_backbone, on_error, **settings):
         raise click.BadParameter(
             f"The folder {model.parent} does not exist.", param_hint="'--model'"
         )
+    check_writable(model)
     pictures, target = _gather_training(train)
     if on_error == "skip":
         pictures, target = _leave_out_unreadable(pictures, target)
@@ -291,7 +305,7 @@ def fit(train, model, include_backbone, on_error, **settings):
     seconds = time.perf_counter() - started
     save(detector, model, include_backbone=include_backbone)
     n_kept, n_features = detector.memory_bank_.bank_.shape
-    click.echo(
+    _print(
         f"Kept {n_kept} patches of {n_features} features after {seconds:.1f} s; "
         f"pictures that score below {detector.offset_:.4g} are anomalous.\n"
         f"Model: {model} ({model.stat().st_size / 1e6:.1f} MB)"
@@ -299,19 +313,24 @@ def fit(train, model, include_backbone, on_error, **settings):
 
 
 def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return pictures and labels of files and folders."""
+    """Return pictures and labels of files and folders, each picture once."""
     from skpatchcore.datasets import load_image_folder
+    from skpatchcore.datasets._aliases import Resolver
 
-    pictures, target = [], []
+    resolve, found = Resolver(), {}
     for path in paths:
+        labelled = [(path, 1)]
         if os.path.isdir(path):
             data, labels = load_image_folder(path, subset="train", return_X_y=True)
-            pictures += data.tolist()
-            target += labels.tolist()
-        else:
-            pictures.append(path)
-            target.append(1)
-    return pictures, target
+            labelled = zip(data.tolist(), labels.tolist(), strict=True)
+        for picture, label in labelled:
+            name, known = found.setdefault(resolve(picture), (picture, label))
+            if label != known:
+                raise ValueError(
+                    f"{name} and {picture} are the same image, given as good and as "
+                    "defective. Leave one of them out."
+                )
+    return [name for name, _ in found.values()], [label for _, label in found.values()]
 
 
 def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:
@@ -366,10 +385,14 @@ def score(pictures, model, output, overlays, masks, on_error, report, weights, d
     is anomalous.
     """
     from skpatchcore import _scoring
-    from skpatchcore._results import replace_text
+    from skpatchcore._atomic import check_writable
+    from skpatchcore._results import NAME_BYTES, replace_text
     from skpatchcore.persistence import load
     from skpatchcore.scoring import as_results, inspect_pictures
 
+    for path in (output, report):
+        if path and path.parent.is_dir():
+            check_writable(path)
     pictures = _scoring.find_pictures(pictures)
     names = {
         folder: _scoring.png_paths(pictures, folder) for folder in (overlays, masks)
@@ -382,12 +405,12 @@ def score(pictures, model, output, overlays, masks, on_error, report, weights, d
     kept = range(len(images)) if on_error == "nan" else sorted(found)
     table = _scoring.as_csv(pictures, as_results(detector, kept, found, unreadable))
     if output is None:
-        click.echo(table, nl=False)
+        _print(table, nl=False)
     else:
-        replace_text(output, table)
+        replace_text(output, table, NAME_BYTES)
     _tell_unreadable(unreadable, len(pictures))
     if report:
-        replace_text(report, _scoring.as_report(pictures, unreadable))
+        replace_text(report, _scoring.as_report(pictures, unreadable), NAME_BYTES)
     for folder, draw in (
         (overlays, lambda: _scoring.draw_overlays(detector, pictures, seen)),
         (masks, lambda: _scoring.draw_masks(detector, seen)),
@@ -407,11 +430,14 @@ def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:
     from PIL import Image
     from tqdm.auto import tqdm
 
+    from skpatchcore._atomic import atomic_write
+
     pairs = zip(pictures, paths, strict=True)
     # None: only where a terminal is.
     for pixels, path in tqdm(pairs, "writing", total=len(paths), disable=None):
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
+        with atomic_write(path) as file:
+            Image.fromarray(pixels).save(file, "PNG")
 
 
 if __name__ == "__main__":

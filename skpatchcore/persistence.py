@@ -49,7 +49,8 @@ def save(detector, path, *, include_backbone=False):
         :class:`~skpatchcore.model_selection.OneClassKFold`.
 
     path : str or path-like
-        File to write, ``.skpc`` by convention. An existing file is replaced.
+        File to write, ``.skpc`` by convention. An existing file is replaced and keeps
+        its permissions; symbolic links are followed; devices and pipes are written to.
 
     include_backbone : bool, default=False
         Store the network's weights too, up to the last layer that is read, so that
@@ -66,6 +67,10 @@ def save(detector, path, *, include_backbone=False):
         If `detector` is not fitted, or its parameters have been set to what does not go
         with the fit; if `include_backbone` is asked for a network that was given as a
         module, or there is none.
+
+    FileNotFoundError, PermissionError, IsADirectoryError
+        If the folder of `path` does not exist, `path` or its folder is read-only, or
+        `path` is a folder.
 
     See Also
     --------

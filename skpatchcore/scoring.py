@@ -43,7 +43,8 @@ def score_pictures(detector, X, *, on_error="raise"):
     on_error : {"raise", "skip", "nan"}, default="raise"
         What to do with a picture that cannot be used: a file that is missing,
         truncated, no picture, or a decompression bomb; NaN or values outside [0, 1] in
-        a float picture; one smaller than `crop_size`.
+        a float picture; one smaller than `crop_size`, or so thin that resizing would
+        give it more pixels than Pillow permits in a file.
 
         - "raise": raise its error.
         - "skip": leave it out of the results.

@@ -5,6 +5,7 @@ import copy
 import io
 import signal
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -710,6 +711,106 @@ def test_masks_of_any_size():
     masks = resize_masks([np.ones(shape, bool) for shape in shapes], 32, 24)
     assert [mask.shape for mask in masks] == [(24, 24)] * 3
     assert all(mask.all() for mask in masks)
+
+
+# Thin images --------------------------------------------------------------------------
+
+THIN = np.zeros((1, 20_000, 3), np.uint8)
+
+
+@pytest.fixture
+def no_resizing_of_thin_images(monkeypatch):
+    """Fail before the memory is asked for."""
+    real = torch.nn.functional.interpolate
+
+    def interpolate(tensor, size, *args, **options):
+        assert size[0] * size[1] < 1e8
+        return real(tensor, size, *args, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", interpolate)
+
+
+THIN_FORMS = {
+    "file": lambda folder: save_all([THIN], folder, ".png")[0],
+    "upright": lambda folder: THIN.transpose(1, 0, 2),
+    "array": lambda folder: THIN,
+    "float array": lambda folder: THIN / 255,
+    "grey array": lambda folder: THIN[..., 0],
+    "PIL": lambda folder: Image.fromarray(THIN),
+    "lazy PIL": lambda folder: encode(Image.fromarray(THIN), "PNG"),
+    "tensor": lambda folder: channels_first(THIN[None])[0],
+}
+
+
+@pytest.mark.parametrize("form", THIN_FORMS)
+@pytest.mark.parametrize("crop_size", [None, 64])
+def test_a_thin_image_is_refused_before_it_is_resized(
+    form, crop_size, tmp_path, no_resizing_of_thin_images
+):
+    images = check_images([np.zeros((64, 64, 3)), THIN_FORMS[form](tmp_path)])
+    batches = iter_batches(images, 256, crop_size, 1)
+    next(batches)
+    with pytest.raises(UnreadableImageError) as caught:
+        next(batches)
+    message = str(caught.value)
+    expected = ("picture 1", "256", "5120000", "1310720000 pixels (15.7 GB)")
+    assert all(part in message for part in expected)
+    assert f"{Image.MAX_IMAGE_PIXELS} pixels" in message
+    assert "(height, width)" in message
+
+
+def test_a_thin_mask_is_refused_as_its_image_is(no_resizing_of_thin_images):
+    with pytest.raises(UnreadableImageError, match="mask 0 is 1 x 20000"):
+        resize_masks([THIN[..., 0]])
+
+
+@pytest.mark.parametrize("image_size", [None, (64, 64), 4])
+def test_a_thin_image_of_moderate_size_is_read(image_size):
+    ((_, batch, _),) = iter_batches(check_images([THIN]), image_size, None, 1)
+    assert batch[0].numel() < 1e6
+
+
+def test_the_limit_is_that_of_pillow(monkeypatch):
+    shape = (1, 1000)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99_999)
+    with pytest.raises(UnreadableImageError, match="The limit is 99999 pixels"):
+        plan_geometry(shape, 10, None)
+    for limit in (100_000, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        assert plan_geometry(shape, 10, None).resized == (10, 10_000)
+
+
+def test_what_is_not_enlarged_is_not_refused(monkeypatch):
+    """An array in memory takes what it takes; only resizing must not add to it."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    for image_size in (None, 50, (50, 50), 20):
+        assert plan_geometry((50, 50), image_size, None)
+
+
+def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
+    """Four of them are what is affordable, as large as they become."""
+    monkeypatch.setattr("skpatchcore._images._AHEAD_BYTES", 4 * 40 * 400 * 24)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    pictures = CountedPictures([np.zeros((4, 40, 3), dtype=np.float32)] * 60)
+    with contextlib.closing(iter_batches(pictures, 40, None, 32)) as batches:
+        for n_yielded, _ in enumerate(batches):
+            assert pictures.n_read - 32 * (n_yielded + 1) <= 1 + 4
+
+
+def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
+    """Those that were to be read while images were small wait."""
+    monkeypatch.setattr("skpatchcore._images._AHEAD_BYTES", 2 * 40 * 400 * 24)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    small, thin = (np.zeros((4, n, 3), dtype=np.float32) for n in (4, 40))
+    pictures = CountedPictures([small] * 30 + [thin] * 50)
+    with contextlib.closing(iter_batches(pictures, 40, None, 20)) as batches:
+        next(batches)
+        time.sleep(0.1)
+        # Two threads may each have begun one before the first was seen to be large.
+        assert pictures.n_read <= 30 + 2
+
+
+# Damaged files -----------------------------------------------------------------------
 
 
 def test_a_part_of_the_pictures_keeps_their_names():

@@ -4,13 +4,14 @@ import contextlib
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpatchcore._read_ahead import read_ahead
+from skpatchcore._read_ahead import _Gate, read_ahead
 
 
 def n_threads_left():
@@ -130,3 +131,47 @@ def test_torch_starts_no_threads_of_its_own_in_there():
         assert fresh == [3]
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_bound_that_falls_holds_back_what_was_submitted():
+    """Once an item is found to be large, no more than one is begun ahead."""
+    begun, bound = [], 1
+
+    def function(i):
+        nonlocal bound
+        begun.append(i)
+        if i == 4:
+            bound = 0
+        time.sleep(0.002)
+        return i
+
+    with contextlib.closing(read_ahead(function, 40, 1, lambda: bound)) as results:
+        assert next(results) == 0
+        bound = 30  # Asked for next, when all of these are submitted.
+        for i in range(1, 40):
+            assert next(results) == i
+            time.sleep(0.004)
+            if i >= 4:
+                assert len(begun) <= i + 1
+    assert begun == list(range(40))
+
+
+@pytest.mark.parametrize("n_threads", [1, 4])
+def test_closing_wakes_threads_that_are_held_back(n_threads):
+    begun, bound = [], 10
+    results = read_ahead(begun.append, 20, n_threads, lambda: bound)
+    next(results)
+    bound = 0
+    time.sleep(0.02)
+    results.close()
+    assert n_threads_left() == 0
+
+
+def test_threads_that_are_held_back_end_with_a_pool_that_nobody_closed():
+    pool = ThreadPoolExecutor(1, "skpatchcore-read-ahead")
+    gate = _Gate(lambda: 0, pool)
+    later = pool.submit(gate.pass_through, lambda i: "begun", 5)
+    time.sleep(0.01)
+    assert not later.done()
+    del pool
+    assert later.result(timeout=20) is None

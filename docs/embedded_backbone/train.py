@@ -4,7 +4,6 @@ Everything random in a step follows from the seed and the step's number, so a ru
 is interrupted and started again ends like one that is not, bit for bit on one device.
 """
 
-import shutil
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import torch
 from numpy.random import SeedSequence
 from tqdm import tqdm
 
+from skpatchcore._atomic import atomic_write
 from skpatchcore._device import resolve_device
 from skpatchcore.embedded._network import WEIGHTS_PATH
 from training.export import make_embedded, save_weights
@@ -138,7 +138,7 @@ def main(
             if keep or trainer.step % save_every == 0 or trainer.step == last:
                 trainer.save(checkpoint)
             if keep:
-                shutil.copy(checkpoint, folder / f"checkpoint-{trainer.step:06d}.pt")
+                trainer.save(folder / f"checkpoint-{trainer.step:06d}.pt")
     standard = store[np.arange(min(N_STANDARD, len(store)))]
     network = make_embedded(trainer.average.cpu(), standard)
     save_weights(network, folder / WEIGHTS_PATH.name)
@@ -158,7 +158,8 @@ def _forget_later_steps(log_path: Path, step: int) -> None:
     if log_path.exists():
         lines = log_path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if int(line.split("\t")[0]) <= step]
-        log_path.write_text("".join(kept))
+        with atomic_write(log_path, "w") as log:
+            log.writelines(kept)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from sklearn.utils._param_validation import StrOptions, validate_params
 
+from skpatchcore.datasets._aliases import without_aliases
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
     check_folder,
     collect_subset,
+    list_distinct_folders,
     list_folders,
     list_pictures,
     match_masks,
@@ -61,6 +63,11 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
     ``masks/<kind>/``, with one file for each defective image. The file has the same
     name up to the extension, with or without ``_mask`` at the end.
 
+    Symbolic links are followed, and each image or folder is listed once. If it has
+    several names, a folder counts as normal if one of them is; otherwise the name that
+    is not a link counts, or else the first. Hard links are separate images. Broken
+    links are listed, and reported when the image is read.
+
     Parameters
     ----------
     path : str or path-like
@@ -104,8 +111,8 @@ def load_image_folder(path, *, subset="all", return_X_y=False):
         If `path` is a file.
     ValueError
         If the folder has another layout, has no normal training images (with ``subset``
-        "all" or "train") or no images in the requested split, or if a mask could belong
-        to two images.
+        "all" or "train") or no images in the requested split, if a mask could belong to
+        two images, or if links list an image both as good and as defective.
 
     Warns
     -----
@@ -175,7 +182,7 @@ def _list_training(root: Path) -> list[Record]:
 
 
 def _list_kinds(root: Path, split: str, folder: Path) -> list[Record]:
-    kinds = list_folders(folder)
+    kinds = list_distinct_folders(folder, _NORMAL_NAMES)
     return [record for kind in kinds for record in _list_kind(root, split, kind)]
 
 
@@ -200,7 +207,8 @@ def _list_kind(root: Path, split: str, folder: Path) -> list[Record]:
 
 def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
     """Return the subfolder that has one of the names, in upper or lower case."""
-    found = [folder for folder in list_folders(root) if folder.name.lower() in names]
+    named = [folder for folder in list_folders(root) if folder.name.lower() in names]
+    found = without_aliases(named, root)
     if len(found) > 1:
         listed = " and ".join(folder.name for folder in found)
         raise ValueError(

@@ -1,12 +1,14 @@
 """Find pictures and their masks in folders, and present them as a Bunch."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from sklearn.utils import Bunch
+
+from skpatchcore.datasets._aliases import Resolver, contains, without_aliases
 
 PICTURE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
@@ -24,18 +26,25 @@ class Record(NamedTuple):
 
 
 def list_pictures(folder: Path) -> list[Path]:
-    """Return the pictures directly inside a folder, sorted by name."""
-    return [
-        path
-        for path in _visible(folder)
-        # Broken links count: leaving out what is not there would go unnoticed.
-        if path.suffix.lower() in PICTURE_SUFFIXES and not path.is_dir()
-    ]
+    """Return the images directly inside a folder, each once, sorted by name."""
+    return without_aliases(_named_as_images(folder), folder)
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Return the subfolders of a folder, sorted by name."""
-    return [path for path in _visible(folder) if path.is_dir()]
+    """Return the subfolders of a folder under all their names, sorted."""
+    return [Path(entry.path) for entry in _visible(folder) if _is_folder(entry)]
+
+
+def list_distinct_folders(folder: Path, preferred: Collection[str] = ()) -> list[Path]:
+    """Return the subfolders of a folder, each once, sorted by name.
+
+    If links give a subfolder several names, a name in `preferred` (in lower case)
+    counts first. Links to the folder itself, or to a folder around it, are left out.
+    """
+    folders = [path for path in list_folders(folder) if not contains(path, folder)]
+    return without_aliases(
+        folders, folder, rank=lambda path: path.name.lower() not in preferred
+    )
 
 
 def check_folder(path, parameter: str) -> Path:
@@ -59,20 +68,38 @@ def match_masks(pictures: Sequence[Path], folder: Path) -> list[Path | None]:
     if not folder.is_dir():
         return [None] * len(pictures)
     masks = {path.name: path for path in list_folders(folder)}
-    masks |= {path.stem: path for path in list_pictures(folder)}
+    # Under all names: several images may share a mask by links.
+    masks |= {path.stem: path for path in _named_as_images(folder)}
     return [masks.get(f"{p.stem}_mask", masks.get(p.stem)) for p in pictures]
 
 
 def collect_subset(
     subset: str, list_split: Callable[[str], list[Record]], source: Path
 ) -> list[Record]:
-    """Return the records of all splits, or of one, which then may not be empty."""
-    if subset == "all":
-        return [record for split in SPLITS for record in list_split(split)]
-    records = list_split(subset)
-    if not records:
+    """Return the records of all splits, or of one, which then may not be empty.
+
+    Each image is in only one of them, even if several links lead to it.
+    """
+    splits = SPLITS if subset == "all" else (subset,)
+    records = [record for split in splits for record in list_split(split)]
+    if subset != "all" and not records:
         raise ValueError(f"subset={subset!r}: found no {subset} pictures in {source}.")
-    return records
+    _check_labels(records)
+    kept = set(without_aliases([record.path for record in records], source))
+    return [record for record in records if record.path in kept]
+
+
+def _check_labels(records: Sequence[Record]) -> None:
+    """Refuse an image that is good under one name and defective under another."""
+    resolve = Resolver()
+    first: dict[str, Record] = {}
+    for record in records:
+        other = first.setdefault(resolve(record.path), record)
+        if (other.defect_type == "good") != (record.defect_type == "good"):
+            raise ValueError(
+                f"{other.path} and {record.path} are the same image (one is a link), "
+                "but one is listed as good and the other as defective. Remove one."
+            )
 
 
 def bunch_of_records(records: Sequence[Record], descr: str, with_cv: bool) -> Bunch:
@@ -119,7 +146,29 @@ def object_array(values: Sequence) -> np.ndarray:
     return array
 
 
-def _visible(folder: Path) -> list[Path]:
+def _named_as_images(folder: Path) -> list[Path]:
+    """Return the files of a folder that are images by their names, sorted."""
+    return [
+        Path(entry.path)
+        for entry in _visible(folder)
+        if Path(entry.name).suffix.lower() in PICTURE_SUFFIXES and _may_be_read(entry)
+    ]
+
+
+def _visible(folder: Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        visible = [entry for entry in entries if not entry.name.startswith(".")]
     # Paths themselves sort differently on Windows, where case does not count.
-    paths = (path for path in folder.iterdir() if not path.name.startswith("."))
-    return sorted(paths, key=lambda path: path.name)
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    # A circle of links is an error to the method of an entry.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _may_be_read(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a regular file, or a link to one or to nothing."""
+    if not entry.is_symlink():
+        return entry.is_file()
+    return os.path.isfile(entry.path) or not os.path.exists(entry.path)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
+from skpatchcore._image_files import open_image
 from skpatchcore.datasets._listing import list_pictures
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
@@ -95,7 +96,7 @@ def _read_mask(path: Path) -> np.ndarray:
 
 
 def _read_mask_file(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    with open_image(path) as image:
         threshold = 127 if image.format == "JPEG" else 0
         # A palette index does not show whether its colour is black.
         image = image.convert("RGB") if image.mode in ("P", "PA") else image
@@ -109,7 +110,7 @@ def _read_mask_file(path: Path) -> np.ndarray:
 def _picture_shape(source) -> tuple[int, int]:
     """Return the size (h, w) of an image after EXIF rotation."""
     if _is_path(source):
-        with Image.open(source) as image:
+        with open_image(source) as image:
             return _upright_shape(image)
     if isinstance(source, Image.Image):
         return _upright_shape(source)

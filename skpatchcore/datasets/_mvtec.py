@@ -12,7 +12,7 @@ from skpatchcore.datasets._listing import (
     bunch_of_records,
     check_folder,
     collect_subset,
-    list_folders,
+    list_distinct_folders,
     list_pictures,
     match_masks,
 )
@@ -44,7 +44,8 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     Returns
     -------
     list of str
-        The names of all subfolders that contain ``train/good``, sorted.
+        The names of all subfolders that contain ``train/good``, sorted. Links to one of
+        them are left out.
 
     Raises
     ------
@@ -69,7 +70,8 @@ def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     ['bottle', 'screw']
     """
     root = check_folder(data_home, "data_home")
-    return [folder.name for folder in list_folders(root) if is_category(folder)]
+    folders = list_distinct_folders(root)
+    return [folder.name for folder in folders if is_category(folder)]
 
 
 def resolve_data_home(data_home: str | os.PathLike | None = None) -> Path:
@@ -129,7 +131,8 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     ``ground_truth/<kind>/<stem>_mask.png``. The function also reads MVTec 3D-AD, which
     has its images in ``test/<kind>/rgb/`` and its masks in ``test/<kind>/gt/``, and
     MVTec LOCO AD, which has a folder of masks for each image. Hidden files and files
-    that are not images are ignored.
+    that are not images are ignored. Symbolic links are treated as by
+    :func:`load_image_folder`.
 
     Parameters
     ----------
@@ -178,8 +181,8 @@ def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     NotADirectoryError
         If `data_home` is a file.
     ValueError
-        If the category does not exist, or if there are no images in the requested split
-        or in ``train/good``.
+        If the category does not exist, if there are no images in the requested split
+        or in ``train/good``, or if links list an image both as good and as defective.
 
     See Also
     --------
@@ -225,7 +228,9 @@ def is_category(folder: Path) -> bool:
 def find_category(root: Path, category: str) -> Path:
     """Return the folder of a category, or raise an error that lists the categories."""
     categories = mvtec_ad_categories(root)
-    if category in categories:
+    # A link to another category has a name, too, which the list leaves out.
+    is_name = os.path.basename(category) == category not in ("", os.curdir, os.pardir)
+    if category in categories or (is_name and is_category(root / category)):
         return root / category
     if is_category(root):
         hint = (
@@ -244,7 +249,8 @@ def find_category(root: Path, category: str) -> Path:
 def _list_split(folder: Path, split: str) -> list[Record]:
     """Return the images of one split. Only the training split must have some."""
     if split == "test":
-        kinds = list_folders(folder / "test") if (folder / "test").is_dir() else []
+        test = folder / "test"
+        kinds = list_distinct_folders(test, ("good",)) if test.is_dir() else []
         return [record for kind in kinds for record in _list_test_kind(folder, kind)]
     good = _rgb_folder(folder / split / "good")
     images = list_pictures(good) if good.is_dir() else []

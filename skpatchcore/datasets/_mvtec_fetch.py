@@ -132,8 +132,13 @@ def fetch_mvtec_ad(
         If the data are not there and `download_if_missing` is False.
     FileExistsError
         If a folder with the name of a missing category is in the way.
+    NotADirectoryError
+        If `data_home` is a file.
     OSError
-        If the download fails, or its hash is wrong.
+        If the download fails, its hash is wrong, or the archive cannot be unpacked. Of
+        these, only a download that broke off is kept, to go on with.
+    ValueError
+        If the archive has no such category.
 
     See Also
     --------
@@ -198,6 +203,8 @@ def _fetch_archive(
     delay: float,
 ) -> None:
     """Download and unpack the archive, one process at a time."""
+    if root.exists() and not root.is_dir():
+        raise NotADirectoryError(f"data_home={str(root)!r} is a file, not a folder.")
     root.mkdir(parents=True, exist_ok=True)
     archive = root / _ARCHIVE_NAME
     with FileLock(root / ".mvtec_ad.lock"):
@@ -222,18 +229,40 @@ def _check_not_in_the_way(root: Path, missing: list[str]) -> None:
             )
 
 
+class _Member(tarfile.TarInfo):
+    """A member of an archive, whose header must be whole.
+
+    After the first member, `tarfile` takes a damaged header for the end.
+    """
+
+    @classmethod
+    def fromtarfile(cls, tar):
+        """Return the next member."""
+        try:
+            return super().fromtarfile(tar)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(f"{error} at byte {tar.offset}") from error
+
+
 def _unpack(archive: Path, root: Path) -> None:
     """Unpack beside the data; then move whole categories in, each in one step."""
     staging = root / ".unpacking"
     shutil.rmtree(staging, ignore_errors=True)
     try:
-        with tarfile.open(archive) as tar:
+        with tarfile.open(archive, tarinfo=_Member) as tar:
             members = tqdm(tar, desc="unpacking", unit=" files", disable=None)
             tar.extractall(staging, members, filter="data")
         _move_in(staging, root)
-    except tarfile.TarError:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # Of the disk, not of the archive.
         archive.unlink()  # Its hash is right: the next time it would be no better.
-        raise
+        # Damage shows in tarfile, in four modules that decompress, and in none: as
+        # TarError, LZMAError, zlib.error, EOFError, ValueError, OverflowError, ...
+        raise OSError(
+            f"Could not unpack {archive.name}: {' '.join(str(error).split())}. It was "
+            "removed. The archive at the source is damaged, or not one of MVTec AD."
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

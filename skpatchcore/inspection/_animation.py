@@ -1,10 +1,12 @@
 """Animations that step through the patches of an image."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from skpatchcore._atomic import atomic_write, check_writable
 from skpatchcore._images import check_images
 from skpatchcore.inspection._axes import check_matplotlib, picture_title
 from skpatchcore.inspection._colors import GUIDE, NORMAL, PATCH, cased
@@ -80,7 +82,8 @@ def animate_patch_matches(
         If `path` ends in ``.mp4`` and ffmpeg is not installed.
 
     FileNotFoundError
-        If the training image of a match is missing or unreadable.
+        If the training image of a match is missing or unreadable, or the folder of
+        `path` does not exist.
 
     ImportError
         If matplotlib is not installed.
@@ -114,14 +117,19 @@ def animate_patch_matches(
     check_matplotlib()
     path = Path(path)
     writer = _make_writer(path, fps)
+    check_writable(path)
     images = check_images([image])
     places = PatchPlaces(estimator, training_images)
     scene = _Scene(images, places)
     walk = _plan_walk(scene.matches, step, max_frames)
-    with writer.saving(scene.figure, str(path), _DPI):
-        for place in tqdm(walk, desc="patches", disable=not verbose):
-            scene.show(place)
-            writer.grab_frame()
+    # Writers of animations take names only, and ffmpeg seeks in what it writes.
+    with atomic_write(path) as file, TemporaryDirectory() as folder:
+        made = Path(folder, f"animation{path.suffix}")
+        with writer.saving(scene.figure, str(made), _DPI):
+            for place in tqdm(walk, desc="patches", disable=not verbose):
+                scene.show(place)
+                writer.grab_frame()
+        file.write(made.read_bytes())
     return path
 
 

@@ -1,6 +1,5 @@
 """The images that the embedded backbone is trained with, by number."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ from joblib import Parallel, delayed
 from numpy.random import MT19937, RandomState, SeedSequence
 from tqdm import tqdm
 
+from skpatchcore._atomic import atomic_write
 from training.scenes import draw_scene, draw_texture
 
 SHARD_LENGTH = 1024
@@ -83,8 +83,6 @@ class ImageStore:
 
 def _draw_shard(path: Path, numbers: range, seed: int, size: int) -> None:
     images = np.stack([draw_image(seed, number, size) for number in numbers])
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.save(file, images)
     # Whoever sees the name sees a whole file.
-    os.replace(part, path)
+    with atomic_write(path) as file:
+        np.save(file, images)

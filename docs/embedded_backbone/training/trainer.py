@@ -1,13 +1,13 @@
 """One step of training, and all there is to continue from."""
 
 import copy
-import os
 from pathlib import Path
 from pickle import UnpicklingError
 
 import torch
 from torch import nn
 
+from skpatchcore._atomic import atomic_write
 from skpatchcore.embedded._trunk import Trunk
 from training.losses import total_loss
 from training.views import Pairs
@@ -90,9 +90,8 @@ class Trainer:
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        part = path.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, path)
+        with atomic_write(path) as file:
+            torch.save(state, file)
 
     def restore(self, path: Path) -> None:
         """Go on from what `save` has written.
