@@ -2,7 +2,7 @@
 
 import difflib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,6 +92,20 @@ def try_settings(
             continue  # Its own fault, which will be reported with it.
         features.fit(images)
         return
+
+
+def find_groups(
+    find: Callable[[Sequence], np.ndarray], data_root, categories: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the group of each training picture, by category."""
+    groups = {}
+    for category in categories:
+        try:
+            train = load_mvtec_ad(data_root, category, subset="train")
+        except (OSError, ValueError):
+            continue  # Its own fault, which will be reported with it.
+        groups[category] = find(train.data)
+    return groups
 
 
 class Evaluation(NamedTuple):

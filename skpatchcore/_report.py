@@ -72,40 +72,49 @@ def check_report() -> None:
         ) from error
 
 
-def judge(evaluation: Evaluation, alpha: float) -> Judgement:
+def judge(evaluation: Evaluation, alpha: float, groups=None) -> Judgement:
     """Set a threshold by training pictures held out in turn, and judge by it.
 
     The scores are those of the detector that has seen all of them, as with
-    ``ConformalDetector(method="refit")``. An `alpha` smaller than the pictures support
-    is raised to the smallest that they do.
+    ``ConformalDetector(method="refit")``. An `alpha` smaller than the pictures, or
+    their `groups`, support is raised to the smallest that they do.
     """
     started = time.perf_counter()
     train, detector = evaluation.train, evaluation.detector
-    n = int(np.sum(train.target == 1))
+    good = train.target == 1
+    n = int(np.sum(good)) if groups is None else len(np.unique(groups[good]))
     if n < 2:
         raise ValueError(
-            f"A report needs at least 2 good training pictures to hold out in turn, "
-            f"found {n}."
+            f"A report needs at least 2 good training pictures, or groups of them, to "
+            f"hold out in turn, found {n}."
         )
     alpha = max(alpha, 1 / (n + 1))
     conformal = ConformalDetector(
         clone(detector), alpha=alpha, cv=min(_N_FOLDS, n), random_state=0
-    ).fit(train.data, train.target)
-    one_detector = np.zeros(n, dtype=int)
-    held_out = Calibration(conformal.calibration_scores_, one_detector)
+    ).fit(train.data, train.target, groups=groups)
+    # All are compared with scores of the one detector that has seen everything.
+    one_detector = np.zeros(len(conformal.calibration_scores_), dtype=int)
+    groups = getattr(conformal, "calibration_groups_", None)
+    held_out = Calibration(conformal.calibration_scores_, one_detector, groups)
     offset = held_out.offset(alpha)
     return Judgement(
         alpha,
         offset,
         held_out,
-        Calibration(-conformal._calibration_peaks, one_detector),
+        Calibration(-conformal._calibration_peaks, one_detector, groups),
         evaluation.scores < offset,
         time.perf_counter() - started,
     )
 
 
 def write_report(
-    folder, evaluation: Evaluation, settings: Mapping, alpha: float, *, verbose=0
+    folder,
+    evaluation: Evaluation,
+    settings: Mapping,
+    alpha: float,
+    *,
+    groups=None,
+    verbose=0,
 ) -> Path:
     """Write CATEGORY.html, and the pictures in it and a CSV to a folder CATEGORY.
 
@@ -119,6 +128,8 @@ def write_report(
         What the run was asked to do.
     alpha : float
         Share of good pictures that the threshold may flag.
+    groups : ndarray of shape (n_train,) or None
+        The part that each training picture shows, if several show one.
     verbose : int
         Show a progress bar if positive.
 
@@ -131,7 +142,7 @@ def write_report(
     category = evaluation.row["category"]
     pictures = Path(folder) / category
     pictures.mkdir(parents=True, exist_ok=True)
-    judgement = judge(evaluation, alpha)
+    judgement = judge(evaluation, alpha, groups)
     book = _Book(pictures)
     wrong = misjudged(evaluation, judgement)
     places = _find_places(evaluation, wrong)
