@@ -344,9 +344,10 @@ def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> _Ranking:
     wrong = np.flatnonzero(~np.isfinite(y_score))
     if wrong.size:
         raise ValueError(
-            f"y_score contains NaN or infinity: {wrong.size} of {y_score.size} scores, "
-            f"the first of them y_score[{wrong[0]}] = {y_score[wrong[0]]}. Look at "
-            "that sample, and correct it or leave it out."
+            f"y_score contains {'NaN' if np.isnan(y_score).any() else 'infinity'}: "
+            f"{wrong.size} of {y_score.size} scores are not finite, the first of them "
+            f"y_score[{wrong[0]}] = {y_score[wrong[0]]}. Correct that sample, or leave "
+            "it out."
         )
     anomalous = -y_score[y_true == -1]
     return _rank(-y_score[y_true == 1], anomalous, np.ones(anomalous.size))
