@@ -96,8 +96,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         - "cross": every row calibrates, scored by the one of K estimators that was
           fitted without its fold. New samples are scored by all K.
-        - "jackknife+": as "cross", with a fold for each row, whatever `cv` says; for
-          few rows.
+        - "jackknife+": as "cross", with a fold for each row, or group of rows,
+          whatever `cv` says; for few rows.
         - "split": a share of the rows, `calibration_size`, calibrates one estimator
           fitted on the others.
         - "refit": as "cross", but new samples are scored by one estimator fitted on all
@@ -119,7 +119,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Attributes
     ----------
     estimators_ : list of estimators
-        Fitted; K for "cross", one for each row for "jackknife+", else one.
+        Fitted; K for "cross", one for each row, or group, for "jackknife+", else one.
 
     calibration_scores_ : ndarray of shape (n_calibration,), float64
         Scores of the calibration rows by an estimator that had not seen them.
@@ -192,14 +192,15 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     ``groups``, whole groups are held out, and only groups need to be exchangeable. Each
     of the G calibration groups then has the same weight, which its n_g samples share
     [5]_, [6]_: the p-value is (1 + sum_g #{i in g : s_i <= s_k(g)(x)} / n_g) / (G + 1),
-    and n is replaced by G in everything above. The rates above hold for a sample drawn
-    at random from a new normal group:
+    and the bounds above hold with G in place of n, for a sample drawn at random from a
+    new normal group. Only the bound of "split" from below is ``alpha - 2/(G + 1)``, and
+    the Beta distribution is that of groups of one. In other words:
 
-    - **per sample**: of the samples of a new group, a share of `alpha` is flagged on
-      average, where a small group counts as much as a large one;
-    - **per group**: some sample of a new group of m is flagged at a rate between
-      `alpha` and ``m * alpha``; near the former if samples of a group score alike. For
-      a rate of at most t per group, set ``alpha=t / m``.
+    - **per sample**: of the samples of a new group, a share of at most `alpha` is
+      flagged on average, where a small group counts as much as a large one;
+    - **per group**: at least one of the m samples of a new group is flagged at a rate
+      of at most ``m * alpha``, and of about `alpha` if samples of a group score alike.
+      For a rate of at most t per group, set ``alpha=t / m``.
 
     Groups of unequal sizes can round the p-values of "cross" and "jackknife+" up, by
     less than 1/(G + 1).
@@ -435,9 +436,9 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         -------
         labels : ndarray of shape (n_samples,), int64
             -1 (anomalous) exactly where ``predict_pvalue(X) <= alpha``, else +1. Each
-            sample is decided on alone, also if `fit` got groups: a new normal sample is
-            flagged at the rate `alpha`, and one or more of the m samples of a new
-            normal group at a rate between `alpha` and ``m * alpha``.
+            sample is decided on alone, also if `fit` got groups: a random sample of a
+            new normal group is flagged at most at the rate `alpha`, and one or more of
+            its m samples at most at the rate ``m * alpha``; see Notes.
         """
         return labels_from_decision(self.decision_function(X))
 

@@ -18,9 +18,10 @@ from sklearn.model_selection import (
     StratifiedGroupKFold,
 )
 
-from skpatchcore import CoresetSampler, PatchMemoryBank
+from skpatchcore import CoresetSampler, PatchCoreEnsemble, PatchMemoryBank
 from skpatchcore._conformal import Calibration
 from skpatchcore._groups import encode_groups, groups_by_pattern, groups_from_list
+from skpatchcore._model_check import check_detector
 from skpatchcore._near_duplicates import duplication
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.datasets import make_surface_defects
@@ -194,6 +195,16 @@ def test_names_are_groups_too(rng):
     assert encode_groups(["b", "a", "b"], 3).tolist() == [1, 0, 1]
 
 
+def test_an_ensemble_holds_groups_out_too(rng):
+    images = rng.integers(0, 255, (12, 24, 24), np.uint8)
+    members = [("one", _gabor_detector())]
+    torn = PatchCoreEnsemble(members, cv=KFold(3, shuffle=True, random_state=0))
+    with pytest.raises(ValueError, match="both sides of split"):
+        torn.fit(images, groups=np.arange(12) // 2)
+    with pytest.raises(ValueError, match="at least 2 are needed; got n_samples = 1"):
+        PatchCoreEnsemble(members).fit(images, groups=np.zeros(12))
+
+
 # P-values ---------------------------------------------------------------------------
 
 
@@ -255,6 +266,18 @@ def test_sizes_without_a_small_common_multiple_round_up():
     expected = (1 + shares) / (len(sizes) + 1)
     assert np.all(found >= expected * (1 - 1e-12))
     assert_allclose(found, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("wrong", [[-1, 0], [0, 2], [0, 2**62], [1, 1]])
+def test_groups_of_a_model_file_must_be_numbers_without_gaps(rng, wrong):
+    X, parts = make_parts(rng, 12, d=2)
+    bank = PatchMemoryBank(CoresetSampler(0.5), random_state=0)
+    detector = conformal(bank, method="split", alpha=0.3).fit(X, groups=parts)
+    check_detector(detector)
+    n = len(detector.calibration_groups_)
+    detector.calibration_groups_ = np.resize(wrong, n)
+    with pytest.raises(ValueError, match="calibration_groups_"):
+        check_detector(detector)
 
 
 # Rates ------------------------------------------------------------------------------
