@@ -1,7 +1,7 @@
 """Fit and evaluate detectors on categories in the layout of MVTec AD."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +86,20 @@ def try_settings(
             continue  # A fault of this category, which is reported with it.
         features.fit(images)
         return
+
+
+def find_groups(
+    find: Callable[[Sequence], np.ndarray], data_root, categories: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Return the group of each training picture, by category."""
+    groups = {}
+    for category in categories:
+        try:
+            train = load_mvtec_ad(data_root, category, subset="train")
+        except (OSError, ValueError):
+            continue  # Its own fault, which will be reported with it.
+        groups[category] = find(train.data)
+    return groups
 
 
 class Evaluation(NamedTuple):

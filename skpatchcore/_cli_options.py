@@ -9,6 +9,7 @@ from skpatchcore._cli_types import (
     CommaSeparated,
     Fraction,
     KeywordOr,
+    Pattern,
     Size,
     use_config,
 )
@@ -73,6 +74,43 @@ device_option = option(
     metavar="NAME|none",
     help="Where to compute, 'cuda:1' for instance; none: the GPU if there is one.",
 )
+group_options = _options(
+    option(
+        "--group-pattern",
+        metavar="REGEX",
+        type=Pattern(),
+        help="Several images show one part: regular expression that finds the part in "
+        "the path of each. The first parentheses, or the whole match, name it.",
+    ),
+    option(
+        "--group-list",
+        metavar="FILE",
+        type=EXISTING_FILE,
+        help="The same from a CSV file with the columns path and --group-column. Paths "
+        "are absolute or relative to the file.",
+    ),
+    option(
+        "--group-column",
+        metavar="NAME",
+        default="group",
+        help="Column of --group-list that names the part.",
+    ),
+)
+
+
+def group_finder(pattern: str | None, file: Path | None, column: str):
+    """Return what finds the groups of paths by the group options, or None."""
+    if pattern is not None and file is not None:
+        raise click.UsageError("Give --group-pattern or --group-list, not both.")
+    from skpatchcore._groups import groups_by_pattern, groups_from_list
+
+    if pattern is not None:
+        return lambda paths: groups_by_pattern(paths, pattern)
+    if file is not None:
+        return lambda paths: groups_from_list(paths, file, column)
+    return None
+
+
 detector_options = _options(
     option(
         "--backbone",

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import re
 from pathlib import Path
 
 import click
@@ -55,6 +56,19 @@ class Fraction(click.ParamType):
             )
         share = click.FloatRange(0, 1, min_open=True)
         return share.convert(value, param, ctx)
+
+
+class Pattern(click.ParamType):
+    """A regular expression, as it was written."""
+
+    name = "regex"
+
+    def convert(self, value, param, ctx):
+        try:
+            re.compile(value)
+        except (re.error, TypeError) as error:
+            self.fail(f"{value!r} is not a regular expression: {error}.", param, ctx)
+        return value
 
 
 class KeywordOr(click.ParamType):

@@ -1,5 +1,6 @@
 """Conformal p-values and thresholds from scores of normal samples held out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,22 @@ from numpy.typing import NDArray
 
 from skpatchcore._fractions import ceil_fraction
 
+# Groups get integer weights as long as their unit is no larger than this.
+_LARGEST_UNIT = 2**32
+
+
+class Ranking:
+    """Scores in ascending order, and the total weight of those below any number."""
+
+    def __init__(self, scores: NDArray, weights: NDArray):
+        order = np.argsort(scores, kind="stable")
+        self.scores = scores[order]
+        self.cumulative = np.concatenate([[0], np.cumsum(weights[order])])
+
+    def at_most(self, scores: NDArray) -> NDArray:
+        """Return the total weight of the ranked scores that are at most `scores`."""
+        return self.cumulative[np.searchsorted(self.scores, scores, side="right")]
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -16,28 +33,63 @@ class Calibration:
 
     Scores of any shape can be held against them: those of samples, or of pixels.
     Higher is more normal.
+
+    Every group weighs the same, and its samples share that weight equally [1]_. A
+    sample drawn at random from a new group then has a p-value of at most t with a
+    probability of at most t, if groups are exchangeable. Samples without groups are
+    groups of one.
+
+    .. [1] Lee, Y., Barber, R. F., Willett, R. "Distribution-free inference with
+       hierarchical data", 2023, arXiv:2306.06342.
     """
 
     scores: NDArray  # (n,), float64
     folds: NDArray  # (n,), which estimator gave each score
+    groups: NDArray | None = None  # (n,), int, from 0; which group each is of
 
     @cached_property
-    def ranked(self) -> NDArray:
-        """The scores, ascending."""
-        return np.sort(self.scores)
+    def _weights(self) -> tuple[NDArray, int]:
+        """Return an integer for each score, and what those of a group add up to.
+
+        Integers add up exactly in any order, so `predict` and p-values cannot differ
+        by rounding. If the sizes of groups have too large a common multiple, weights
+        are rounded up, and so are p-values.
+        """
+        if self.groups is None:
+            return np.ones(len(self.scores), dtype=np.int64), 1
+        sizes = np.bincount(self.groups)
+        unit = min(math.lcm(*map(int, np.unique(sizes[sizes > 0]))), _LARGEST_UNIT)
+        return -(-unit // sizes[self.groups]), unit
+
+    @cached_property
+    def _ranking(self) -> Ranking:
+        return Ranking(self.scores, self._weights[0])
+
+    def _ranking_of(self, fold: int) -> Ranking:
+        rows = self.folds == fold
+        return Ranking(self.scores[rows], self._weights[0][rows])
+
+    @cached_property
+    def _levels(self) -> NDArray:
+        """The p-values of scores that are above 0, 1, ..., n of the ranked ones."""
+        cumulative, unit = self._ranking.cumulative, self._weights[1]
+        grouped = self.groups is not None
+        n_groups = len(np.unique(self.groups)) if grouped else len(self.scores)
+        return np.minimum((unit + cumulative) / (unit * (n_groups + 1)), 1)
 
     def offset(self, alpha: float) -> float:
         """Return the score below which the p-value is at most `alpha`."""
-        return float(self.ranked[n_supported(alpha, len(self.scores)) - 1])
+        n_supported = np.searchsorted(self._levels, alpha, side="right")
+        return float(self._ranking.scores[n_supported - 1])
 
     def scale(self, offset: float) -> float:
         """Return how far a typical normal sample is from `offset`; 1 if it is not."""
         return float(np.median(np.abs(self.scores - offset))) or 1.0
 
     def p_values(self, scores: NDArray) -> NDArray:
-        """Return (1 + number of calibration scores <= score) / (n + 1)."""
-        n_at_most = np.searchsorted(self.ranked, scores, side="right")
-        return (1 + n_at_most) / (len(self.ranked) + 1)
+        """Return (1 + weight of calibration scores <= score) / (n_groups + 1)."""
+        n_at_most = np.searchsorted(self._ranking.scores, scores, side="right")
+        return self._levels[n_at_most]
 
     def pool(self, fold_scores: Sequence[NDArray]) -> NDArray:
         """Merge the scores of new samples by every estimator into one.
@@ -47,8 +99,9 @@ class Calibration:
         that falls outside it into the gap between calibration scores that has this
         p-value: so one number a sample carries the p-value, and one threshold decides.
 
-        If calibration scores of several estimators tie, the gap can be missing; the
-        next one above is taken, and the p-value is then larger, never smaller.
+        The gap can be missing, if calibration scores of several estimators tie, or
+        groups of unequal sizes weigh their samples differently. The next one above is
+        taken, and the p-value is then larger, never smaller.
 
         Parameters
         ----------
@@ -59,13 +112,14 @@ class Calibration:
         scores : ndarray of that shape, float64
             With one estimator, its own.
         """
-        n_at_most = sum(
-            np.searchsorted(np.sort(self.scores[self.folds == fold]), scores, "right")
+        weight = sum(
+            self._ranking_of(fold).at_most(scores)
             for fold, scores in enumerate(fold_scores)
         )
-        edges = np.concatenate([[-np.inf], self.ranked, [np.inf]])
-        lower = edges[n_at_most]
-        upper = np.nextafter(edges[n_at_most + 1], -np.inf)
+        place = np.searchsorted(self._ranking.cumulative, weight, side="left")
+        edges = np.concatenate([[-np.inf], self._ranking.scores, [np.inf]])
+        lower = edges[place]
+        upper = np.nextafter(edges[place + 1], -np.inf)
         mean = sum(fold_scores) / len(fold_scores)
         return np.clip(mean, lower, np.maximum(lower, upper))
 
@@ -76,13 +130,14 @@ def n_supported(alpha: float, n: int) -> int:
     return int(np.searchsorted(np.arange(1, n + 2) / (n + 1), alpha, side="right"))
 
 
-def check_supported(alpha: float, n: int) -> None:
-    """Raise if `n` calibration scores are too few for anything to be flagged."""
+def check_supported(alpha: float, n: int, grouped: bool = False) -> None:
+    """Raise if `n` calibration samples or groups are too few to flag anything."""
     if n_supported(alpha, n) > 0:
         return
+    what = "groups of normal samples" if grouped else "normal samples"
     n_needed = ceil_fraction(1 / alpha, 1) - 1
     raise ValueError(
-        f"alpha={alpha} needs at least {n_needed} normal samples to "
+        f"alpha={alpha} needs at least {n_needed} {what} to "
         f"calibrate on, got {n}: no p-value could be that small, so nothing would ever "
         f"be flagged. The smallest alpha they support is 1/{n + 1} = {1 / (n + 1):.4g}."
     )

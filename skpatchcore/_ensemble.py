@@ -16,6 +16,7 @@ from skpatchcore._composition import inherit_params, unchanged_on_error
 from skpatchcore._cross_fit import features_once, held_out_splits
 from skpatchcore._detector import Inspection, PatchCoreDetector
 from skpatchcore._fractions import lower_quantile, upper_quantile
+from skpatchcore._groups import encode_groups
 from skpatchcore._images import take_images
 from skpatchcore._labels import normal_rows
 from skpatchcore._maps import resize_map, seen_pixels
@@ -166,6 +167,10 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         "verbose": ["verbose"],
     }
 
+    # Groups decide what is held out: in searches with metadata routing they come
+    # without a request of the user's.
+    __metadata_request__fit = {"groups": True}
+
     def __init__(
         self,
         estimators,
@@ -217,7 +222,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         return self._set_params("estimators", **params)
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, groups=None):
         """Fit the members, and calibrate each on pictures that were held out.
 
         Parameters
@@ -227,6 +232,11 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
 
         y : array-like of shape (n,) or None, default=None
             Pictures labelled -1 (anomalous) are left out; all others are learned from.
+
+        groups : array-like of shape (n,) or None, default=None
+            What pictures belong together, such as the part that they show. Groups are
+            held out as a whole, by `cv` as by that of
+            :class:`~skpatchcore.calibration.ConformalDetector`.
 
         Returns
         -------
@@ -244,7 +254,8 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         images = self._validate_images(X, reset=True)
         rows = normal_rows(y, len(images))
         random_state = check_random_state(self.random_state)
-        splits = self._split(X, rows, random_state)
+        groups = None if groups is None else encode_groups(groups, len(images))
+        splits = self._split(X, rows, random_state, groups)
         fitted, held_out = [], []
         for _, member in members:
             one, seen = _cross_inspect(
@@ -312,15 +323,17 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
             )
         return members
 
-    def _split(self, X, rows: NDArray, random_state) -> list[tuple]:
-        if len(rows) < 2:
+    def _split(self, X, rows: NDArray, random_state, groups) -> list[tuple]:
+        n = len(rows) if groups is None else len(np.unique(groups[rows]))
+        if n < 2:
             raise ValueError(
-                "Calibration holds normal pictures out, so at least 2 are needed; got "
-                f"n_samples = {len(rows)}. A single PatchCoreDetector takes one."
+                "Calibration holds normal pictures, or groups of them, out, so at "
+                f"least 2 are needed; got n_samples = {n}. A single PatchCoreDetector "
+                "takes one."
             )
-        cv = self.cv
-        cv = min(cv, len(rows)) if isinstance(cv, Integral) else cv
-        return held_out_splits(cv, X, rows, random_state)
+        cv, params = self.cv, {} if groups is None else {"groups": groups}
+        cv = min(cv, n) if isinstance(cv, Integral) else cv
+        return held_out_splits(cv, X, rows, random_state, groups=groups, params=params)
 
     def _adopt(self, member, random_state) -> PatchCoreDetector:
         """Return a member with what it is to inherit, in a fixed order of draws."""

@@ -190,7 +190,9 @@ def _check_conformal(detector) -> None:
     expected = dict(_CALIBRATION_ARRAYS)
     if any(hasattr(estimator, "_inspect") for estimator in detector.estimators_):
         expected["_calibration_peaks"] = ("float64", "n")
-    n = _check_arrays(detector, expected)["n"]
+    if hasattr(detector, "calibration_groups_"):
+        expected["calibration_groups_"] = ("int64", "n")
+    n = _n_units(_check_arrays(detector, expected)["n"], detector)
     scores, folds = detector.calibration_scores_, detector.calibration_folds_
     if np.isnan(scores).any() or n_supported(detector.alpha, n) == 0:
         raise ValueError(f"alpha={detector.alpha} has too few calibration_scores_.")
@@ -204,6 +206,15 @@ def _check_conformal(detector) -> None:
         if getattr(detector, "map_threshold_", None) != threshold:
             raise ValueError("map_threshold_ is not that of the calibration.")
     _check_names(detector)
+
+
+def _n_units(n: int, detector) -> int:
+    """Return how many calibration samples there are, or groups of them."""
+    groups = getattr(detector, "calibration_groups_", np.arange(n))
+    # Bounded before anything is counted: a large number would take as much memory.
+    if not ((groups >= 0) & (groups < n)).all() or not np.bincount(groups).all():
+        raise ValueError("calibration_groups_ must be numbers from 0, without gaps.")
+    return int(groups.max(initial=-1)) + 1
 
 
 def _at(detector, where: str):

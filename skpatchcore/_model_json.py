@@ -9,7 +9,14 @@ import torch
 from scipy.sparse import csr_matrix, issparse
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    LeaveOneGroupOut,
+    LeaveOneOut,
+    StratifiedGroupKFold,
+    StratifiedKFold,
+)
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
@@ -70,7 +77,11 @@ _SCALERS = (Normalizer, StandardScaler)
 _PROJECTIONS = (*_RANDOM_PROJECTIONS, *_DECOMPOSITIONS, *_SCALERS, Pipeline)
 _CLASSES = {cls.__name__: cls for cls in (*_FITTED, *_PROJECTIONS)}
 _SPLITTERS = {
-    cls.__name__: cls for cls in (KFold, LeaveOneOut, StratifiedKFold, OneClassKFold)
+    cls.__name__: cls
+    for cls in (
+        *(KFold, LeaveOneOut, StratifiedKFold, OneClassKFold),
+        *(GroupKFold, LeaveOneGroupOut, StratifiedGroupKFold),
+    )
 }
 # Caches belong to a machine, not to a model.
 _NOT_STORED = {"memory"}

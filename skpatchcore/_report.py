@@ -76,40 +76,50 @@ def check_report() -> None:
         ) from error
 
 
-def judge(evaluation: Evaluation, alpha: float) -> Judgement:
+def judge(evaluation: Evaluation, alpha: float, groups=None) -> Judgement:
     """Set a threshold from held-out training images, and apply it to the test images.
 
     The test scores come from the detector that was fitted on all training images, as
     with ``ConformalDetector(method="refit")``. If `alpha` is smaller than the number of
-    images supports, it is raised to the smallest value that they support.
+    images, or of `groups`, supports, it is raised to the smallest value that they
+    support.
     """
     started = time.perf_counter()
     train, detector = evaluation.train, evaluation.detector
-    n = int(np.sum(train.target == 1))
+    good = train.target == 1
+    n = int(np.sum(good)) if groups is None else len(np.unique(groups[good]))
     if n < 2:
         raise ValueError(
-            "A report needs at least 2 good training images, to hold them out in turn; "
-            f"found {n}. Add good training images."
+            "A report needs at least 2 good training images, or groups of them, to hold "
+            f"them out in turn; found {n}. Add good training images."
         )
     alpha = max(alpha, 1 / (n + 1))
     conformal = ConformalDetector(
         clone(detector), alpha=alpha, cv=min(_N_FOLDS, n), random_state=0
-    ).fit(train.data, train.target)
-    one_detector = np.zeros(n, dtype=int)
-    held_out = Calibration(conformal.calibration_scores_, one_detector)
+    ).fit(train.data, train.target, groups=groups)
+    # All are compared with scores of the one detector that has seen everything.
+    one_detector = np.zeros(len(conformal.calibration_scores_), dtype=int)
+    groups = getattr(conformal, "calibration_groups_", None)
+    held_out = Calibration(conformal.calibration_scores_, one_detector, groups)
     offset = held_out.offset(alpha)
     return Judgement(
         alpha,
         offset,
         held_out,
-        Calibration(-conformal._calibration_peaks, one_detector),
+        Calibration(-conformal._calibration_peaks, one_detector, groups),
         evaluation.scores < offset,
         time.perf_counter() - started,
     )
 
 
 def write_report(
-    folder, evaluation: Evaluation, settings: Mapping, alpha: float, *, verbose=0
+    folder,
+    evaluation: Evaluation,
+    settings: Mapping,
+    alpha: float,
+    *,
+    groups=None,
+    verbose=0,
 ) -> Path:
     """Write CATEGORY.html, and a folder CATEGORY with its images and a CSV file.
 
@@ -123,6 +133,8 @@ def write_report(
         Settings of the run, shown in the report.
     alpha : float
         Nominal false-alarm rate of the threshold, in (0, 1).
+    groups : ndarray of shape (n_train,) or None
+        The part that each training image shows, if several show one.
     verbose : int
         If positive, show a progress bar.
 
@@ -135,7 +147,7 @@ def write_report(
     category = evaluation.row["category"]
     images = Path(folder) / category
     images.mkdir(parents=True, exist_ok=True)
-    judgement = judge(evaluation, alpha)
+    judgement = judge(evaluation, alpha, groups)
     book = _Book(images)
     wrong = misjudged(evaluation, judgement)
     places = _find_places(evaluation, wrong)

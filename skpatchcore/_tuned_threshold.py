@@ -1,18 +1,21 @@
 """The threshold that fits labelled defects best."""
 
+import warnings
+
 import numpy as np
 from sklearn.base import (
     BaseEstimator,
     MetaEstimatorMixin,
     OutlierMixin,
     _fit_context,
-    clone,
 )
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score
-from sklearn.model_selection import check_cv
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
 from sklearn.utils import _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import (
     _num_samples,
     check_is_fitted,
@@ -20,7 +23,16 @@ from sklearn.utils.validation import (
 )
 
 from skpatchcore._composition import unchanged_on_error
+from skpatchcore._cross_fit import check_apart, fit_clone, route_fit, split_samples
+from skpatchcore._groups import encode_groups
 from skpatchcore._labels import labels_from_decision, normal_rows
+from skpatchcore._near_duplicates import warn_of_near_duplicates
+from skpatchcore._scores import normality
+
+
+def _has(name: str):
+    """Return a check whether the detector to put a threshold on has an attribute."""
+    return lambda self: hasattr(self.estimator, name)
 
 
 class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -50,8 +62,10 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         folds are scored by estimators fitted on the normal rows of the others, and the
         final one is fitted on all normal rows; its scores are not quite those of the
         folds' estimators, so prefer "prefit" if there are enough normal samples. An int
-        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling, None
-        is 5.
+        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling, or
+        with ``groups`` a :class:`~sklearn.model_selection.StratifiedGroupKFold`; None
+        is 5. Every row must be held out; one held out several times, as anomalies are
+        by :class:`~skpatchcore.model_selection.OneClassKFold`, gets its mean score.
 
     Attributes
     ----------
@@ -101,13 +115,16 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         "cv": ["cv_object", StrOptions({"prefit"})],
     }
 
+    # As in ConformalDetector.
+    __metadata_request__fit = {"groups": True}
+
     def __init__(self, estimator, *, scoring="f1", cv="prefit"):
         self.estimator = estimator
         self.scoring = scoring
         self.cv = cv
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y):
+    def fit(self, X, y, *, groups=None, **params):
         """Find the threshold, and fit the estimator unless it is fitted.
 
         Parameters
@@ -118,6 +135,16 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             +1 for normal and -1 for anomalous samples; both must occur.
 
+        groups : array-like of shape (n_samples,) or None, default=None
+            What samples belong together, such as the part that an image shows. No group
+            is on both sides of a split, so that images of a part are not scored by an
+            estimator that was fitted on others of it. Not used, with a warning, where
+            nothing is split because the estimator is fitted.
+
+        **params : dict
+            Passed on to ``estimator.fit`` or ``cv.split``, as they request. Only with
+            metadata routing enabled.
+
         Returns
         -------
         self : TunedThresholdDetector
@@ -126,16 +153,29 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a label is neither +1 nor -1, or one of the two is missing.
+            If a label is neither +1 nor -1, or one of the two is missing; if a row is
+            never held out, or `cv` does not keep groups together; or if a score is NaN.
+
+        Warns
+        -----
+        UserWarning
+            If `groups` is None, but most normal samples have near-duplicates, as
+            several images of one part are.
         """
         (X,) = indexable(X)
         y = _check_labels(y, _num_samples(X))
+        routed = route_fit(self, self.estimator, groups, params)
+        groups = None if groups is None else encode_groups(groups, len(y))
         if self.cv == "prefit" or isinstance(self.estimator, FrozenEstimator):
+            _tell_unused(groups)
             check_is_fitted(self.estimator)
             estimator, scores = self.estimator, normality(self.estimator, X)
         else:
-            scores = self._cross_scores(X, y)
-            estimator = self._fit_estimator(X, normal_rows(y, len(y)))
+            rows = normal_rows(y, len(y))
+            if groups is None:
+                warn_of_near_duplicates(self.estimator, X, rows)
+            scores = self._cross_scores(X, y, groups, routed)
+            estimator = fit_clone(self.estimator, X, rows, routed.estimator.fit)
         offset, best_score = best_threshold(y, scores, self._metric())
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
@@ -192,7 +232,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         """
         return labels_from_decision(self.decision_function(X))
 
-    def fit_predict(self, X, y):
+    def fit_predict(self, X, y, *, groups=None, **params):
         """Fit, and decide on the same samples.
 
         Parameters
@@ -203,28 +243,128 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             As for `fit`.
 
+        groups : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        **params : dict
+            As for `fit`.
+
         Returns
         -------
         labels : ndarray of shape (n_samples,), int64
             +1 for normal and -1 for anomalous samples.
         """
-        return self.fit(X, y).predict(X)
+        return self.fit(X, y, groups=groups, **params).predict(X)
 
-    def _cross_scores(self, X, y):
-        cv = check_cv(self.cv, y, classifier=True)
-        scores = np.full(len(y), np.nan)
-        for train, test in cv.split(np.zeros(len(y)), y):
-            estimator = self._fit_estimator(X, train[y[train] == 1])
-            scores[test] = normality(estimator, _safe_indexing(X, test))
-        if np.isnan(scores).any():
-            row = int(np.flatnonzero(np.isnan(scores))[0])
-            raise ValueError(
-                f"cv={self.cv} must hold every row out, but never holds out row {row}."
+    @available_if(_has("predict_maps"))
+    def predict_maps(self, X, **params):
+        """Return the estimator's anomaly maps: higher is more anomalous.
+
+        Parameters
+        ----------
+        X : sequence of pictures
+            Whatever `estimator` takes.
+
+        **params : dict
+            As its ``predict_maps`` takes them.
+
+        Returns
+        -------
+        maps : ndarray of shape (n, height, width), or list of n ndarray
+            What its ``predict_maps`` returns.
+        """
+        check_is_fitted(self)
+        return self.estimator_.predict_maps(X, **params)
+
+    @available_if(_has("predict_masks"))
+    def predict_masks(self, X, **params):
+        """Return where the estimator finds pictures anomalous.
+
+        The threshold of masks is the estimator's; only that of scores is tuned.
+
+        Parameters
+        ----------
+        X : sequence of pictures
+            Whatever `estimator` takes.
+
+        **params : dict
+            As its ``predict_masks`` takes them.
+
+        Returns
+        -------
+        masks : ndarray of shape (n, height, width), or list of n ndarray
+            What its ``predict_masks`` returns.
+        """
+        check_is_fitted(self)
+        return self.estimator_.predict_masks(X, **params)
+
+    @available_if(_has("nearest_patches"))
+    def nearest_patches(self, X, n_neighbors=None):
+        """Return the training patches that every patch of a picture is nearest to.
+
+        Parameters
+        ----------
+        X : sequence of pictures
+            Whatever `estimator` takes.
+
+        n_neighbors : int or None, default=None
+            As its ``nearest_patches`` takes it.
+
+        Returns
+        -------
+        matches : Bunch
+            As ``estimator_.nearest_patches`` returns it: ``picture`` is a position
+            among what `estimator_` was fitted on, which are the normal rows of `X`
+            unless it was fitted before.
+        """
+        check_is_fitted(self)
+        return self.estimator_.nearest_patches(X, n_neighbors)
+
+    def get_metadata_routing(self):
+        """Return which metadata the detector, its estimator and its splitter take.
+
+        Returns
+        -------
+        routing : MetadataRouter
+            The detector itself asks for ``groups``.
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        router.add(
+            estimator=self.estimator,
+            method_mapping=MethodMapping().add(caller="fit", callee="fit"),
+        )
+        if self.cv != "prefit":
+            router.add(
+                splitter=self.cv,
+                method_mapping=MethodMapping().add(caller="fit", callee="split"),
             )
-        return scores
+        return router
 
-    def _fit_estimator(self, X, rows):
-        return clone(self.estimator).fit(_safe_indexing(X, rows))
+    def _cross_scores(self, X, y, groups, routed):
+        """Return the score of each row by estimators that were not fitted on it."""
+        splits = self._split(X, y, groups, routed.splitter.split)
+        totals, n_times = np.zeros((2, len(y)))
+        for train, test in splits:
+            normal = train[y[train] == 1]
+            estimator = fit_clone(self.estimator, X, normal, routed.estimator.fit)
+            totals[test] += normality(estimator, _safe_indexing(X, test), test)
+            n_times[test] += 1
+        if not n_times.all():
+            raise ValueError(
+                f"cv={self.cv} must hold every row out, but never holds out row "
+                f"{int(np.argmin(n_times))}."
+            )
+        return totals / n_times
+
+    def _split(self, X, y, groups, params):
+        cv = check_cv(self.cv, y, classifier=True)
+        if isinstance(cv, StratifiedKFold) and cv is not self.cv and groups is not None:
+            cv = StratifiedGroupKFold(cv.n_splits)
+        if groups is not None:
+            params = {"groups": groups, **params}
+        splits = split_samples(cv, np.zeros(len(y)), y, params)
+        check_apart(self.cv, splits, np.arange(len(y)), groups)
+        return splits
 
     def _metric(self):
         if self.scoring == "f1":
@@ -240,11 +380,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         return tags
 
 
-def normality(estimator, X) -> np.ndarray:
-    """Return scores (n,), float64: ``score_samples``, else ``decision_function``."""
-    method = getattr(estimator, "score_samples", None)
-    method = estimator.decision_function if method is None else method
-    return np.asarray(method(X), dtype=np.float64).ravel()
+def _tell_unused(groups) -> None:
+    if groups is not None:
+        warnings.warn(
+            "groups was not used: the estimator is fitted already, so nothing is held "
+            "out. Groups of the samples that it was fitted on must be kept out of X.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def best_threshold(y, scores, metric) -> tuple[float, float]:

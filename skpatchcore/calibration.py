@@ -5,8 +5,13 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, _fit_context
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import LeaveOneOut, ShuffleSplit
-from sklearn.utils import _safe_indexing, check_array, get_tags, indexable
+from sklearn.model_selection import (
+    GroupShuffleSplit,
+    LeaveOneGroupOut,
+    LeaveOneOut,
+    ShuffleSplit,
+)
+from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
 from sklearn.utils._param_validation import (
     HasMethods,
     Interval,
@@ -14,14 +19,23 @@ from sklearn.utils._param_validation import (
     StrOptions,
     validate_params,
 )
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from skpatchcore._composition import unchanged_on_error
 from skpatchcore._conformal import Calibration, anomaly_score, check_supported
-from skpatchcore._cross_fit import features_once, fit_clone, held_out_splits
+from skpatchcore._cross_fit import (
+    features_once,
+    fit_clone,
+    held_out_splits,
+    route_fit,
+)
+from skpatchcore._groups import encode_groups
 from skpatchcore._labels import labels_from_decision, normal_rows
-from skpatchcore._tuned_threshold import TunedThresholdDetector, normality
+from skpatchcore._near_duplicates import warn_of_near_duplicates
+from skpatchcore._scores import check_scores, normality
+from skpatchcore._tuned_threshold import TunedThresholdDetector
 
 __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 
@@ -29,6 +43,7 @@ __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 _MAY_BE_MISSING = (
     "map_threshold_",
     "_calibration_peaks",
+    "calibration_groups_",
     "n_features_in_",
     "feature_names_in_",
 )
@@ -36,14 +51,14 @@ _MAY_BE_MISSING = (
 
 def _gives_maps(self):
     # One pass over a picture gives its score and map: what a PatchCoreDetector has.
-    return hasattr(self.estimator, "_inspect")
+    return hasattr(_scoring_part(self.estimator), "_inspect")
 
 
 def _gives_matches(self):
     # The estimators of several folds would each name neighbours of their own.
-    one = self.method in ("split", "refit")
-    one = one or isinstance(self.estimator, FrozenEstimator)
-    return one and hasattr(self.estimator, "nearest_patches")
+    estimator = _scoring_part(self.estimator)
+    one = self.method in ("split", "refit") or isinstance(estimator, FrozenEstimator)
+    return one and hasattr(estimator, "nearest_patches")
 
 
 class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
@@ -67,11 +82,13 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
         it has no other, higher for more normal samples. A fitted one in a
         :class:`~sklearn.frozen.FrozenEstimator` is left as it is and calibrated on all
-        rows, whatever `method` says.
+        rows, whatever `method` says. Of a `TunedThresholdDetector` the detector in it
+        is calibrated: the tuned threshold plays no part in scores.
 
     alpha : float, default=0.01
         Share of new normal samples that may be flagged, in (0, 1). It needs at least
-        ``1 / alpha - 1`` calibration samples: 99 for 0.01, 19 for 0.05.
+        ``1 / alpha - 1`` calibration samples, or groups of samples if `fit` gets
+        ``groups``: 99 for 0.01, 19 for 0.05.
 
     method : {"cross", "jackknife+", "split", "refit"}, default="cross"
         Which samples calibrate, and what scores new ones; see Notes for what each
@@ -79,8 +96,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         - "cross": every row calibrates, scored by the one of K estimators that was
           fitted without its fold. New samples are scored by all K.
-        - "jackknife+": as "cross", with a fold for each row, whatever `cv` says; for
-          few rows.
+        - "jackknife+": as "cross", with a fold for each row, or group of rows,
+          whatever `cv` says; for few rows.
         - "split": a share of the rows, `calibration_size`, calibrates one estimator
           fitted on the others.
         - "refit": as "cross", but new samples are scored by one estimator fitted on all
@@ -89,10 +106,12 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     cv : int, splitter or None, default=5
         Folds of the normal rows for "cross" and "refit"; every row must be held out
         exactly once. An int K is a shuffled :class:`~sklearn.model_selection.KFold`,
-        None is 5.
+        or :class:`~sklearn.model_selection.GroupKFold` with ``groups``; None is 5. A
+        splitter gets the labels and groups of the normal rows.
 
     calibration_size : float or int, default=0.5
-        Share, in (0, 1), or number of normal rows that calibrate for "split".
+        Share, in (0, 1), or number of normal rows that calibrate for "split"; of groups
+        if `fit` gets ``groups``.
 
     random_state : int, RandomState instance or None, default=None
         Shuffles the rows before they are split. `estimator` has its own.
@@ -100,7 +119,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Attributes
     ----------
     estimators_ : list of estimators
-        Fitted; K for "cross", one for each row for "jackknife+", else one.
+        Fitted; K for "cross", one for each row, or group, for "jackknife+", else one.
 
     calibration_scores_ : ndarray of shape (n_calibration,), float64
         Scores of the calibration rows by an estimator that had not seen them.
@@ -111,11 +130,16 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     calibration_folds_ : ndarray of shape (n_calibration,), int64
         Position in `estimators_` of the estimator that each score is compared with.
 
+    calibration_groups_ : ndarray of shape (n_calibration,), int64
+        Number of the group of each calibration row, in the order of ``np.unique``. Only
+        if `fit` got ``groups``.
+
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
 
     min_alpha_ : float
-        Smallest `alpha` that the calibration samples support: 1/(n_calibration + 1).
+        Smallest `alpha` that the calibration samples support: 1/(n_calibration + 1),
+        or 1/(n_groups + 1) with groups.
 
     map_threshold_ : float
         Threshold of `predict_masks`, calibrated on the largest value in the map of each
@@ -162,6 +186,25 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Too few samples for `alpha` raise an error rather than give a detector that never
     flags anything.
 
+    All this is for samples that are exchangeable, one by one. Several images of one
+    part are not: held out alone, an image is scored by an estimator that was fitted on
+    its siblings, and looks far more normal than the images of a new part will. With
+    ``groups``, whole groups are held out, and only groups need to be exchangeable. Each
+    of the G calibration groups then has the same weight, which its n_g samples share
+    [5]_, [6]_: the p-value is (1 + sum_g #{i in g : s_i <= s_k(g)(x)} / n_g) / (G + 1),
+    and the bounds above hold with G in place of n, for a sample drawn at random from a
+    new normal group. Only the bound of "split" from below is ``alpha - 2/(G + 1)``, and
+    the Beta distribution is that of groups of one. In other words:
+
+    - **per sample**: of the samples of a new group, a share of at most `alpha` is
+      flagged on average, where a small group counts as much as a large one;
+    - **per group**: at least one of the m samples of a new group is flagged at a rate
+      of at most ``m * alpha``, and of about `alpha` if samples of a group score alike.
+      For a rate of at most t per group, set ``alpha=t / m``.
+
+    Groups of unequal sizes can round the p-values of "cross" and "jackknife+" up, by
+    less than 1/(G + 1).
+
     In `fit` a picture passes a network once: a `PatchCoreDetector` without `memory`
     gets a temporary folder for layer maps, of 0.6 MB a picture for a ResNet-18 and 3 MB
     for a Wide ResNet-50. After it, with K estimators, it passes K times; with
@@ -182,6 +225,13 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
        inference with the jackknife+", Annals of Statistics 49(1), 2021,
        arXiv:1905.02928.
 
+    .. [5] Lee, Y., Barber, R. F., Willett, R. "Distribution-free inference with
+       hierarchical data", 2023, arXiv:2306.06342.
+
+    .. [6] Dunn, R., Wasserman, L., Ramdas, A. "Distribution-free prediction sets for
+       two-layer hierarchical models", Journal of the American Statistical Association
+       118(544), 2023, arXiv:1809.07441.
+
     Examples
     --------
     The threshold of the training samples flags every second new one; this does not:
@@ -201,6 +251,10 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     >>> detector.predict_pvalue(odd).round(3), detector.predict(odd)
     (array([0.01]), array([-1]))
     """
+
+    # Groups decide how rows are held out and weighed here, not only in the splitter: in
+    # searches with metadata routing they come without a request of the user's.
+    __metadata_request__fit = {"groups": True}
 
     # Why not nonconform (2.0), the package for conformal anomaly detection: it needs
     # Python 3.12 and pandas, and its detectors give p-values and selections from NumPy
@@ -241,7 +295,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         self.random_state = random_state
 
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X, y=None, *, groups=None, **params):
         """Fit the estimator and calibrate it, on normal samples.
 
         Parameters
@@ -252,6 +306,16 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         y : array-like of shape (n_samples,) or None, default=None
             Samples labelled -1 (anomalous) are left out, of fitting and of calibrating.
 
+        groups : array-like of shape (n_samples,) or None, default=None
+            What samples belong together, such as the part that an image shows: numbers
+            or strings. Groups are held out as a whole, and `alpha` is a rate over
+            groups; see Notes. Passed on to `cv`, and to `estimator` if its ``fit``
+            takes groups. None: each sample is independent of all others.
+
+        **params : dict
+            Passed on to ``estimator.fit`` or ``cv.split``, as they request. Only with
+            metadata routing enabled.
+
         Returns
         -------
         self : ConformalDetector
@@ -260,37 +324,47 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If fewer than ``1 / alpha - 1`` samples are left to calibrate on, or `cv`
-            does not hold every row out exactly once.
+            If fewer than ``1 / alpha - 1`` samples, or groups, are left to calibrate
+            on, `cv` does not hold every row out exactly once or does not keep groups
+            together, or a score is NaN or infinite.
+
+        Warns
+        -----
+        UserWarning
+            If `groups` is None, but most samples have near-duplicates, as several
+            images of one part are.
         """
         (X,) = indexable(X)
-        rows = normal_rows(y, _num_samples(X))
-        splits = self._split(X, rows)
+        n_samples = _num_samples(X)
+        rows = normal_rows(y, n_samples)
+        inner = _scoring_part(self.estimator)
+        routed = route_fit(self, inner, groups, params)
+        if groups is None:
+            warn_of_near_duplicates(inner, X, rows)
+        else:
+            groups = encode_groups(groups, n_samples)
+        splits = self._split(X, y, rows, groups, routed.splitter.split)
         held_out = np.concatenate([rows[test] for _, test in splits])
-        check_supported(self.alpha, len(held_out))
-        folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
-        training_rows = rows[splits[0][0]]
-        with features_once(self.estimator, len(splits)) as (estimator, give_back):
-            estimators, scores, peaks = _score_held_out(estimator, X, rows, splits)
-            if self.method == "refit" and len(splits) > 1:
-                estimators = [fit_clone(estimator, X, rows)]
-                folds = np.zeros_like(folds)
-                training_rows = rows
-            give_back(estimators)
+        if groups is not None:
+            groups = np.unique(groups[held_out], return_inverse=True)[1]
+        check_supported(
+            self.alpha, _n_units(held_out, groups), grouped=groups is not None
+        )
+        fitted = self._cross_fit(inner, X, rows, splits, routed.estimator.fit)
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             for name in _MAY_BE_MISSING:
                 vars(self).pop(name, None)
-            self.estimators_ = estimators
+            self.estimators_ = fitted.estimators
             self.calibration_indices_ = held_out
-            self._training_rows = training_rows
-            self._set_calibration(scores, peaks, folds)
+            self._training_rows = fitted.training_rows
+            self._set_calibration(fitted.scores, fitted.peaks, fitted.folds, groups)
             for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(estimators[0], name):
-                    setattr(self, name, getattr(estimators[0], name))
+                if hasattr(self.estimators_[0], name):
+                    setattr(self, name, getattr(self.estimators_[0], name))
             return self
 
-    def fit_predict(self, X, y=None):
+    def fit_predict(self, X, y=None, *, groups=None, **params):
         """Fit, and decide on the same samples.
 
         The rate of `alpha` is that of new samples: these were fitted on.
@@ -303,12 +377,18 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         y : array-like of shape (n_samples,) or None, default=None
             As for `fit`.
 
+        groups : array-like of shape (n_samples,) or None, default=None
+            As for `fit`.
+
+        **params : dict
+            As for `fit`.
+
         Returns
         -------
         labels : ndarray of shape (n_samples,), int64
             +1 for normal and -1 for anomalous samples.
         """
-        return self.fit(X, y).predict(X)
+        return self.fit(X, y, groups=groups, **params).predict(X)
 
     def score_samples(self, X):
         """Return the score of samples: higher is more normal.
@@ -355,7 +435,10 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Returns
         -------
         labels : ndarray of shape (n_samples,), int64
-            -1 (anomalous) exactly where ``predict_pvalue(X) <= alpha``, else +1.
+            -1 (anomalous) exactly where ``predict_pvalue(X) <= alpha``, else +1. Each
+            sample is decided on alone, also if `fit` got groups: a random sample of a
+            new normal group is flagged at most at the rate `alpha`, and one or more of
+            its m samples at most at the rate ``m * alpha``; see Notes.
         """
         return labels_from_decision(self.decision_function(X))
 
@@ -375,7 +458,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Returns
         -------
         p_values : ndarray of shape (n_samples,), float64
-            In [1/(n + 1), 1], for n calibration scores.
+            In [1/(n + 1), 1], for n calibration scores, or n groups of them.
         """
         scores = self.score_samples(X)
         return self._calibration.p_values(scores)
@@ -503,46 +586,95 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         """
         check_is_fitted(self)
         matches = self.estimators_[0].nearest_patches(X, n_neighbors)
-        if isinstance(self.estimator, FrozenEstimator):
-            return matches
-        picture, rows = matches.picture, self._training_rows
-        several = isinstance(picture, list)
-        matches.picture = [rows[p] for p in picture] if several else rows[picture]
+        if not isinstance(_scoring_part(self.estimator), FrozenEstimator):
+            _rename_pictures(matches, self._training_rows)
         return matches
 
-    def _split(self, X, rows):
+    def get_metadata_routing(self):
+        """Return which metadata the detector, its estimator and its splitter take.
+
+        Returns
+        -------
+        routing : MetadataRouter
+            The detector itself asks for ``groups``.
+        """
+        return (
+            MetadataRouter(owner=self)
+            .add_self_request(self)
+            .add(
+                estimator=_scoring_part(self.estimator),
+                method_mapping=MethodMapping().add(caller="fit", callee="fit"),
+            )
+            .add(
+                splitter=self.cv,
+                method_mapping=MethodMapping().add(caller="fit", callee="split"),
+            )
+        )
+
+    def _split(self, X, y, rows, groups, params):
         """Return pairs of positions in `rows`: to fit on, and to calibrate on."""
         everything = np.arange(len(rows))
-        if isinstance(self.estimator, FrozenEstimator):
+        if isinstance(_scoring_part(self.estimator), FrozenEstimator):
             return [(everything[:0], everything)]
+        if groups is not None:
+            params = {"groups": groups, **params}
         if self.method == "split":
-            splitter = ShuffleSplit(
+            splitter = ShuffleSplit if groups is None else GroupShuffleSplit
+            splitter = splitter(
                 1, test_size=self.calibration_size, random_state=self.random_state
             )
-            return list(splitter.split(everything))
-        cv = LeaveOneOut() if self.method == "jackknife+" else self.cv
-        return held_out_splits(cv, X, rows, self.random_state)
-
-    def _set_calibration(self, scores, peaks, folds):
-        # A score that is NaN would be compared with everything in vain.
-        scores = check_array(
-            scores, dtype=np.float64, ensure_2d=False, input_name="scores of X"
+            groups = None if groups is None else groups[rows]
+            return list(splitter.split(everything, groups=groups))
+        cv = self.cv
+        if self.method == "jackknife+":
+            cv = LeaveOneOut() if groups is None else LeaveOneGroupOut()
+        return held_out_splits(
+            cv, X, rows, self.random_state, y=y, groups=groups, params=params
         )
+
+    def _cross_fit(self, estimator, X, rows, splits, params):
+        """Return estimators fitted, and what they give for the rows held out."""
+        folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
+        training_rows = rows[splits[0][0]]
+        with features_once(estimator, len(splits)) as (estimator, give_back):
+            estimators, scores, peaks = _score_held_out(
+                estimator, X, rows, splits, params
+            )
+            if self.method == "refit" and len(splits) > 1:
+                estimators = [fit_clone(estimator, X, rows, params)]
+                folds = np.zeros_like(folds)
+                training_rows = rows
+            give_back(estimators)
+        return Bunch(
+            estimators=estimators,
+            scores=scores,
+            peaks=peaks,
+            folds=folds,
+            training_rows=training_rows,
+        )
+
+    def _set_calibration(self, scores, peaks, folds, groups):
         self.calibration_scores_ = scores
         self.calibration_folds_ = folds
+        if groups is not None:
+            self.calibration_groups_ = groups
         self.offset_ = self._calibration.offset(self.alpha)
-        self.min_alpha_ = 1 / (len(scores) + 1)
+        self.min_alpha_ = 1 / (_n_units(scores, groups) + 1)
         if len(peaks):
             self._calibration_peaks = peaks
             self.map_threshold_ = -self._map_calibration.offset(self.alpha)
 
     @property
     def _calibration(self) -> Calibration:
-        return Calibration(self.calibration_scores_, self.calibration_folds_)
+        return self._calibrated_by(self.calibration_scores_)
 
     @property
     def _map_calibration(self) -> Calibration:
-        return Calibration(-self._calibration_peaks, self.calibration_folds_)
+        return self._calibrated_by(-self._calibration_peaks)
+
+    def _calibrated_by(self, scores) -> Calibration:
+        groups = getattr(self, "calibration_groups_", None)
+        return Calibration(scores, self.calibration_folds_, groups)
 
     def _merge_maps(self, fold_maps, normalized):
         calibration = self._map_calibration
@@ -558,12 +690,42 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         return tags
 
 
-def _score_held_out(estimator, X, rows, splits):
+def _scoring_part(estimator):
+    """Return the detector that gives the scores: what tuned thresholds are put on.
+
+    It is frozen if any of the estimators about it is.
+    """
+    part, frozen = estimator, False
+    while isinstance(part, TunedThresholdDetector | FrozenEstimator):
+        frozen = frozen or isinstance(part, FrozenEstimator)
+        given = part.estimator
+        part = getattr(part, "estimator_", given) if frozen else given
+    if getattr(estimator, "estimator", None) is part and frozen:
+        return estimator  # Not a copy: it is the very estimator that was given.
+    return FrozenEstimator(part) if frozen else part
+
+
+def _n_units(samples, groups) -> int:
+    """Return how many exchangeable units there are: samples, or groups of them."""
+    return len(samples) if groups is None else int(groups.max()) + 1
+
+
+def _rename_pictures(matches: Bunch, rows) -> None:
+    """Let matches, or those of each member, name rows of X, not of its part `rows`."""
+    for name, value in matches.items():
+        if isinstance(value, Bunch):
+            _rename_pictures(value, rows)
+        elif name == "picture":
+            several = isinstance(value, list)
+            matches[name] = [rows[p] for p in value] if several else rows[value]
+
+
+def _score_held_out(estimator, X, rows, splits, params):
     """Return an estimator for each split, and what they give for held-out rows."""
-    estimators = [fit_clone(estimator, X, rows[train]) for train, _ in splits]
+    estimators = [fit_clone(estimator, X, rows[train], params) for train, _ in splits]
     scores, peaks = zip(
         *(
-            _score_pictures(estimator, _safe_indexing(X, rows[test]))
+            _score_pictures(estimator, _safe_indexing(X, rows[test]), rows[test])
             for estimator, (_, test) in zip(estimators, splits, strict=True)
         ),
         strict=True,
@@ -571,13 +733,15 @@ def _score_held_out(estimator, X, rows, splits):
     return estimators, np.concatenate(scores), np.concatenate(peaks)
 
 
-def _score_pictures(estimator, X):
-    """Return scores, and the largest map value of each picture, or none."""
+def _score_pictures(estimator, X, rows):
+    """Return finite scores, and the largest map value of each picture, or none."""
     if not hasattr(estimator, "_inspect"):
-        return normality(estimator, X), np.empty(0)
-    images = estimator._validate_images(X, reset=False)
-    scores, peaks = np.empty((2, len(images)))
-    for seen in estimator._inspect(images):
-        scores[seen.index] = seen.score
-        peaks[seen.index] = estimator._peak(seen)
+        scores, peaks = normality(estimator, X, rows), np.empty(0)
+    else:
+        images = estimator._validate_images(X, reset=False)
+        scores, peaks = np.empty((2, len(images)))
+        for seen in estimator._inspect(images):
+            scores[seen.index] = seen.score
+            peaks[seen.index] = estimator._peak(seen)
+    check_scores(~np.isfinite(scores), estimator, X, rows)
     return scores, peaks

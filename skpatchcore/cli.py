@@ -22,6 +22,8 @@ from skpatchcore._cli_options import (
     common_options,
     detector_options,
     device_option,
+    group_finder,
+    group_options,
     option,
     random_state_option,
 )
@@ -163,9 +165,20 @@ def demo(output, random_state):
     default=0.05,
     help="Share of good pictures that the threshold of reports may flag.",
 )
+@group_options
 @detector_options
 @common_options
-def benchmark(data_root, categories, output, report, alpha, **settings):
+def benchmark(
+    data_root,
+    categories,
+    output,
+    report,
+    alpha,
+    group_pattern,
+    group_list,
+    group_column,
+    **settings,
+):
     """Measure on data sets like MVTec AD.
 
     DATA_ROOT holds a folder for each category, with train/good, test/<kind> and
@@ -177,6 +190,12 @@ def benchmark(data_root, categories, output, report, alpha, **settings):
 
     if output.is_dir():
         check_writable(output / "results.csv")
+    find_groups = group_finder(group_pattern, group_list, group_column)
+    if find_groups and not report:
+        raise click.UsageError(
+            "--group-pattern and --group-list are for the threshold of reports; add "
+            "--report."
+        )
     if report:
         from skpatchcore._report import check_report
 
@@ -188,7 +207,10 @@ def benchmark(data_root, categories, output, report, alpha, **settings):
     settings = {"data_root": data_root, "categories": categories} | dict(
         sorted(settings.items())
     )
-    run = _Run(output, settings, alpha if report else None)
+    groups = {}
+    if find_groups:
+        groups = _benchmark.find_groups(find_groups, data_root, categories)
+    run = _Run(output, settings, alpha if report else None, groups)
     failures = run.evaluate(detector, data_root, categories)
     if run.rows:
         rows = [*run.rows, _results.mean_row(run.rows)]
@@ -204,8 +226,9 @@ def benchmark(data_root, categories, output, report, alpha, **settings):
 class _Run:
     """Results of one category after the other, written as they come."""
 
-    def __init__(self, output: Path, settings: dict, alpha: float | None):
+    def __init__(self, output: Path, settings: dict, alpha: float | None, groups: dict):
         self.output, self.settings, self.alpha = output, settings, alpha
+        self.groups = groups
         self.rows, self.files, self.reports = [], [], []
 
     def evaluate(self, detector, data_root, categories) -> dict[str, str]:
@@ -235,7 +258,12 @@ class _Run:
 
             folder, verbose = self.output / "reports", detector.verbose
             report = write_report(
-                folder, evaluation, self.settings, self.alpha, verbose=verbose
+                folder,
+                evaluation,
+                self.settings,
+                self.alpha,
+                groups=self.groups.get(category),
+                verbose=verbose,
             )
             self.reports.append(report)
 

@@ -336,9 +336,19 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
 def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> _Ranking:
     """Validate labels and scores, and rank the pictures by anomaly."""
     y_true = _check_labels(y_true)
-    y_score = check_array(y_score, ensure_2d=False, input_name="y_score")
+    y_score = check_array(
+        y_score, ensure_2d=False, ensure_all_finite=False, input_name="y_score"
+    )
     y_score = _as_floating(column_or_1d(y_score))
     check_consistent_length(y_true, y_score)
+    wrong = np.flatnonzero(~np.isfinite(y_score))
+    if wrong.size:
+        raise ValueError(
+            f"y_score contains {'NaN' if np.isnan(y_score).any() else 'infinity'}: "
+            f"{wrong.size} of {y_score.size} scores are not finite, the first of them "
+            f"y_score[{wrong[0]}] = {y_score[wrong[0]]}. Correct that sample, or leave "
+            "it out."
+        )
     anomalous = -y_score[y_true == -1]
     return _rank(-y_score[y_true == 1], anomalous, np.ones(anomalous.size))
 

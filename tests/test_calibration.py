@@ -28,6 +28,7 @@ from sklearn.svm import OneClassSVM
 from skpatchcore import (
     CoresetSampler,
     PatchCoreDetector,
+    PatchCoreEnsemble,
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
@@ -35,6 +36,8 @@ from skpatchcore._backbone import Backbone
 from skpatchcore._conformal import Calibration, anomaly_score, n_supported
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.metrics import f1_max, image_auroc_scorer
+from skpatchcore.persistence import load, save
+from skpatchcore.scoring import score_pictures
 
 METHODS = ["split", "cross", "refit"]
 
@@ -338,11 +341,67 @@ def test_wrong_parameters(rng, params, message):
         conformal(**params).fit(rng.normal(size=(40, 2)))
 
 
-def test_scores_that_are_nan_are_refused(rng):
+class NotANumber(DistanceToMean):
+    """Scores are `bad` where the first number is beyond 50."""
+
+    def __init__(self, bad=np.nan):
+        self.bad = bad
+
+    def score_samples(self, X):
+        scores = -np.linalg.norm(X - np.median(X, axis=0), axis=1)
+        return np.where(X[:, 0] > 50, self.bad, scores)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("method", [*METHODS, "jackknife+"])
+def test_calibration_scores_that_are_no_numbers_name_the_row(rng, method, bad):
     X = rng.normal(size=(40, 2))
-    X[3] = np.nan
-    with pytest.raises(ValueError, match="scores of X contains NaN"):
-        conformal().fit(X)
+    order = np.random.RandomState(0).permutation(40)
+    X[order[:20], 0] = 99  # "split" calibrates on half of the rows, any of these.
+    with pytest.raises(ValueError, match=r"NotANumber gave NaN .* row (\d+) of X") as e:
+        conformal(NotANumber(bad), method=method).fit(X)
+    assert X[int(str(e.value).split("row ")[1].split()[0]), 0] == 99
+
+
+def test_row_of_a_bad_score_is_counted_in_the_x_of_fit(rng):
+    X = rng.normal(size=(40, 2))
+    X[7, 0] = 99
+    y = np.where(np.arange(40) < 5, -1, 1)
+    with pytest.raises(ValueError, match="score of 1 of 7 samples; the first is row 7"):
+        conformal(NotANumber()).fit(X, y)
+
+
+def test_new_samples_with_nan_scores_are_not_called_normal(rng):
+    X = rng.normal(size=(40, 2))
+    detector = conformal(NotANumber()).fit(X)
+    X[3, 0] = 99
+    for method in ("predict", "predict_pvalue", "predict_anomaly_score"):
+        with pytest.raises(ValueError, match="the first is row 3 of X"):
+            getattr(detector, method)(X)
+
+
+@pytest.mark.parametrize("cv", ["prefit", 3])
+def test_tuned_threshold_names_the_row_of_a_nan_score(rng, cv):
+    X = rng.normal(size=(40, 2))
+    X[7, 0] = 99
+    y = np.tile([1, 1, 1, -1], 10)
+    estimator = NotANumber().fit(X[:5])
+    with pytest.raises(ValueError, match="the first is row 7 of X"):
+        TunedThresholdDetector(estimator, cv=cv).fit(X, y)
+
+
+def test_bad_scores_of_files_name_the_file(tmp_path):
+    paths = np.array([tmp_path / f"{i}.png" for i in range(20)])
+
+    class Broken(OutlierMixin, BaseEstimator):
+        def fit(self, X, y=None):
+            return self
+
+        def score_samples(self, X):
+            return [np.nan if path == paths[7] else 0 for path in X]
+
+    with pytest.raises(ValueError, match=r"row 7 of X \(.*7\.png\)"):
+        conformal(Broken()).fit(paths)
 
 
 # Readable scores --------------------------------------------------------------------
@@ -560,6 +619,109 @@ def test_rim_that_nobody_looked_at_is_nan(rng):
     maps = detector.predict_maps(good[:1], rim="nan", normalized=True)[0]
     assert np.isnan(maps[:, [0, 31]]).all()
     assert np.isfinite(maps[:, 4:28]).all()
+
+
+# Detectors in detectors -------------------------------------------------------------
+
+
+def ensemble():
+    return PatchCoreEnsemble([("one", picture_detector())], cv=2, random_state=0)
+
+
+def inner_detectors(good, defects):
+    """Return detectors with maps that a ConformalDetector may be put round, by name."""
+    X = np.concatenate([good, defects])
+    y = np.repeat([1, -1], [len(good), len(defects)])
+    tuned = TunedThresholdDetector(picture_detector().fit(good)).fit(X, y)
+    cross = TunedThresholdDetector(picture_detector(), cv=2).fit(X, y)
+    return {
+        "detector": picture_detector(),
+        "ensemble": ensemble(),
+        "tuned": TunedThresholdDetector(picture_detector()),
+        "tuned fitted": tuned,
+        "tuned ensemble": TunedThresholdDetector(ensemble(), cv=2),
+        "tuned frozen": TunedThresholdDetector(FrozenEstimator(tuned.estimator_)),
+        "frozen": FrozenEstimator(tuned.estimator_),
+        "frozen ensemble": FrozenEstimator(ensemble().fit(good)),
+        "frozen tuned": FrozenEstimator(tuned),
+        "frozen cross-tuned": FrozenEstimator(cross),
+    }
+
+
+INNER = [
+    *("detector", "ensemble", "tuned", "tuned fitted", "tuned ensemble"),
+    *("tuned frozen", "frozen", "frozen ensemble", "frozen tuned"),
+    "frozen cross-tuned",
+]
+
+
+@pytest.fixture(scope="module")
+def inner():
+    rng = np.random.default_rng(0)
+    good, defects = make_pictures(rng, 12), make_pictures(rng, 3)
+    defects[:, 8:14, 10:16] = 255
+    return inner_detectors(good, defects), good, defects
+
+
+@pytest.mark.parametrize("name", INNER)
+@pytest.mark.parametrize("method", ["cross", "refit", "split"])
+def test_every_method_of_every_combination(inner, name, method):
+    detectors, good, defects = inner
+    detector = conformal(detectors[name], method=method, cv=2, alpha=0.2).fit(good)
+    assert_array_equal(detector.predict(defects), -1)
+    assert detector.predict_maps(defects).shape == (3, 24, 32)
+    assert detector.predict_masks(defects)[:, 8:14, 10:16].any(axis=(1, 2)).all()
+    results = score_pictures(detector, defects)
+    assert_array_equal(results.score, detector.score_samples(defects))
+    several = method == "cross" and "frozen" not in name
+    assert hasattr(detector, "nearest_patches") != several
+    if several:
+        return
+    matches = detector.nearest_patches(good[:2])
+    matches = matches.one if "ensemble" in name else matches
+    assert matches.picture.shape[0] == 2
+
+
+def test_matches_of_members_name_pictures_of_the_outer_fit(rng):
+    good = make_pictures(rng, 16)
+    y = np.repeat([-1, 1], [4, 12])
+    for method in ("split", "refit"):
+        detector = conformal(ensemble(), method=method, cv=2, alpha=0.2)
+        found = detector.fit(good, y).nearest_patches(good[:2]).one.picture
+        used = np.setdiff1d(np.arange(4, 16), detector.calibration_indices_)
+        assert np.isin(found, used if method == "split" else np.arange(4, 16)).all()
+
+
+def test_a_tuned_threshold_inside_plays_no_part(rng):
+    X = rng.normal(size=(40, 2))
+    tuned = conformal(TunedThresholdDetector(DistanceToMean())).fit(X)
+    plain = conformal().fit(X)
+    assert_array_equal(tuned.calibration_scores_, plain.calibration_scores_)
+    assert type(tuned.estimators_[0]) is DistanceToMean
+
+
+@pytest.mark.parametrize("name", ["tuned fitted", "frozen tuned", "ensemble"])
+def test_combinations_survive_a_model_file(inner, name, tmp_path):
+    detectors, good, defects = inner
+    detector = conformal(detectors[name], method="refit", cv=2, alpha=0.2)
+    detector.fit(good, groups=np.arange(12) // 2)
+    save(detector, tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc")
+    assert_array_equal(loaded.predict_pvalue(defects), detector.predict_pvalue(defects))
+    assert_array_equal(loaded.predict_masks(defects), detector.predict_masks(defects))
+    assert_array_equal(loaded.calibration_groups_, detector.calibration_groups_)
+
+
+def test_tuned_threshold_has_the_maps_of_its_detector(inner):
+    detectors, _, defects = inner
+    tuned = detectors["tuned fitted"]
+    assert_array_equal(
+        tuned.predict_maps(defects, size="grid"),
+        tuned.estimator_.predict_maps(defects, size="grid"),
+    )
+    assert tuned.predict_masks(defects).dtype == bool
+    assert tuned.nearest_patches(defects).picture.shape[0] == 3
+    assert not hasattr(TunedThresholdDetector(DistanceToMean()), "predict_maps")
 
 
 # Tuned thresholds -------------------------------------------------------------------

@@ -799,7 +799,7 @@ def test_fetch_names_a_folder_that_is_in_the_way(server, tmp_path):
 
 def test_fetch_of_an_archive_without_the_category_lists_the_others(server, tmp_path):
     with pytest.raises(
-        ValueError, match=r"no category 'screw'.*There are bottle, pill"
+        ValueError, match=r"no category 'screw'.*categories in it are bottle, pill"
     ):
         fetch(server, tmp_path, "screw")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.testing import assert_array_equal
 from PIL import Image
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer, cli
@@ -93,6 +94,48 @@ def test_the_threshold_is_that_of_a_refitted_conformal_detector(evaluation, judg
 
 def test_a_rate_that_the_pictures_do_not_support_is_raised(evaluation):
     assert judge(evaluation, 0.001).alpha == 1 / 9
+
+
+def test_groups_of_training_pictures_are_held_out_and_counted(evaluation):
+    groups = np.arange(8) // 2
+    judgement = judge(evaluation, 0.3, groups)
+    assert_array_equal(np.bincount(judgement.held_out.groups), [2, 2, 2, 2])
+    assert judge(evaluation, 0.001, groups).alpha == 1 / 5
+
+
+def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        "skpatchcore._report.write_report",
+        lambda *args, groups, **params: given.append(groups) or tmp_path,
+    )
+    arguments = ["benchmark", str(data_root), "--output", str(tmp_path), *OPTIONS]
+    result = CliRunner().invoke(
+        cli.main, [*arguments, "--group-pattern", r"(\d)\.png$"]
+    )
+    assert result.exit_code == 0, result.output
+    assert given[0].tolist() == list("01234567")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--report", "--group-pattern", "("], "'(' is not a regular expression"),
+        (["--report", "--group-pattern", "part"], "finds no group in"),
+        (["--report", "--group-list", __file__], "has no column"),
+        (["--report", "--group-pattern", "a", "--group-list", __file__], "not both"),
+        (["--group-pattern", "a"], "add --report"),
+    ],
+)
+def test_wrong_groups_are_told_before_anything_is_computed(
+    data_root, tmp_path, options, message
+):
+    arguments = ["benchmark", str(data_root), "--output", str(tmp_path)]
+    network = ["--backbone", "gabor", "--image-size", "32"]
+    result = CliRunner().invoke(cli.main, [*arguments, *network, *options])
+    assert result.exit_code != 0
+    assert message in " ".join(result.output.split())
+    assert not list(tmp_path.iterdir())
 
 
 def test_misjudged_pictures_and_close_calls_are_those_of_the_threshold(
