@@ -90,8 +90,8 @@ def judge(evaluation: Evaluation, alpha: float, groups=None) -> Judgement:
     n = int(np.sum(good)) if groups is None else len(np.unique(groups[good]))
     if n < 2:
         raise ValueError(
-            "A report needs at least 2 good training images, or groups of them, to hold "
-            f"them out in turn; found {n}. Add good training images."
+            "A report holds good training images, or groups of them, out in turn, so it "
+            f"needs at least 2; found {n}. Add good training images."
         )
     alpha = max(alpha, 1 / (n + 1))
     conformal = ConformalDetector(
