@@ -14,7 +14,14 @@ from tqdm.auto import tqdm
 from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_key
 from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
-from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
+from skpatchcore._k_center import (
+    Coreset,
+    GreedyRun,
+    cover_of,
+    farthest_from,
+    is_coreset,
+    is_record,
+)
 
 # Names what runs in a cache hold; those of another form are left alone.
 _RUNS = "exact distances"
@@ -247,7 +254,9 @@ class CoresetSampler(BaseEstimator):
         params = (self.method, self.projection_dim, self.n_starts, self.random_state)
         run_key = content_key(_RUNS, X, *params, device.type, torch.__version__)
         key = content_key(run_key, n_selected)
-        found = cache.get("coresets", key)
+        found = cache.get(
+            "coresets", key, lambda value: is_coreset(value, len(X), n_selected)
+        )
         if found is not None:
             return Coreset(*found)
         # Others who want the same run wait for it.
@@ -255,7 +264,8 @@ class CoresetSampler(BaseEstimator):
             if self.method == "random":
                 coreset = self._select(X, n_selected)
             else:
-                run = self._greedy_run(*self._project(X), cache.get("runs", run_key))
+                record = cache.get("runs", run_key, lambda v: is_record(v, len(X)))
+                run = self._greedy_run(*self._project(X), record)
                 if len(run.picks) < n_selected:
                     run.extend(n_max)
                     cache.put("runs", run_key, run.record())

@@ -10,6 +10,7 @@ import torch
 from skpatchcore._backbone import Backbone
 from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import Cache, content_key
+from skpatchcore._cache_entry import is_array
 from skpatchcore._images import (
     Geometry,
     iter_batches,
@@ -47,7 +48,7 @@ def iter_layer_maps(
     while pending:
         busy, remaining = [], iter(pending)
         while window := list(itertools.islice(remaining, n)):
-            known = _Window(images, window, prefix, cache)
+            known = _Window(images, window, prefix, cache, len(network.layers))
             with cache.claim(known.missing, wait=wait) as claimed:
                 known.look_up(claimed)
                 known.extract(network, sizes, limit, set(claimed))
@@ -74,8 +75,10 @@ class _Window:
     An entry is (original size of the picture, a map (h, w, c) for each layer).
     """
 
-    def __init__(self, images, indices: Sequence[int], prefix: str, cache: Cache):
-        self.images, self.cache = images, cache
+    def __init__(
+        self, images, indices: Sequence[int], prefix: str, cache: Cache, n_layers: int
+    ):
+        self.images, self.cache, self._n_layers = images, cache, n_layers
         self.keys = {
             i: content_key(prefix, picture_contents(images, i)) for i in indices
         }
@@ -90,9 +93,22 @@ class _Window:
         """Get the entries of those of `keys` that have none yet."""
         for key in keys:
             if key not in self.entries:
-                entry = self.cache.get(_KIND, key)
+                entry = self.cache.get(_KIND, key, self._is_valid)
                 if entry is not None:
                     self.entries[key] = entry
+
+    def _is_valid(self, entry) -> bool:
+        if not (isinstance(entry, list) and len(entry) == 2):
+            return False
+        size, maps = entry
+        return (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 0 for side in size)
+            and isinstance(maps, list)
+            and len(maps) == self._n_layers
+            and all(is_array(layer, np.float32, (None,) * 3) for layer in maps)
+        )
 
     def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
         """Pass those of `claimed` that are missing through the network."""
@@ -109,7 +125,8 @@ class _Window:
         # Channels last, as the descriptors have them, too.
         maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
         for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
-            entry = (geometry.original, [layer[j].copy() for layer in maps])
+            size = tuple(map(int, geometry.original))
+            entry = (size, [layer[j].copy() for layer in maps])
             self.entries[key] = entry
             self.cache.put(_KIND, key, entry)
 
