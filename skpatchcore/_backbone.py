@@ -14,7 +14,7 @@ from torch import nn
 
 from skpatchcore._cache import content_key
 from skpatchcore._device import choose_dtype, resolve_device
-from skpatchcore._fingerprint import fingerprint_module
+from skpatchcore._fingerprint import describe_network, fingerprint_module
 from skpatchcore._gabor import GaborBank
 from skpatchcore._layer_hooks import FORWARD_LOCK, check_layers, read_layers
 from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
@@ -39,9 +39,12 @@ class Backbone:
         Module names, as in ``module.get_submodule``.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
+    own : bool
+        Whether it is a network of the user's own, not one by name.
     """
 
-    def __init__(self, module, layers, device, precision="auto"):
+    def __init__(self, module, layers, device, precision="auto", *, own=False):
+        self.own = own
         # Channels last is how convolutions run fastest, on CPU and GPU alike.
         self.module = module.to(memory_format=torch.channels_last)
         self.layers = tuple(layers)
@@ -101,13 +104,17 @@ class Backbone:
             ) from error
 
     @property
-    def fingerprint(self) -> str:
-        """What maps depend on, but for the picture: weights, code and arithmetic."""
+    def fingerprint(self) -> str | None:
+        """What maps depend on, but for the picture: weights, code and arithmetic.
+
+        None where that cannot be described.
+        """
+        network = fingerprint_module(self.module)
+        if network is None:
+            return None
         arithmetic = (self.device.type, str(self.dtype), torch.__version__)
         normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
-        return content_key(
-            fingerprint_module(self.module), self.layers, arithmetic, normalization
-        )
+        return content_key(network, self.layers, arithmetic, normalization)
 
 
 def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
@@ -121,13 +128,17 @@ def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Back
             )
         # A copy: evaluation mode and device of the user's own module stay untouched.
         module, missing = copy.deepcopy(backbone).eval().to(device), frozenset()
+        # Before anything passes: some networks change with every pass.
+        describe_network(module)
     else:
         module, missing = _build_by_name(backbone, weights, seed, device)
     layers = name_layers(module, layers)
     check_layers(module, layers)
     if missing:
         check_missing(module, layers, missing, weights)
-    return Backbone(module, layers, device, precision)
+    return Backbone(
+        module, layers, device, precision, own=isinstance(backbone, nn.Module)
+    )
 
 
 def _all_finite(maps: Sequence[torch.Tensor]) -> bool:

@@ -1,6 +1,7 @@
 """Results that outlive a fit, on disk: layer maps, greedy orders, neighbours."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
@@ -10,12 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from joblib import Memory
 from joblib.disk import memstr_to_bytes
 from sklearn.utils._param_validation import HasMethods
 
 from skpatchcore._cache_entry import DamagedEntryError, read_entry, write_entry
 from skpatchcore._locks import file_lock
+from skpatchcore._threads import map_threads
 
 #: What `memory` may be on every estimator, in scikit-learn's language.
 MEMORY_CONSTRAINT = [str, HasMethods(["__fspath__"]), HasMethods(["cache"]), None]
@@ -116,6 +119,16 @@ class Cache:
             # Many file systems do not keep the time of the last access by themselves.
             os.utime(path)
         return value
+
+    def get_all(
+        self,
+        kind: str,
+        keys: Sequence[str],
+        is_valid: Callable[..., bool] | None = None,
+    ) -> list:
+        """Return an entry, or None, for each of `keys`: read by threads."""
+        get = functools.partial(self.get, kind, is_valid=is_valid)
+        return list(map_threads(get, keys, torch.device("cpu")))
 
     def put(self, kind: str, key: str, value) -> None:
         """Store an entry; where it cannot be written there is a warning, no error."""
