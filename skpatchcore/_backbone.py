@@ -14,7 +14,11 @@ from torch import nn
 
 from skpatchcore._cache import content_key
 from skpatchcore._device import choose_dtype, resolve_device
-from skpatchcore._fingerprint import describe_network, fingerprint_module
+from skpatchcore._fingerprint import (
+    describe_network,
+    fingerprint_module,
+    weights_key,
+)
 from skpatchcore._gabor import GaborBank
 from skpatchcore._layer_hooks import FORWARD_LOCK, check_layers, read_layers
 from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
@@ -116,6 +120,17 @@ class Backbone:
         normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
         return content_key(network, self.layers, arithmetic, normalization)
 
+    @property
+    def state_key(self) -> str:
+        """What tells whether a network built later is the same one.
+
+        The weights; of a network of the user's own all state, hooks included. Code is
+        left out, since that of another version may do the same.
+        """
+        if self.own:
+            return describe_network(self.module).state
+        return weights_key(self.module, self.layers)
+
 
 def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
     """Build, or take from this process's cache, the network with given parameters."""
@@ -172,7 +187,9 @@ def _build_by_name(name: str, weights, seed: int, device: torch.device):
         path = Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"weights={os.fspath(weights)!r} is no file.")
-        weights, stamp = str(path.resolve()), path.stat().st_mtime_ns
+        status, weights = path.stat(), str(path.resolve())
+        # A copy may keep the time of its original, but hardly all of these.
+        stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
     # The seed shapes random weights only; elsewhere it would split the cache.
     seed = seed if weights == "random" else None
     return _build_cached(name, weights, stamp, seed, device)

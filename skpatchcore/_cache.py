@@ -17,7 +17,7 @@ from joblib.disk import memstr_to_bytes
 from sklearn.utils._param_validation import HasMethods
 
 from skpatchcore._cache_entry import DamagedEntryError, read_entry, write_entry
-from skpatchcore._locks import file_lock
+from skpatchcore._file_locks import file_lock
 from skpatchcore._threads import map_threads
 
 #: What `memory` may be on every estimator, in scikit-learn's language.

@@ -17,9 +17,10 @@ import torch
 from numpy.testing import assert_array_equal
 from torch import nn
 
-from skpatchcore import PatchFeatureTransformer
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._description import Description
 from skpatchcore._fingerprint import fingerprint_module
+from skpatchcore.persistence import ModelFileError, load, save
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
 
@@ -425,3 +426,84 @@ def test_a_network_that_changes_as_it_runs_is_found_again(tmp_path):
     n_entries = len(list(folder.iterdir()))
     features(module, tmp_path)
     assert len(list(folder.iterdir())) == n_entries
+
+
+# Pickles and model files ------------------------------------------------------------
+
+
+def fitted(backbone, layers, weights=None):
+    transformer = PatchFeatureTransformer(
+        backbone, layers, weights=weights, image_size=32, random_state=0
+    )
+    return transformer.fit(IMAGES)
+
+
+def save_weights(path, seed):
+    import timm
+
+    torch.manual_seed(seed)
+    torch.save(timm.create_model("resnet18").state_dict(), path)
+
+
+@pytest.mark.parametrize("copied_first", [False, True])
+def test_a_pickle_notices_that_its_weights_file_was_replaced(tmp_path, copied_first):
+    path = tmp_path / "weights.pth"
+    save_weights(path, 0)
+    stamp = path.stat()
+    transformer = fitted("resnet18", ("layer1",), path)
+    expected = transformer.transform(IMAGES)
+    stored = pickle.dumps(transformer)
+    if copied_first:
+        # A pickle of a pickle whose network was never built.
+        stored = pickle.dumps(pickle.loads(stored))
+    assert_array_equal(pickle.loads(stored).transform(IMAGES), expected)
+    other = tmp_path / "other.pth"
+    save_weights(other, 1)
+    # Not to be seen by its time stamp.
+    os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    os.replace(other, path)
+    with pytest.raises(ValueError, match="'resnet18' has other weights than when this"):
+        pickle.loads(stored).transform(IMAGES)
+    assert_array_equal(transformer.transform(IMAGES), expected)
+
+
+def test_a_pickle_does_with_a_file_of_the_layers_read(tmp_path):
+    path = tmp_path / "weights.pth"
+    save_weights(path, 0)
+    transformer = fitted("resnet18", ("layer1",), path)
+    expected = transformer.transform(IMAGES)
+    stored = pickle.dumps(transformer)
+    state = torch.load(path, weights_only=True)
+    torch.save({k: v for k, v in state.items() if not k.startswith("layer4")}, path)
+    assert_array_equal(pickle.loads(stored).transform(IMAGES), expected)
+
+
+def test_a_copy_notices_that_a_module_was_changed_after_the_fit():
+    module = Buffered(0.1)
+    transformer = fitted(module, ("conv",))
+    unchanged = copy.deepcopy(transformer)
+    assert_array_equal(unchanged.transform(IMAGES), transformer.transform(IMAGES))
+    module.factor.fill_(3.0)
+    with pytest.raises(ValueError, match="'Buffered' has other state"):
+        copy.deepcopy(transformer).transform(IMAGES)
+
+
+def test_a_pickle_of_a_network_that_changes_as_it_runs_is_used():
+    transformer = fitted(Counting(), ("conv",))
+    expected = transformer.transform(IMAGES)
+    found = pickle.loads(pickle.dumps(transformer)).transform(IMAGES)
+    assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["hook", "non-persistent buffer", "dict", "set", "namespace", "closure"]
+)
+def test_a_model_file_takes_no_other_module(name, tmp_path):
+    make = NETWORKS[name]
+    features = PatchFeatureTransformer(make(0.1), ("conv",), image_size=16)
+    detector = PatchCoreDetector(features, random_state=0).fit(IMAGES)
+    save(detector, tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc", backbone=make(0.1))
+    assert_array_equal(loaded.score_samples(IMAGES), detector.score_samples(IMAGES))
+    with pytest.raises(ModelFileError, match="module with other settings or hooks"):
+        load(tmp_path / "model.skpc", backbone=make(3.0))
