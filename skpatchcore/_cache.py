@@ -93,7 +93,9 @@ class Cache:
         )
         self._store = own.store_backend
         self._level = _compression_level(memory.compress)
-        self._limit = getattr(memory, "bytes_limit", memstr_to_bytes(_DEFAULT_LIMIT))
+        # Before joblib 1.5 its own Memory has a limit, too, which may be None.
+        limit = getattr(memory, "bytes_limit", None)
+        self._limit = _as_bytes(_DEFAULT_LIMIT if limit is None else limit)
 
     def get(self, kind: str, key: str, is_valid: Callable[..., bool] | None = None):
         """Return an entry, or None.

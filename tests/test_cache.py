@@ -140,6 +140,15 @@ def test_a_bounded_memory_keeps_what_was_used_last(tmp_path):
     assert of_others.check_call_in_cache(3)
 
 
+@pytest.mark.parametrize("limit", [None, "1M", 2**20])
+def test_a_limit_of_joblib_before_1_5_is_taken(limit, tmp_path):
+    memory = Memory(str(tmp_path), verbose=0)
+    memory.bytes_limit = limit
+    cache = check_cache(memory)
+    cache.put("kind", KEY, np.zeros(3))
+    assert_array_equal(cache.get("kind", KEY), np.zeros(3))
+
+
 @pytest.mark.parametrize("limit", [0, -1, "20X", "much", None])
 def test_limits_that_are_none(limit, tmp_path):
     with pytest.raises(ValueError, match="expected a positive number of bytes"):
