@@ -95,8 +95,11 @@ class Description:
             self._seen[id(value)] = (len(self._seen), value)
         try:
             return self._describe_contents(value, where)
-        except RecursionError:
-            return self._note_gap(value, where, "it is nested too deeply")
+        except MemoryError:
+            raise
+        except Exception as error:
+            # Objects may do anything when they are looked at; or nest too deeply.
+            return self._note_gap(value, where, f"{type(error).__name__}: {error}")
 
     def _describe_contents(self, value: Any, where: str):
         # Classes derived from these may hold more than items.

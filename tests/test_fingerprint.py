@@ -372,6 +372,25 @@ def test_what_cannot_be_described_is_named(value, kind):
     assert gap.startswith(f"['a'][0] ({kind}")
 
 
+class Unruly:
+    @property
+    def __class__(self):
+        raise RuntimeError("not to be looked at")
+
+
+def nested(depth):
+    value = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+def test_objects_that_fail_when_looked_at_are_named():
+    (gap,) = Description({"a": Unruly()}).gaps
+    assert "RuntimeError: not to be looked at" in gap
+    assert any("RecursionError" in gap for gap in Description(nested(2000)).gaps)
+
+
 class Reading(Scaled):
     """Its scale is nowhere in the network."""
 
