@@ -29,6 +29,16 @@ def library_code(item: types.FunctionType | type) -> str:
     return _hash_file(path) if path and path.endswith(".py") else ""
 
 
+def replaced_methods(cls: type) -> dict[str, types.FunctionType]:
+    """Return methods of a class of a library that somebody else has put there."""
+    return {
+        f"{base.__qualname__}.{name}": value
+        for base in cls.__mro__
+        for name, value in vars(base).items()
+        if isinstance(value, types.FunctionType) and not is_library(value)
+    }
+
+
 def plain_code(code: types.CodeType) -> tuple:
     """Return what a function does, without names of files and numbers of lines."""
     return (

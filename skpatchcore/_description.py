@@ -27,6 +27,7 @@ from skpatchcore._code import (
     library_code,
     plain_code,
     qualified_name,
+    replaced_methods,
 )
 
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
@@ -65,20 +66,25 @@ class Description:
     Attributes
     ----------
     state : str
-        Key of all values that `value` holds and refers to, other than code.
+        Key of all values that `value` holds, with the names of classes and functions
+        but not their code.
     key : str
-        Key of state and code.
+        Key of the state and of the code, with the globals that it reads.
     gaps : list of str
         What could not be described, and where it is.
     """
 
     def __init__(self, value: Any):
         self.gaps: list[str] = []
-        self._code: list = []
-        # By identity, with the objects, so that no identity is used twice meanwhile.
+        # Classes and functions found, and where; by identity, as what was seen. With
+        # the objects, so that no identity is used twice meanwhile.
+        self._code: dict[int, tuple[Any, str]] = {}
         self._seen: dict[int, tuple[int, Any]] = {}
+        self._keys_of_sets: list = []
         self.state = content_key(self._describe(value, ""))
-        self.key = content_key(self.state, self._code)
+        # Counted anew, so that what code refers to does not change the state.
+        self._seen = {}
+        self.key = content_key(self.state, self._describe_code(), self._keys_of_sets)
 
     def _describe(self, value: Any, where: str):
         """Return what `content_key` takes for `value`, found at the place `where`."""
@@ -128,7 +134,8 @@ class Description:
         # As bytes, since NumPy has no bfloat16.
         data = flat.contiguous().view(torch.uint8).numpy()
         kind = qualified_name(type(tensor))
-        return (kind, str(tensor.dtype), tuple(tensor.shape), data)
+        # The key alone, so that no copies from a GPU pile up.
+        return (kind, str(tensor.dtype), tuple(tensor.shape), content_key(data))
 
     def _describe_array(self, array: np.ndarray | np.generic, where: str):
         if array.dtype.hasobject:
@@ -143,9 +150,8 @@ class Description:
     def _describe_set(self, value: Iterable, where: str):
         # Sorted by contents: the order of a set depends on the process.
         alone = [Description(item) for item in value]
-        for part in alone:
-            self.gaps += part.gaps
-        self._code.append(sorted(part.key for part in alone))
+        self.gaps += [f"{where}: {gap}" for part in alone for gap in part.gaps]
+        self._keys_of_sets.append(sorted(part.key for part in alone))
         return (type(value).__name__, sorted(part.state for part in alone))
 
     def _describe_mapping(self, value: Mapping, where: str):
@@ -218,30 +224,45 @@ class Description:
     # Code ---------------------------------------------------------------------------
 
     def _describe_class(self, cls: type, where: str):
-        if is_library(cls):
-            self._code.append((qualified_name(cls), library_code(cls)))
-            return qualified_name(cls)
-        own = {k: v for k, v in vars(cls).items() if k not in _CLASS_INTERNALS}
-        bases = [self._describe(base, where) for base in cls.__bases__]
         where = f"{where or 'the object'}: class {cls.__qualname__}"
-        return (qualified_name(cls), bases, self._describe_attributes(own, where))
+        self._code.setdefault(id(cls), (cls, where))
+        return qualified_name(cls)
 
     def _describe_function(self, function: types.FunctionType, where: str):
-        if is_library(function):
-            self._code.append((qualified_name(function), library_code(function)))
-            read = {}
-        else:
-            self._code.append(plain_code(function.__code__))
-            read = globals_read(function)
         where = f"{where or 'the object'}: function {function.__qualname__}"
+        self._code.setdefault(id(function), (function, where))
         return (
             qualified_name(function),
             self._describe([_contents(c) for c in function.__closure__ or ()], where),
             self._describe(function.__defaults__, where),
             self._describe(function.__kwdefaults__, where),
             self._describe_attributes(vars(function), where),
-            self._describe_attributes(read, where),
         )
+
+    def _describe_code(self) -> list:
+        """Describe the classes and functions found, and those that they lead to."""
+        described = []
+        while len(described) < len(self._code):
+            item, where = list(self._code.values())[len(described)]
+            if isinstance(item, type):
+                described.append(self._describe_class_body(item, where))
+            else:
+                described.append(self._describe_function_body(item, where))
+        return described
+
+    def _describe_class_body(self, cls: type, where: str):
+        if is_library(cls):
+            replaced = self._describe_attributes(replaced_methods(cls), where)
+            return (library_code(cls), replaced)
+        own = {k: v for k, v in vars(cls).items() if k not in _CLASS_INTERNALS}
+        bases = [self._describe(base, where) for base in cls.__bases__]
+        return (bases, self._describe_attributes(own, where))
+
+    def _describe_function_body(self, function: types.FunctionType, where: str):
+        if is_library(function):
+            return library_code(function)
+        read = self._describe_attributes(globals_read(function), where)
+        return (plain_code(function.__code__), read)
 
     def _describe_builtin(self, value, where: str):
         owner = getattr(value, "__self__", None)

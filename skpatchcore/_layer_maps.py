@@ -25,9 +25,10 @@ from skpatchcore._images import (
 _KIND = "maps"
 # What is held of the cache at once: 200 pictures of 224 pixels through Wide ResNet-50.
 _WINDOW_BYTES = 512 * 2**20
-# Rounding in half precision, or by another number of threads, is well below.
+# Relative difference of maps. Rounding, also in half precision or by another number of
+# threads, is well below.
 _TOLERANCE = 0.02
-# Networks of the user's own that were found to give what the cache holds.
+# Networks of the user's own whose output agrees with the cache.
 _CONFIRMED: WeakSet[nn.Module] = WeakSet()
 
 
@@ -81,7 +82,7 @@ def _extract(
 ) -> Iterator[tuple]:
     """Yield indices, layer maps and geometries straight from the network.
 
-    Of all pictures, or of those in `rows`.
+    Of all images, or of those in `rows`.
     """
     if rows is not None:
         images = take_images(images, rows)
@@ -139,8 +140,8 @@ class _Window:
     def agrees_with(self, network: Backbone, sizes, limit: BatchLimit) -> bool:
         """Return whether the network gives what is known, and warn if not.
 
-        Looked at once for each network of the user's own, by the first picture that is
-        known: its output might depend on what no description tells.
+        Each network of the user's own is checked once, by the first image that is
+        known, as its output may depend on something that cannot be described.
         """
         known = [i for i, key in self.keys.items() if key in self.entries]
         if not network.own or not known or network.module in _CONFIRMED:

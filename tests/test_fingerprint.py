@@ -327,6 +327,30 @@ def test_code_is_no_part_of_the_state():
     assert Description(first).state == Description(second).state
 
 
+def test_further_methods_are_no_part_of_the_state():
+    first = in_interpreter(REDEFINED)(0.1)
+    more = in_interpreter(REDEFINED + "        def more(self):\n            pass\n")(
+        0.1
+    )
+    assert Description(first).state == Description(more).state
+    assert Description(first).key != Description(more).key
+
+
+def test_a_method_put_into_a_class_of_torch_tells_networks_apart(monkeypatch):
+    module = nn.Sequential(nn.Conv2d(3, 2, 3))
+    before = Description(module).key
+    monkeypatch.setattr(nn.Sequential, "forward", lambda self, x: 2 * self[0](x))
+    assert Description(module).key != before
+
+
+def test_a_value_that_code_reads_too_is_part_of_the_state():
+    shared = {"scale": 1.0}
+    module = Holding(shared, lambda value: shared["scale"])
+    before = Description(module).state
+    shared["scale"] = 2.0
+    assert Description(module).state != before
+
+
 def test_training_and_gradients_are_no_part_of_a_network():
     module = Scaled()
     key = Description(module).key
