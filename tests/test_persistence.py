@@ -880,7 +880,7 @@ def point_outside(fitted, arrays):
         (PCA(3), widen, "projection"),
         (PCA(3), overflow, "components_ has values beyond"),
         (SparseRandomProjection(3), overflow, "components_ has values beyond"),
-        # The one word is SciPy's before 1.12, the other the later ones'.
+        # SciPy's wording depends on its version.
         (SparseRandomProjection(3), point_outside, "index|indices"),
     ],
 )
