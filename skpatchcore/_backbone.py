@@ -14,7 +14,11 @@ from torch import nn
 
 from skpatchcore._cache import content_key
 from skpatchcore._device import choose_dtype, resolve_device
-from skpatchcore._fingerprint import fingerprint_module
+from skpatchcore._fingerprint import (
+    describe_network,
+    fingerprint_module,
+    weights_key,
+)
 from skpatchcore._gabor import GaborBank
 from skpatchcore._layer_hooks import FORWARD_LOCK, check_layers, read_layers
 from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
@@ -39,9 +43,12 @@ class Backbone:
         Module names, as in ``module.get_submodule``.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
+    own : bool
+        Whether it is a network of the user's own, not one by name.
     """
 
-    def __init__(self, module, layers, device, precision="auto"):
+    def __init__(self, module, layers, device, precision="auto", *, own=False):
+        self.own = own
         # Channels last is how convolutions run fastest, on CPU and GPU alike.
         self.module = module.to(memory_format=torch.channels_last)
         self.layers = tuple(layers)
@@ -101,13 +108,28 @@ class Backbone:
             ) from error
 
     @property
-    def fingerprint(self) -> str:
-        """What maps depend on, but for the picture: weights, code and arithmetic."""
+    def fingerprint(self) -> str | None:
+        """What maps depend on, but for the picture: weights, code and arithmetic.
+
+        None where that cannot be described.
+        """
+        network = fingerprint_module(self.module)
+        if network is None:
+            return None
         arithmetic = (self.device.type, str(self.dtype), torch.__version__)
         normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
-        return content_key(
-            fingerprint_module(self.module), self.layers, arithmetic, normalization
-        )
+        return content_key(network, self.layers, arithmetic, normalization)
+
+    @property
+    def state_key(self) -> str:
+        """What tells whether a network built later is the same one.
+
+        The weights; of a network of the user's own all state, hooks included. Code is
+        left out, since that of another version may do the same.
+        """
+        if self.own:
+            return describe_network(self.module).state
+        return weights_key(self.module, self.layers)
 
 
 def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
@@ -121,13 +143,17 @@ def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Back
             )
         # A copy: evaluation mode and device of the user's own module stay untouched.
         module, missing = copy.deepcopy(backbone).eval().to(device), frozenset()
+        # Before anything passes: some networks change with every pass.
+        describe_network(module)
     else:
         module, missing = _build_by_name(backbone, weights, seed, device)
     layers = name_layers(module, layers)
     check_layers(module, layers)
     if missing:
         check_missing(module, layers, missing, weights)
-    return Backbone(module, layers, device, precision)
+    return Backbone(
+        module, layers, device, precision, own=isinstance(backbone, nn.Module)
+    )
 
 
 def _all_finite(maps: Sequence[torch.Tensor]) -> bool:
@@ -161,7 +187,9 @@ def _build_by_name(name: str, weights, seed: int, device: torch.device):
         path = Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"weights={os.fspath(weights)!r} is no file.")
-        weights, stamp = str(path.resolve()), path.stat().st_mtime_ns
+        status, weights = path.stat(), str(path.resolve())
+        # A copy may keep the time of its original, but hardly all of these.
+        stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
     # The seed shapes random weights only; elsewhere it would split the cache.
     seed = seed if weights == "random" else None
     return _build_cached(name, weights, stamp, seed, device)

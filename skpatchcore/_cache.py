@@ -1,23 +1,36 @@
 """Results that outlive a fit, on disk: layer maps, greedy orders, neighbours."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import filelock
 import numpy as np
+import torch
 from joblib import Memory
 from joblib.disk import memstr_to_bytes
 from sklearn.utils._param_validation import HasMethods
+
+from skpatchcore._cache_entry import DamagedEntryError, read_entry, write_entry
+from skpatchcore._file_locks import file_lock
+from skpatchcore._threads import map_threads
 
 #: What `memory` may be on every estimator, in scikit-learn's language.
 MEMORY_CONSTRAINT = [str, HasMethods(["__fspath__"]), HasMethods(["cache"]), None]
 
 # Part of every key: raise it when what an entry holds, or how it is made, changes.
-_FORMAT = "1"
+_FORMAT = "2"
+# The name by which joblib knows an entry when it measures and cuts a store. What is in
+# the file is no pickle.
+_FILE_NAME = "output.pkl"
+# How often to start over when others delete the folder of an entry meanwhile.
+_N_ATTEMPTS = 3
+_DEFAULT_LEVEL = 3
 _DEFAULT_LIMIT = "20G"
 # The store is measured when so much of its limit has been written since the last time,
 # and cut to what leaves room for as much again.
@@ -68,49 +81,100 @@ class BoundedMemory(Memory):
 class Cache:
     """A folder of results, each under a kind and a key made by `content_key`.
 
-    Writing is atomic: an entry is whole or not there. What cannot be read, because it
-    was damaged or deleted meanwhile, counts as not there.
+    Writing is atomic: an entry is whole or not there. A damaged entry is deleted, with
+    a warning, and counts as not there.
     """
 
     def __init__(self, memory: Memory):
         backend = memory.store_backend
         # A Path, since joblib extends a string by a folder of its own.
         own = Memory(
-            Path(backend.location) / "skpatchcore",
-            backend=memory.backend,
-            verbose=0,
-            compress=memory.compress,
+            Path(backend.location) / "skpatchcore", backend=memory.backend, verbose=0
         )
         self._store = own.store_backend
-        self._limit = getattr(memory, "bytes_limit", memstr_to_bytes(_DEFAULT_LIMIT))
+        self._level = _compression_level(memory.compress)
+        # Before joblib 1.5 its own Memory has a limit, too, which may be None.
+        limit = getattr(memory, "bytes_limit", None)
+        self._limit = _as_bytes(_DEFAULT_LIMIT if limit is None else limit)
 
-    def get(self, kind: str, key: str):
-        """Return an entry, or None."""
-        entry = (kind, key)
-        try:
-            value = self._store.load_item(entry, verbose=0)
-        except KeyError:
+    def get(self, kind: str, key: str, is_valid: Callable[..., bool] | None = None):
+        """Return an entry, or None.
+
+        An entry for which `is_valid` returns False counts as damaged.
+        """
+        path = self._path(kind, key)
+        if not self._store._item_exists(path):
             return None
-        except MemoryError:
-            raise
-        except Exception:
-            # Whatever a damaged file makes of the unpickler.
-            self._store.clear_item(entry)
+        try:
+            with self._store._open_item(path, "rb") as file:
+                value = read_entry(file, f"{kind}/{key}")
+            if is_valid is not None and not is_valid(value):
+                raise DamagedEntryError("its contents do not fit")
+        except FileNotFoundError:
+            # Deleted just now, to make room.
+            return None
+        except (OSError, DamagedEntryError) as error:
+            self._store.clear_location(os.path.dirname(path))
+            self._warn_of_damage(f"{kind}/{key}", error)
             return None
         with contextlib.suppress(OSError):
             # Many file systems do not keep the time of the last access by themselves.
-            os.utime(os.path.join(self._store.location, *entry, "output.pkl"))
+            os.utime(path)
         return value
 
+    def get_all(
+        self,
+        kind: str,
+        keys: Sequence[str],
+        is_valid: Callable[..., bool] | None = None,
+    ) -> list:
+        """Return an entry, or None, for each of `keys`: read by threads."""
+        get = functools.partial(self.get, kind, is_valid=is_valid)
+        return list(map_threads(get, keys, torch.device("cpu")))
+
     def put(self, kind: str, key: str, value) -> None:
-        """Store an entry; a full disk makes a warning, not an error."""
-        entry = (kind, key)
-        self._store.dump_item(entry, value, verbose=0)
-        if not self._store.contains_item(entry):
+        """Store an entry; where it cannot be written there is a warning, no error."""
+        try:
+            self._write(kind, key, value)
+        except OSError as error:
             # What was written before the disk was full takes its space.
-            self._store.clear_item(entry)
+            self._store.clear_location(os.path.dirname(self._path(kind, key)))
+            warnings.warn(
+                f"Could not write to the cache {self._store.location!r}: "
+                f"{error.strerror or error}. Results are not affected, but they will "
+                "be computed again next time. Free space on the disk, or pass another "
+                "folder as memory.",
+                stacklevel=2,
+            )
         if _growth.add(self._store.location, _n_bytes(value), self._limit):
             self._store.enforce_store_limits(int(self._limit * (1 - _MEASURED_SHARE)))
+
+    def _path(self, kind: str, key: str) -> str:
+        return os.path.join(self._store.location, kind, key, _FILE_NAME)
+
+    def _write(self, kind: str, key: str, value) -> None:
+        path = self._path(kind, key)
+        temporary = f"{path}.{uuid.uuid4().hex}"
+        for attempts_left in reversed(range(_N_ATTEMPTS)):
+            self._store.create_location(os.path.dirname(path))
+            try:
+                with self._store._open_item(temporary, "wb") as file:
+                    write_entry(file, f"{kind}/{key}", value, self._level)
+                self._store._move_item(temporary, path)
+            except FileNotFoundError:
+                # Somebody who makes room has deleted the folder.
+                if not attempts_left:
+                    raise
+            else:
+                return
+
+    def _warn_of_damage(self, entry: str, error: Exception) -> None:
+        warnings.warn(
+            f"The entry {entry} of the cache {self._store.location!r} could not be "
+            f"used: {error}. It is computed again. If this happens often, check the "
+            "disk, or use another folder as memory.",
+            stacklevel=3,
+        )
 
     @contextlib.contextmanager
     def claim(self, keys: Sequence[str], *, wait: bool) -> Iterator[list[str]]:
@@ -118,26 +182,15 @@ class Cache:
 
         Nobody else gets them until the block ends, or the process does.
         """
+        folder = os.path.join(self._store.location, "locks")
         with contextlib.ExitStack() as stack:
             claimed = []
             # In this order everywhere, so that two who wait never wait for each other.
             for stripe in sorted({key[:2] for key in keys}):
-                if self._lock(stripe, wait, stack):
+                path = os.path.join(folder, f"{stripe}.lock")
+                if stack.enter_context(file_lock(path, wait=wait)):
                     claimed += [key for key in keys if key[:2] == stripe]
             yield claimed
-
-    def _lock(self, stripe: str, wait: bool, stack: contextlib.ExitStack) -> bool:
-        folder = os.path.join(self._store.location, "locks")
-        try:
-            os.makedirs(folder, exist_ok=True)
-            lock = filelock.FileLock(os.path.join(folder, f"{stripe}.lock"))
-            stack.enter_context(lock.acquire(timeout=-1 if wait else 0))
-        except filelock.Timeout:
-            return False
-        except (OSError, NotImplementedError):
-            # No locks on this file system, or no file system: work may be done twice.
-            pass
-        return True
 
 
 class _Growth:
@@ -171,13 +224,25 @@ def check_cache(memory) -> Cache | None:
     if memory is None:
         return None
     if isinstance(memory, str | os.PathLike):
-        memory = Memory(os.fspath(memory), verbose=0)
+        memory = _make_memory(os.fspath(memory))
     if not isinstance(memory, Memory):
         raise TypeError(
             f"memory={memory!r} is of type {type(memory).__name__}; expected a folder, "
             "a joblib.Memory or None."
         )
     return None if memory.store_backend is None else Cache(memory)
+
+
+def _make_memory(folder: str) -> Memory:
+    try:
+        return Memory(folder, verbose=0)
+    except OSError as error:
+        # The number makes it a PermissionError, NotADirectoryError, ...
+        raise OSError(
+            error.errno,
+            f"memory={folder!r} cannot be used as a cache: {error.strerror}. Pass a "
+            "folder that can be created and written to, or None",
+        ) from error
 
 
 def content_key(*parts) -> str:
@@ -216,6 +281,16 @@ def _n_bytes(value) -> int:
     if isinstance(value, dict):
         value = tuple(value.values())
     return sum(map(_n_bytes, value)) if isinstance(value, tuple | list) else 0
+
+
+def _compression_level(compress) -> int:
+    """Return zlib's level for what :class:`joblib.Memory` takes as `compress`."""
+    if isinstance(compress, tuple):
+        # joblib's pair of a method and a level.
+        compress = compress[-1]
+    if isinstance(compress, bool | str):
+        return _DEFAULT_LEVEL if compress else 0
+    return int(compress)
 
 
 def _as_bytes(limit) -> int:

@@ -16,7 +16,14 @@ from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
 from skpatchcore._equal_rows import first_equal_rows
 from skpatchcore._fractions import floor_fraction
-from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
+from skpatchcore._k_center import (
+    Coreset,
+    GreedyRun,
+    cover_of,
+    farthest_from,
+    is_coreset,
+    is_record,
+)
 from skpatchcore._magnitude import with_safe_squares
 
 # Names what runs in a cache hold; those of another form are left alone.
@@ -253,7 +260,9 @@ class CoresetSampler(BaseEstimator):
         params = (self.method, self.projection_dim, self.n_starts, self.random_state)
         run_key = content_key(_RUNS, X, *params, device.type, torch.__version__)
         key = content_key(run_key, n_selected)
-        found = cache.get("coresets", key)
+        found = cache.get(
+            "coresets", key, lambda value: is_coreset(value, len(X), n_selected)
+        )
         if found is not None:
             return Coreset(*found)
         # Others who want the same run wait for it.
@@ -261,7 +270,8 @@ class CoresetSampler(BaseEstimator):
             if self.method == "random":
                 coreset = self._select(X, n_selected)
             else:
-                run = self._greedy_run(*self._project(X), cache.get("runs", run_key))
+                record = cache.get("runs", run_key, lambda v: is_record(v, len(X)))
+                run = self._greedy_run(*self._project(X), record)
                 if len(run.picks) < n_selected:
                     run.extend(n_max)
                     cache.put("runs", run_key, run.record())

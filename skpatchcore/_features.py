@@ -195,7 +195,9 @@ class PatchFeatureTransformer(
     Notes
     -----
     A pickle does not hold a network given by name; it is built again, from its name and
-    weights, at first use.
+    weights, at first use. If its weights are then others than in the fit, that is a
+    ValueError; so is a `backbone` given as a module whose weights, buffers, settings or
+    hooks were changed after the fit.
 
     References
     ----------
@@ -431,7 +433,9 @@ class PatchFeatureTransformer(
     def _fitted_network(self) -> Backbone:
         """Return the network, built again where a pickle left it out."""
         if not hasattr(self, "_network"):
-            self._network = self._load(self._seed)
+            network = self._load(self._seed)
+            _check_unchanged(self, network)
+            self._network = network
         return self._network
 
     def _iter_grids(
@@ -503,7 +507,9 @@ class PatchFeatureTransformer(
     def __getstate__(self):
         """Leave the network out: `_load` builds it again from the parameters."""
         state = dict(super().__getstate__())
-        state.pop("_network", None)
+        network = state.pop("_network", None)
+        if network is not None:
+            state["_network_key"] = network.state_key
         return state
 
     def __sklearn_tags__(self):
@@ -565,6 +571,28 @@ def _check_sizes(params) -> None:
                 f"{name} must be an int or (height, width) of positive ints, got "
                 f"{value!r}."
             )
+
+
+def _check_unchanged(features, network: Backbone) -> None:
+    """Raise a ValueError if a network built for a pickle is not that of the fit."""
+    # Pickles of earlier versions have no key.
+    expected = vars(features).get("_network_key")
+    if expected is None or network.state_key == expected:
+        return
+    if network.own:
+        name, reason = type(features.backbone).__name__, "state (weights, hooks, ...)"
+        remedy = "Use the module as it was in the fit"
+    else:
+        name, reason = features.backbone, "weights"
+        remedy = (
+            "Restore the weights of the fit (random and pretrained ones may change "
+            "with the versions of torch and timm)"
+        )
+    raise ValueError(
+        f"The network {name!r} has other {reason} than when this "
+        f"{type(features).__name__} was fitted and pickled or copied. {remedy}, or "
+        "fit again."
+    )
 
 
 def _explicit_layer_weights(layer_weights, layers) -> tuple[float, ...]:

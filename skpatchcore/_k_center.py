@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from skpatchcore._cache_entry import are_rows, is_array
 from skpatchcore._cover import Cover
 from skpatchcore._distances import rows_at_once
 
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 1024
+# What the record of a run consists of.
+_RECORD = ("picks", "distances", "ends", "log")
 
 
 class Coreset(NamedTuple):
@@ -21,6 +24,20 @@ class Coreset(NamedTuple):
     radii: np.ndarray
     distances: np.ndarray
     nearest: np.ndarray
+
+
+def is_coreset(value, n_rows: int, n_selected: int) -> bool:
+    """Return whether `value`, from a file, are the fields of a `Coreset`."""
+    return (
+        isinstance(value, list)
+        and len(value) == 4
+        and is_array(value[0], np.int64, (n_selected,))
+        and is_array(value[1], np.float64, (n_selected,))
+        and is_array(value[2], np.float64, (n_rows,))
+        and is_array(value[3], np.int64, (n_rows,))
+        and are_rows(value[0], n_rows)
+        and are_rows(value[3], n_selected)
+    )
 
 
 class GreedyRun:
@@ -65,9 +82,9 @@ class GreedyRun:
     def record(self) -> dict:
         """Return all that is needed to continue, as arrays."""
         return {
-            "picks": np.array(self.picks),
-            "distances": np.array(self._distances),
-            "ends": np.array(self._ends),
+            "picks": np.array(self.picks, dtype=np.int64),
+            "distances": np.array(self._distances, dtype=np.float64),
+            "ends": np.array(self._ends, dtype=np.int64),
             "log": self._log,
         }
 
@@ -117,6 +134,39 @@ class GreedyRun:
         n_picks = self._ends[n_blocks - 1] if n_blocks else 0
         cover.restore(self.picks[:n_picks], self._log[:n_blocks])
         return cover
+
+
+def is_record(value, n_rows: int) -> bool:
+    """Return whether `value`, from a file, is a `GreedyRun.record` on these rows."""
+    if not (isinstance(value, dict) and value.keys() == set(_RECORD)):
+        return False
+    picks, distances, ends, log = (value[name] for name in _RECORD)
+    return (
+        is_array(picks, np.int64, (None,))
+        and are_rows(picks, n_rows)
+        and is_array(distances, np.float64, picks.shape)
+        and is_array(ends, np.int64, (None,))
+        and bool((np.diff(ends, prepend=0, append=len(picks) + 1) > 0).all())
+        and isinstance(log, list)
+        and len(log) == len(ends)
+        and all(
+            _are_changes(changes, n_rows, int(end))
+            for changes, end in zip(log, ends, strict=True)
+        )
+    )
+
+
+def _are_changes(changes, n_rows: int, n_picks: int) -> bool:
+    """Return whether `changes`, from a file, are those of a block up to `n_picks`."""
+    return (
+        isinstance(changes, list)
+        and len(changes) == 3
+        and is_array(changes[0], np.int32, (None,))
+        and is_array(changes[1], np.int32, changes[0].shape)
+        and is_array(changes[2], np.float64, changes[0].shape)
+        and are_rows(changes[0], n_rows)
+        and are_rows(changes[1], n_picks)
+    )
 
 
 def k_center_greedy(X: torch.Tensor, n_selected: int, first: int) -> Coreset:

@@ -1,15 +1,19 @@
 """Layer maps of pictures, each through the network once where there is a cache."""
 
 import itertools
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from weakref import WeakSet
 
 import numpy as np
 import torch
+from torch import nn
 
 from skpatchcore._backbone import Backbone
 from skpatchcore._batch_limit import BatchLimit
 from skpatchcore._cache import Cache, content_key
+from skpatchcore._cache_entry import is_array
 from skpatchcore._images import (
     Geometry,
     iter_batches,
@@ -21,6 +25,11 @@ from skpatchcore._images import (
 _KIND = "maps"
 # What is held of the cache at once: 200 pictures of 224 pixels through Wide ResNet-50.
 _WINDOW_BYTES = 512 * 2**20
+# Relative difference of maps. Rounding, also in half precision or by another number of
+# threads, is well below.
+_TOLERANCE = 0.02
+# Networks of the user's own whose output agrees with the cache.
+_CONFIRMED: WeakSet[nn.Module] = WeakSet()
 
 
 def iter_layer_maps(
@@ -39,15 +48,21 @@ def iter_layer_maps(
     even decoded. Close the iterator to stop the threads that decode ahead.
     """
     sizes = (image_size, crop_size)
-    if cache is None:
+    fingerprint = None if cache is None else network.fingerprint
+    if fingerprint is None:
         yield from _extract(images, network, sizes, limit)
         return
-    prefix = content_key(network.fingerprint, *map(_as_plain, sizes))
+    prefix = content_key(fingerprint, *map(_as_plain, sizes))
     pending, wait, n = range(len(images)), False, 1
     while pending:
         busy, remaining = [], iter(pending)
         while window := list(itertools.islice(remaining, n)):
-            known = _Window(images, window, prefix, cache)
+            known = _Window(images, window, prefix, cache, len(network.layers))
+            if not known.agrees_with(network, sizes, limit):
+                # Those that were busy, and all that have not been looked at.
+                rest = [*busy, *window, *remaining]
+                yield from _extract(images, network, sizes, limit, rest)
+                return
             with cache.claim(known.missing, wait=wait) as claimed:
                 known.look_up(claimed)
                 known.extract(network, sizes, limit, set(claimed))
@@ -58,13 +73,26 @@ def iter_layer_maps(
         pending, wait = busy, True
 
 
-def _extract(images, network: Backbone, sizes, limit: BatchLimit) -> Iterator[tuple]:
-    """Yield indices, layer maps and geometries straight from the network."""
+def _extract(
+    images,
+    network: Backbone,
+    sizes,
+    limit: BatchLimit,
+    rows: Sequence[int] | None = None,
+) -> Iterator[tuple]:
+    """Yield indices, layer maps and geometries straight from the network.
+
+    Of all images, or of those in `rows`.
+    """
+    if rows is not None:
+        images = take_images(images, rows)
     pinned = network.device.type == "cuda"
     with closing(iter_batches(images, *sizes, limit, pinned=pinned)) as batches:
         for indices, batch, geometries in batches:
             with limit.measure("network", geometries[0].crop, len(indices)):
                 maps = network(batch)
+            if rows is not None:
+                indices = [rows[i] for i in indices]
             yield indices, maps, geometries
 
 
@@ -74,8 +102,10 @@ class _Window:
     An entry is (original size of the picture, a map (h, w, c) for each layer).
     """
 
-    def __init__(self, images, indices: Sequence[int], prefix: str, cache: Cache):
-        self.images, self.cache = images, cache
+    def __init__(
+        self, images, indices: Sequence[int], prefix: str, cache: Cache, n_layers: int
+    ):
+        self.images, self.cache, self._n_layers = images, cache, n_layers
         self.keys = {
             i: content_key(prefix, picture_contents(images, i)) for i in indices
         }
@@ -88,28 +118,63 @@ class _Window:
 
     def look_up(self, keys) -> None:
         """Get the entries of those of `keys` that have none yet."""
-        for key in keys:
-            if key not in self.entries:
-                entry = self.cache.get(_KIND, key)
-                if entry is not None:
-                    self.entries[key] = entry
+        unknown = [key for key in dict.fromkeys(keys) if key not in self.entries]
+        found = self.cache.get_all(_KIND, unknown, self._is_valid)
+        for key, entry in zip(unknown, found, strict=True):
+            if entry is not None:
+                self.entries[key] = entry
+
+    def _is_valid(self, entry) -> bool:
+        if not (isinstance(entry, list) and len(entry) == 2):
+            return False
+        size, maps = entry
+        return (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 0 for side in size)
+            and isinstance(maps, list)
+            and len(maps) == self._n_layers
+            and all(is_array(layer, np.float32, (None,) * 3) for layer in maps)
+        )
+
+    def agrees_with(self, network: Backbone, sizes, limit: BatchLimit) -> bool:
+        """Return whether the network gives what is known, and warn if not.
+
+        Each network of the user's own is checked once, by the first image that is
+        known, as its output may depend on something that cannot be described.
+        """
+        known = [i for i, key in self.keys.items() if key in self.entries]
+        if not network.own or not known or network.module in _CONFIRMED:
+            return True
+        ((_, maps, _),) = _extract(self.images, network, sizes, limit, known[:1])
+        expected = self.entries[self.keys[known[0]]][1]
+        if not all(map(_are_close, maps, expected)):
+            warnings.warn(
+                f"{type(network.module).__name__} gives other layer maps than the "
+                "cache holds for a network with the same weights, settings and code. "
+                "Its output depends on something else, such as random numbers, a "
+                "file or the environment. The cache is not used for it.",
+                stacklevel=2,
+            )
+            return False
+        _CONFIRMED.add(network.module)
+        return True
 
     def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
         """Pass those of `claimed` that are missing through the network."""
         # Copies of a picture have one key: the last of them stands for all.
         position_of = {key: i for i, key in self.keys.items()}
         absent = [position_of[key] for key in self.missing if key in claimed]
-        images = take_images(self.images, absent)
-        with closing(_extract(images, network, sizes, limit)) as batches:
-            for positions, maps, geometries in batches:
-                keys = [self.keys[absent[position]] for position in positions]
-                self._keep(keys, maps, geometries)
+        with closing(_extract(self.images, network, sizes, limit, absent)) as batches:
+            for indices, maps, geometries in batches:
+                self._keep([self.keys[i] for i in indices], maps, geometries)
 
     def _keep(self, keys, maps, geometries) -> None:
         # Channels last, as the descriptors have them, too.
         maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
         for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
-            entry = (geometry.original, [layer[j].copy() for layer in maps])
+            size = tuple(map(int, geometry.original))
+            entry = (size, [layer[j].copy() for layer in maps])
             self.entries[key] = entry
             self.cache.put(_KIND, key, entry)
 
@@ -139,6 +204,16 @@ class _Window:
         """Return how many pictures like these to look at next: up to `most`."""
         sizes = [sum(m.nbytes for m in maps) for _, maps in self.entries.values()]
         return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
+
+
+def _are_close(maps: torch.Tensor, expected: np.ndarray) -> bool:
+    """Return whether maps (1, c, h, w) are (h, w, c), but for rounding."""
+    found = maps[0].permute(1, 2, 0).cpu().numpy()
+    if found.shape != expected.shape:
+        return False
+    difference = np.linalg.norm(found - expected)
+    # Negated would let NaN pass as close.
+    return bool(difference <= _TOLERANCE * np.linalg.norm(expected))
 
 
 def _as_plain(size):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from skpatchcore._cache import Cache, content_key
+from skpatchcore._cache_entry import are_rows, is_array
 from skpatchcore._neighbors import NeighborIndex, bank_fingerprint, build_index
 
 _KIND = "neighbors"
@@ -40,7 +41,7 @@ def query_once(
     n_shared = min([n for n in _N_SHARED if n >= k], default=k)
     n_shared = min(n_shared, len(index.bank))
     keys = _sample_keys(index.fingerprint, n_shared, samples)
-    entries = [cache.get(_KIND, key) for key in keys]
+    entries = _get_all(cache, keys, samples, n_shared, len(index.bank))
     missing = [i for i, entry in enumerate(entries) if entry is None]
     if missing:
         absent = [samples[i] for i in missing]
@@ -77,7 +78,7 @@ def _look_up_prefix(cache, index, samples, k: int):
     Also note for others, under its first row, that this bank is about to be searched.
     """
     key = content_key(index.device.type, index.bank[:1])
-    known = dict(cache.get(_PREFIXES, key) or ())
+    known = dict(cache.get(_PREFIXES, key, _are_prefixes) or ())
     usable = [n for n in known if k <= n < len(index.bank)]
     if known.get(len(index.bank)) != index.fingerprint:
         known[len(index.bank)] = index.fingerprint
@@ -86,10 +87,40 @@ def _look_up_prefix(cache, index, samples, k: int):
         # Banks of other runs may begin with the same row, too.
         if bank_fingerprint(index.bank[:n], index.device) == known[n]:
             keys = _sample_keys(known[n], k, samples)
-            entries = [cache.get(_KIND, key) for key in keys]
+            entries = _get_all(cache, keys, samples, k, n)
             if all(entry is not None for entry in entries):
                 return n, list(map(np.concatenate, zip(*entries, strict=True)))
     return 0, None
+
+
+def _get_all(cache, keys, samples, k: int, n_bank: int) -> list:
+    """Return the entry of each sample, None where there is none."""
+
+    def get(key, sample):
+        shape = (len(sample), k)
+        return cache.get(_KIND, key, lambda entry: _is_valid(entry, shape, n_bank))
+
+    return [get(key, sample) for key, sample in zip(keys, samples, strict=True)]
+
+
+def _is_valid(entry, shape: tuple[int, int], n_bank: int) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and is_array(entry[0], np.float64, shape)
+        and is_array(entry[1], np.int32, shape)
+        and are_rows(entry[1], n_bank)
+    )
+
+
+def _are_prefixes(entry) -> bool:
+    return isinstance(entry, list) and all(
+        isinstance(pair, list)
+        and len(pair) == 2
+        and isinstance(pair[0], int)
+        and isinstance(pair[1], str)
+        for pair in entry
+    )
 
 
 def _sample_keys(fingerprint: str, k: int, samples) -> list[str]:

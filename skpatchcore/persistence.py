@@ -295,6 +295,9 @@ def _fingerprint(features) -> str:
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    if not isinstance(features.backbone, str):
+        # Buffers that are not in a state dict, settings, hooks, ...
+        digest.update(features._network.state_key.encode())
     return digest.hexdigest()
 
 
@@ -345,7 +348,8 @@ def _check_networks(features: list, expected: list) -> None:
         if of_fit == of_now:
             continue
         raise ValueError(
-            f"the network {part.backbone!r:.40} has other weights than in the fit: "
+            f"the network {part.backbone!r:.40} has other weights than in the fit, or "
+            "is a module with other settings or hooks: "
             f"SHA-256 {of_now[:12]}... instead of {of_fit[:12]}... Pass the file of "
             "the original ones to load(..., weights=...), or save the detector with "
             "include_backbone=True where it was fitted. Random and pretrained weights "

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn
 from sklearn.ensemble import IsolationForest
 from sklearn.utils import estimator_checks
 from sklearn.utils._testing import SkipTest, ignore_warnings
@@ -151,4 +152,5 @@ def test_as_many_checks_as_scikit_learn_has(name):
     """A wrong tag would make the suite shrink to a single check and look green."""
     original, expected = ESTIMATORS[name]
     collected = len(list(estimator_checks_generator(original, legacy=True)))
-    assert collected >= expected
+    # scikit-learn 1.6 has one check fewer.
+    assert collected >= expected - sklearn.__version__.startswith("1.6.")

@@ -199,7 +199,11 @@ def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
     for part in parts:
         learned = part.__getstate__().keys() - part.get_params() - {"_sklearn_version"}
         left_out = learned - set(_model_json._FITTED[type(part)])
-        assert left_out <= {"min_distances_", "nearest_picks_", "_n_channels"}
+        assert left_out <= {
+            *("min_distances_", "nearest_picks_", "_n_channels"),
+            # The file has a hash of its own.
+            "_network_key",
+        }
 
 
 def test_random_state_instances_become_none(tmp_path):
@@ -876,7 +880,8 @@ def point_outside(fitted, arrays):
         (PCA(3), widen, "projection"),
         (PCA(3), overflow, "components_ has values beyond"),
         (SparseRandomProjection(3), overflow, "components_ has values beyond"),
-        (SparseRandomProjection(3), point_outside, "indices"),
+        # SciPy's wording depends on its version.
+        (SparseRandomProjection(3), point_outside, "index|indices"),
     ],
 )
 def test_tampered_projections_are_rejected(projection, change, match, tmp_path):

@@ -7,11 +7,11 @@ from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
 
-from filelock import FileLock
 from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from tqdm.auto import tqdm
 
+from skpatchcore._file_locks import file_lock
 from skpatchcore.datasets._download import download
 from skpatchcore.datasets._mvtec import (
     is_category,
@@ -207,7 +207,7 @@ def _fetch_archive(
         raise NotADirectoryError(f"data_home={str(root)!r} is a file, not a folder.")
     root.mkdir(parents=True, exist_ok=True)
     archive = root / _ARCHIVE_NAME
-    with FileLock(root / ".mvtec_ad.lock"):
+    with file_lock(root / ".mvtec_ad.lock", wait=True):
         missing = _missing_categories(root, category)
         if not missing:
             return  # Another process was faster.
