@@ -90,7 +90,7 @@ def judge(evaluation: Evaluation, alpha: float, groups=None) -> Judgement:
     n = int(np.sum(good)) if groups is None else len(np.unique(groups[good]))
     if n < 2:
         raise ValueError(
-            "A report holds good training images, or groups of them, out in turn, so it "
+            "A report holds good training images, or groups of them, out in turn and "
             f"needs at least 2; found {n}. Add good training images."
         )
     alpha = max(alpha, 1 / (n + 1))
