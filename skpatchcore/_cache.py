@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,6 +11,8 @@ import numpy as np
 from joblib import Memory
 from joblib.disk import memstr_to_bytes
 from sklearn.utils._param_validation import HasMethods
+
+from skpatchcore._locks import ForkSafeLock
 
 #: What `memory` may be on every estimator, in scikit-learn's language.
 MEMORY_CONSTRAINT = [str, HasMethods(["__fspath__"]), HasMethods(["cache"]), None]
@@ -145,7 +146,7 @@ class _Growth:
 
     def __init__(self):
         self._n_bytes: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def add(self, location: str, n_bytes: int, limit: int) -> bool:
         """Account for an entry; return whether it is time to measure the store."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import threading
 from collections.abc import Iterator
 from weakref import WeakKeyDictionary
 
@@ -11,8 +10,9 @@ import torch
 from torch import nn
 
 from skpatchcore._cache import content_key
+from skpatchcore._locks import ForkSafeLock
 
-_LOCK = threading.Lock()
+_LOCK = ForkSafeLock()
 # By module, so that networks that serve many fits are looked at once.
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 # What `vars(module)` holds beside what makes the module different from others.
