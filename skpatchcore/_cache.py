@@ -12,7 +12,7 @@ from joblib import Memory
 from joblib.disk import memstr_to_bytes
 from sklearn.utils._param_validation import HasMethods
 
-from skpatchcore._locks import ForkSafeLock
+from skpatchcore._locks import fork_safe_lock
 
 #: What `memory` may be on every estimator, in scikit-learn's language.
 MEMORY_CONSTRAINT = [str, HasMethods(["__fspath__"]), HasMethods(["cache"]), None]
@@ -146,7 +146,7 @@ class _Growth:
 
     def __init__(self):
         self._n_bytes: dict[str, int] = {}
-        self._lock = ForkSafeLock()
+        self._lock = fork_safe_lock()
 
     def add(self, location: str, n_bytes: int, limit: int) -> bool:
         """Account for an entry; return whether it is time to measure the store."""

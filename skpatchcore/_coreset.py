@@ -15,6 +15,7 @@ from skpatchcore._cache import MEMORY_CONSTRAINT, Cache, check_cache, content_ke
 from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor
 from skpatchcore._k_center import Coreset, GreedyRun, cover_of, farthest_from
+from skpatchcore._torch_state import own_torch_state
 
 # Names what runs in a cache hold; those of another form are left alone.
 _RUNS = "exact distances"
@@ -162,6 +163,7 @@ class CoresetSampler(BaseEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @own_torch_state()
     def fit(self, X, y=None):
         """Choose rows of `X`.
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from skpatchcore._locks import ForkSafeLock
+from skpatchcore._locks import fork_safe_lock
 
 # Elements compared directly at a time: on a CPU they should stay in its caches, which
 # makes that some eight times as fast; a GPU wants much to do at once.
@@ -15,7 +15,7 @@ _MANY_ELEMENTS = 2**23
 # From 2.9 on torch has one setting a backend; in a process that has used it, reading
 # the older setting for all of them raises an error.
 _BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-_PRECISION_LOCK = ForkSafeLock()
+_PRECISION_LOCK = fork_safe_lock()
 # The blocks of `full_precision` that threads are in, and the choice before the first.
 _precise_blocks: set[object] = set()
 _precision_before: list[str] = []

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from skpatchcore._cache import content_key
-from skpatchcore._locks import ForkSafeLock
+from skpatchcore._locks import fork_safe_lock
 
-_LOCK = ForkSafeLock()
+_LOCK = fork_safe_lock()
 # By module, so that networks that serve many fits are looked at once.
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 # What `vars(module)` holds beside what makes the module different from others.

@@ -1,7 +1,6 @@
 """Whatever a user calls pictures, as validated float arrays and batches."""
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 from PIL import Image, ImageOps
 from torch.nn import functional as F
 
+from skpatchcore._locks import fork_safe_lock
 from skpatchcore._read_ahead import read_ahead
+from skpatchcore._torch_state import own_torch_state
 
 _EXPECTED = (
     "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
@@ -28,7 +29,7 @@ _RANGE_TOLERANCE = 1e-4
 _AHEAD_BYTES = 512 * 2**20
 _BYTES_PER_PIXEL = 2 * 3 * 4
 # A PIL image reads its file at first use, by a file object that others may share.
-_PIL_LOCK = threading.Lock()
+_PIL_LOCK = fork_safe_lock()
 
 
 class UnreadableImageError(OSError, ValueError):
@@ -184,6 +185,7 @@ def resize_and_crop(
     return image[:, top : top + height, left : left + width]
 
 
+@own_torch_state()
 def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
     """Return boolean masks (h, w) resized and cropped as their pictures are.
 
@@ -267,6 +269,7 @@ def _iter_inputs(
             yield tensor, geometry
 
 
+@own_torch_state()
 def _load_input(images, i: int, image_size, crop_size) -> tuple[torch.Tensor, Geometry]:
     image = images[i]
     name = _name_of(images, i)
@@ -290,6 +293,7 @@ def _split(entries: list, n: int, pinned: bool) -> Iterator[tuple]:
         yield _collate(entries[start : start + n], pinned)
 
 
+@own_torch_state()
 def _collate(
     entries: list, pinned: bool
 ) -> tuple[list[int], torch.Tensor, list[Geometry]]:

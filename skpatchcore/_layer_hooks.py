@@ -9,12 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from skpatchcore._locks import ForkSafeLock
+from skpatchcore._locks import fork_safe_lock
 from skpatchcore._torch_state import own_torch_state
 
 # Hooks belong to the module, not to the thread: two forward passes at once through one
 # cached network would read each other's maps.
-FORWARD_LOCK = ForkSafeLock()
+FORWARD_LOCK = fork_safe_lock()
 
 
 class _LastLayerReached(Exception):

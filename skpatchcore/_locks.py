@@ -4,34 +4,22 @@ import os
 import threading
 
 
-class ForkSafeLock:
-    """A re-entrant lock for the state of a module, free in a process that was forked.
+def fork_safe_lock() -> "threading.RLock":
+    """Return a re-entrant lock for a module, free in a process that was forked.
 
     A fork copies a lock as it is, but of the threads only the one that forks: what
-    another thread held would never be released in the child. There every such lock is
-    made anew. It lives as long as its process, so make one for a module, not for an
-    object.
+    another thread held would never be released in the child. It stays registered as
+    long as the process lives, so make one for a module, not for an object.
     """
+    lock = threading.RLock()
 
-    def __init__(self):
-        self._renew()
-        # Windows has no fork.
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._renew)
+    def renew() -> None:
+        # As the locks of `logging` do. A lock in Python around this one, which could be
+        # replaced instead, might be left held by an interrupt at its exit.
+        if not lock._is_owned():
+            lock._at_fork_reinit()
 
-    def _renew(self) -> None:
-        self._lock = threading.RLock()
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        """Wait for the lock and take it, as `threading.RLock.acquire` does."""
-        return self._lock.acquire(blocking, timeout)
-
-    def release(self) -> None:
-        """Give the lock back."""
-        self._lock.release()
-
-    def __enter__(self) -> bool:
-        return self._lock.acquire()
-
-    def __exit__(self, *exception) -> None:
-        self._lock.release()
+    # Windows has no fork.
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=renew)
+    return lock
