@@ -19,6 +19,8 @@ from skpatchcore._images import (
 )
 
 _KIND = "maps"
+# Part of their keys: raise it when outputs of layers are arranged in another way.
+_ARRANGEMENT = 2
 # What is held of the cache at once: 200 pictures of 224 pixels through Wide ResNet-50.
 _WINDOW_BYTES = 512 * 2**20
 
@@ -42,7 +44,7 @@ def iter_layer_maps(
     if cache is None:
         yield from _extract(images, network, sizes, limit)
         return
-    prefix = content_key(network.fingerprint, *map(_as_plain, sizes))
+    prefix = content_key(network.fingerprint, _ARRANGEMENT, *map(_as_plain, sizes))
     pending, wait, n = range(len(images)), False, 1
     while pending:
         busy, remaining = [], iter(pending)
@@ -63,6 +65,7 @@ def _extract(images, network: Backbone, sizes, limit: BatchLimit) -> Iterator[tu
     pinned = network.device.type == "cuda"
     with closing(iter_batches(images, *sizes, limit, pinned=pinned)) as batches:
         for indices, batch, geometries in batches:
+            network.prepare(geometries[0].crop)
             with limit.measure("network", geometries[0].crop, len(indices)):
                 maps = network(batch)
             yield indices, maps, geometries
