@@ -14,6 +14,7 @@ from torch import nn
 
 from skpatchcore._cache import content_key
 from skpatchcore._device import choose_dtype, resolve_device
+from skpatchcore._distances import full_precision
 from skpatchcore._fingerprint import (
     describe_network,
     fingerprint_module,
@@ -21,7 +22,11 @@ from skpatchcore._fingerprint import (
 )
 from skpatchcore._gabor import GaborBank
 from skpatchcore._layer_hooks import FORWARD_LOCK, check_layers, read_layers
-from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
+from skpatchcore._layer_outputs import fit_to_patches, name_layers
+from skpatchcore._layouts import Layout, Probe
+from skpatchcore._locks import fork_safe_lock
+from skpatchcore._probes import keep_layouts, learn_layouts
+from skpatchcore._torch_state import own_torch_state
 from skpatchcore._weights import check_missing, load_weights
 from skpatchcore.embedded._network import load_embedded, random_embedded
 
@@ -30,6 +35,8 @@ _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 # What autocast would cast the weights of, at every pass. Not subclasses: some compute
 # with their weights before they use them.
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
+# Random weights are drawn from torch's one generator: threads take turns.
+_BUILD_LOCK = fork_safe_lock()
 
 
 class Backbone:
@@ -47,11 +54,13 @@ class Backbone:
         Whether it is a network of the user's own, not one by name.
     """
 
+    @own_torch_state()
     def __init__(self, module, layers, device, precision="auto", *, own=False):
         self.own = own
         # Channels last is how convolutions run fastest, on CPU and GPU alike.
         self.module = module.to(memory_format=torch.channels_last)
         self.layers = tuple(layers)
+        self._layouts: dict[str, Layout] = {}
         self.device = device
         self.dtype = choose_dtype(precision, device)
         # Whether the network gives these layers the weights that they should have.
@@ -64,9 +73,20 @@ class Backbone:
         self.mean = torch.tensor(mean, device=device).reshape(-1, 1, 1)
         self.std = torch.tensor(std, device=device).reshape(-1, 1, 1)
 
+    @own_torch_state()
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Find out how to read the layers, before images of `size` (h, w) come.
+
+        Calls do so too, but with what the probes take: it is not to be measured.
+        """
+        if len(self._layouts) < len(set(self.layers)):
+            self._layouts = learn_layouts(self.module, self.layers, size)
+
+    @own_torch_state()
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
+        self.prepare(tuple(batch.shape[-2:]))
         # From pinned memory the copy goes on while the processor does.
         batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
         batch = (batch - self.mean) / self.std
@@ -82,11 +102,16 @@ class Backbone:
         autocast = torch.autocast(
             self.device.type, dtype, enabled=dtype != torch.float32
         )
-        with autocast, FORWARD_LOCK:
+        with autocast, FORWARD_LOCK, full_precision():
             outputs = self._read(cast_weights(self.module, dtype), batch)
-        shape = (len(batch), *batch.shape[-2:])
+        size = tuple(batch.shape[-2:])
+        given = {name: Probe(len(batch), size, out) for name, out in outputs.items()}
+        if unknown := given.keys() - self._layouts.keys():
+            # Of networks that none of the probes have passed: of one size, likely.
+            keep_layouts(self.module, [{name: given[name] for name in unknown}])
+            self._layouts = learn_layouts(self.module, self.layers, size)
         return [
-            as_map(outputs[name], self.module, shape, name).to(torch.float32)
+            self._layouts[name].arrange(given[name], name).to(torch.float32)
             for name in self.layers
         ]
 
@@ -132,6 +157,7 @@ class Backbone:
         return weights_key(self.module, self.layers)
 
 
+@own_torch_state()
 def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
     """Build, or take from this process's cache, the network with given parameters."""
     device = resolve_device(device)
@@ -141,8 +167,9 @@ def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Back
                 f"weights={weights!r} only goes with a backbone given by name; load "
                 "them into the module instead."
             )
-        # A copy: evaluation mode and device of the user's own module stay untouched.
-        module, missing = copy.deepcopy(backbone).eval().to(device), frozenset()
+        # A copy: the user's own module stays in its mode, dtype and on its device.
+        module, missing = copy.deepcopy(backbone).eval(), frozenset()
+        module = module.to(device).float()
         # Before anything passes: some networks change with every pass.
         describe_network(module)
     else:
@@ -192,7 +219,8 @@ def _build_by_name(name: str, weights, seed: int, device: torch.device):
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
     # The seed shapes random weights only; elsewhere it would split the cache.
     seed = seed if weights == "random" else None
-    return _build_cached(name, weights, stamp, seed, device)
+    with _BUILD_LOCK:
+        return _build_cached(name, weights, stamp, seed, device)
 
 
 @functools.lru_cache(maxsize=4)
@@ -202,14 +230,22 @@ def _build_cached(name, weights, stamp, seed, device) -> tuple[nn.Module, frozen
     missing = frozenset()
     if weights not in (None, "random"):
         missing = load_weights(module, weights)
-    return module.eval().requires_grad_(False).to(device), missing
+    return module.eval().requires_grad_(False).to(device).float(), missing
 
 
+@own_torch_state()
 def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
-    if name == "gabor":
-        return GaborBank()
-    if name == "embedded":
-        return load_embedded() if pretrained else random_embedded(seed)
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the GPUs' generators too, for good.
+        torch.default_generator.manual_seed(seed)
+        if name == "gabor":
+            return GaborBank()
+        if name == "embedded":
+            return load_embedded() if pretrained else random_embedded(seed)
+        return _create_by_timm(name, pretrained)
+
+
+def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
     # timm takes seconds to import: only those who need a network by name wait for it.
     import timm
 
@@ -220,18 +256,15 @@ def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
             f"backbone={name!r} is no timm model; close names: {close}. See "
             "timm.list_models(); 'embedded' and 'gabor' come with the package."
         )
-    with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPUs' generators too, for good.
-        torch.default_generator.manual_seed(seed)
-        try:
-            return _create_for_any_size(timm.create_model, name, pretrained)
-        except Exception as error:
-            if not pretrained:
-                raise ValueError(f"timm could not build {name!r}: {error}") from error
-            raise OSError(
-                f"The pretrained weights of {name!r} could not be had: {error}. "
-                "Without network access give weights= a local file, or 'random'."
-            ) from error
+    try:
+        return _create_for_any_size(timm.create_model, name, pretrained)
+    except Exception as error:
+        if not pretrained:
+            raise ValueError(f"timm could not build {name!r}: {error}") from error
+        raise OSError(
+            f"The pretrained weights of {name!r} could not be had: {error}. "
+            "Without network access give weights= a local file, or 'random'."
+        ) from error
 
 
 def _create_for_any_size(create, name: str, pretrained: bool) -> nn.Module:

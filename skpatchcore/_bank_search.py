@@ -17,6 +17,7 @@ from skpatchcore._neighbor_cache import query_once
 from skpatchcore._neighbors import NeighborIndex, squared_to_metric
 from skpatchcore._position_search import PositionSearch
 from skpatchcore._samples import Samples, argmax_patches, reduce_patches
+from skpatchcore._torch_state import own_torch_state
 
 # Bank rows looked at for a bound beside as many as neighbours are asked for.
 _SPARE_ROWS = 3
@@ -93,6 +94,7 @@ class BankSearch:
             )
         return -scores, patch_scores, rows
 
+    @own_torch_state()
     def reweighting(self, patches, distances, rows, b: int) -> NDArray:
         """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
         self._check_k("reweight", b)
@@ -104,6 +106,7 @@ class BankSearch:
         # exp(distance) overflows float32 at 88.7, and float64 at 709.
         return 1 - np.exp(distances - logsumexp(others, axis=1))
 
+    @own_torch_state()
     def bound_scores(self, patches, nearest, n_neighbors: int) -> NDArray:
         """Return upper bounds of patch scores, from a bank row near each patch.
 

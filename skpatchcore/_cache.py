@@ -4,7 +4,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import threading
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods
 
 from skpatchcore._cache_entry import DamagedEntryError, read_entry, write_entry
 from skpatchcore._file_locks import file_lock
+from skpatchcore._locks import fork_safe_lock
 from skpatchcore._threads import map_threads
 
 #: What `memory` may be on every estimator, in scikit-learn's language.
@@ -198,7 +198,7 @@ class _Growth:
 
     def __init__(self):
         self._n_bytes: dict[str, int] = {}
-        self._lock = threading.Lock()
+        self._lock = fork_safe_lock()
 
     def add(self, location: str, n_bytes: int, limit: int) -> bool:
         """Account for an entry; return whether it is time to measure the store."""

@@ -25,6 +25,7 @@ from skpatchcore._k_center import (
     is_record,
 )
 from skpatchcore._magnitude import with_safe_squares
+from skpatchcore._torch_state import own_torch_state
 
 # Names what runs in a cache hold; those of another form are left alone.
 _RUNS = "exact distances, equal rows"
@@ -174,6 +175,7 @@ class CoresetSampler(BaseEstimator):
         self.verbose = verbose
 
     @_fit_context(prefer_skip_nested_validation=True)
+    @own_torch_state()
     def fit(self, X, y=None):
         """Choose rows of `X`.
 

@@ -7,11 +7,14 @@ import torch
 from scipy.special import entr
 from torch.nn import functional as F
 
+from skpatchcore._torch_state import own_torch_state
+
 # Covariances of layers need no more patches than this, drawn evenly.
 MAX_BALANCE_PATCHES = 20_000
 _TINY = np.finfo(np.float64).tiny
 
 
+@own_torch_state()
 def describe(
     maps: Sequence[torch.Tensor],
     *,

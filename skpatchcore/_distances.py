@@ -1,10 +1,12 @@
 """Squared distances: directly, as differences, or by products with a proven bound."""
 
-import threading
+import os
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+
+from skpatchcore._locks import fork_safe_lock
 
 # Elements compared directly at a time: on a CPU they should stay in its caches, which
 # makes that some eight times as fast; a GPU wants much to do at once.
@@ -13,7 +15,10 @@ _MANY_ELEMENTS = 2**23
 # From 2.9 on torch has one setting a backend; in a process that has used it, reading
 # the older setting for all of them raises an error.
 _BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
-_PRECISION_LOCK = threading.RLock()
+_PRECISION_LOCK = fork_safe_lock()
+# The blocks of `full_precision` that threads are in, and the choice before the first.
+_precise_blocks: set[object] = set()
+_precision_before: list[str] = []
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:
@@ -75,14 +80,32 @@ def rounding_error(n_features: int, dtype: torch.dtype, reach: torch.Tensor):
 @contextmanager
 def full_precision():
     """Keep the process's choice of TF32 or bf16 products out of exact distances."""
-    # The choice is the process's: threads in here at once would restore each other's.
-    with _PRECISION_LOCK:
-        before = _matmul_precision()
-        try:
-            _set_matmul_precision(["ieee", "ieee"] if _BY_BACKEND else ["highest"])
-            yield
-        finally:
-            _set_matmul_precision(before)
+    # The choice is the process's: of threads in here at once, the first one changes it
+    # and the last one changes it back. None of them waits for another.
+    block = object()
+    try:
+        with _PRECISION_LOCK:
+            if not _precise_blocks:
+                _precision_before[:] = _matmul_precision()
+                _set_matmul_precision(["ieee"] * 3 if _BY_BACKEND else ["highest"])
+            _precise_blocks.add(block)
+        yield
+    finally:
+        with _PRECISION_LOCK:
+            _precise_blocks.discard(block)
+            if not _precise_blocks:
+                _set_matmul_precision(_precision_before)
+
+
+def _leave_blocks_of_the_parent() -> None:
+    """Give a forked process the choice that threads of its parent would restore."""
+    if _precise_blocks:
+        _precise_blocks.clear()
+        _set_matmul_precision(_precision_before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_blocks_of_the_parent)
 
 
 def _matmul_precision() -> list[str]:
@@ -100,4 +123,5 @@ def _set_matmul_precision(precision: list[str]) -> None:
 
 
 def _matmul_backends():
-    return torch.backends.cuda.matmul, torch.backends.mkldnn.matmul
+    backends = torch.backends
+    return backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv

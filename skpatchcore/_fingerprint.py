@@ -1,6 +1,5 @@
 """What tells networks apart: weights, settings, hooks and code."""
 
-import threading
 import warnings
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -11,9 +10,10 @@ from torch.nn.modules import module as torch_modules
 from skpatchcore._cache import content_key
 from skpatchcore._description import Description
 from skpatchcore._layer_hooks import modules_run
+from skpatchcore._locks import fork_safe_lock
 
 # Held during a description, which is made once: networks serve many fits.
-_LOCK = threading.Lock()
+_LOCK = fork_safe_lock()
 _DESCRIPTIONS: WeakKeyDictionary[nn.Module, Description] = WeakKeyDictionary()
 _WEIGHTS_KEYS: WeakKeyDictionary[nn.Module, dict[tuple, str]] = WeakKeyDictionary()
 # Hooks that torch calls for every module of the process.

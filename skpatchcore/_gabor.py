@@ -79,7 +79,8 @@ def gabor_filters() -> torch.Tensor:
     steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     envelope = torch.exp(-(x**2 + y**2) / (2 * _BANDWIDTH**2))
-    angles = torch.arange(_N_ORIENTATIONS) * math.pi / _N_ORIENTATIONS
+    numbers = torch.arange(_N_ORIENTATIONS, dtype=torch.float32)
+    angles = numbers * math.pi / _N_ORIENTATIONS
     along = [x * math.cos(angle) + y * math.sin(angle) for angle in angles]
     phases = [2 * math.pi * distance / _WAVELENGTH for distance in along]
     waves = [torch.cos(p) for p in phases] + [torch.sin(p) for p in phases]

@@ -13,7 +13,9 @@ from PIL import Image, ImageOps
 from torch.nn import functional as F
 
 from skpatchcore._image_files import kind_of_file, open_image, open_regular
+from skpatchcore._locks import fork_safe_lock
 from skpatchcore._read_ahead import read_ahead
+from skpatchcore._torch_state import own_torch_state
 
 _EXPECTED = (
     "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
@@ -30,7 +32,7 @@ _RANGE_TOLERANCE = 1e-4
 _AHEAD_BYTES = 512 * 2**20
 _BYTES_PER_PIXEL = 2 * 3 * 4
 # A PIL image reads its file at first use, by a file object that others may share.
-_PIL_LOCK = threading.Lock()
+_PIL_LOCK = fork_safe_lock()
 
 
 class UnreadableImageError(OSError, ValueError):
@@ -216,6 +218,7 @@ def resize_and_crop(
     return image[:, top : top + height, left : left + width]
 
 
+@own_torch_state()
 def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
     """Return boolean masks (h, w) resized and cropped as their pictures are.
 
@@ -304,6 +307,7 @@ def _iter_inputs(
             yield tensor, geometry
 
 
+@own_torch_state()
 def _to_input(image: np.ndarray, geometry: Geometry) -> torch.Tensor:
     # Channels stay last in memory until the picture is small. Torch warns of arrays
     # that are read-only.
@@ -324,6 +328,7 @@ def _split(entries: list, n: int, pinned: bool) -> Iterator[tuple]:
         yield _collate(entries[start : start + n], pinned)
 
 
+@own_torch_state()
 def _collate(
     entries: list, pinned: bool
 ) -> tuple[list[int], torch.Tensor, list[Geometry]]:

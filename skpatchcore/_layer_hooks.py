@@ -3,15 +3,18 @@
 import contextlib
 import difflib
 import itertools
-import threading
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from skpatchcore._locks import fork_safe_lock
+from skpatchcore._torch_state import own_torch_state
+
 # Hooks belong to the module, not to the thread: two forward passes at once through one
 # cached network would read each other's maps.
-FORWARD_LOCK = threading.RLock()
+FORWARD_LOCK = fork_safe_lock()
 
 
 class _LastLayerReached(Exception):
@@ -36,11 +39,13 @@ def read_layers(
 ) -> dict[str, torch.Tensor]:
     """Run `module` until the last of `layers` has answered; return their outputs."""
     outputs: dict[str, torch.Tensor] = {}
-    over = False
+    over, process = False, os.getpid()
 
     def keep(name, output):
-        # An interrupt may have come before a handle was there to remove the hook by.
-        if over:
+        # An interrupt may have come before a handle was there to remove the hook by;
+        # and a process forked from another thread's pass has its hooks, but no thread
+        # to remove them.
+        if over or os.getpid() != process:
             return
         outputs[name] = _copy(output)
         if len(outputs) == len(set(layers)):
@@ -70,6 +75,7 @@ def _copy(output):
     return output.clone() if isinstance(output, torch.Tensor) else output
 
 
+@own_torch_state()
 def modules_run(module: nn.Module, layers: Sequence[str]) -> list[str]:
     """Return the names of the modules that run before the last layer has answered."""
     started = []

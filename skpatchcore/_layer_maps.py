@@ -23,6 +23,8 @@ from skpatchcore._images import (
 )
 
 _KIND = "maps"
+# Part of their keys: raise it when outputs of layers are arranged in another way.
+_ARRANGEMENT = 2
 # What is held of the cache at once: 200 pictures of 224 pixels through Wide ResNet-50.
 _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. Rounding, also in half precision or by another number of
@@ -52,7 +54,7 @@ def iter_layer_maps(
     if fingerprint is None:
         yield from _extract(images, network, sizes, limit)
         return
-    prefix = content_key(fingerprint, *map(_as_plain, sizes))
+    prefix = content_key(fingerprint, _ARRANGEMENT, *map(_as_plain, sizes))
     pending, wait, n = range(len(images)), False, 1
     while pending:
         busy, remaining = [], iter(pending)
@@ -89,6 +91,7 @@ def _extract(
     pinned = network.device.type == "cuda"
     with closing(iter_batches(images, *sizes, limit, pinned=pinned)) as batches:
         for indices, batch, geometries in batches:
+            network.prepare(geometries[0].crop)
             with limit.measure("network", geometries[0].crop, len(indices)):
                 maps = network(batch)
             if rows is not None:

@@ -6,6 +6,7 @@ from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
 from skpatchcore._images import Geometry
+from skpatchcore._torch_state import own_torch_state
 
 
 def anomaly_map(
@@ -58,6 +59,7 @@ def seen_pixels(geometry: Geometry) -> np.ndarray:
     return np.logical_and.outer(*axes)
 
 
+@own_torch_state()
 def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a map bilinearly to `size`, in float32."""
     values = np.ascontiguousarray(values, dtype=np.float32)

@@ -16,6 +16,7 @@ from skpatchcore._distances import (
 )
 from skpatchcore._magnitude import check_finite, fits_float32, with_safe_squares
 from skpatchcore._projected_search import ProjectedSearch
+from skpatchcore._torch_state import own_torch_state
 
 # More candidates than neighbours asked for, so that rounding in the fast product rarely
 # decides which ones are recomputed exactly.
@@ -41,6 +42,7 @@ class NeighborIndex(ABC):
 
     exact = True
 
+    @own_torch_state()
     def __init__(self, bank: np.ndarray, *, device=None, random_state: int = 0):
         self.bank = bank
         self.device = resolve_device(device)
@@ -54,6 +56,7 @@ class NeighborIndex(ABC):
         """What the neighbours of an exact search depend on, but for the queries."""
         return bank_fingerprint(self.bank, self.device)
 
+    @own_torch_state()
     def query(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return squared distances (n, k), ascending, and bank rows (n, k).
 

@@ -9,6 +9,7 @@ from skpatchcore._device import resolve_device
 from skpatchcore._distances import as_tensor, full_precision, rounding_error
 from skpatchcore._fractions import floor_fraction, upper_quantile
 from skpatchcore._position_search import reference_cells
+from skpatchcore._torch_state import own_torch_state
 
 # Neighbours that the local outlier factor looks at, as in SoftPatch's experiments.
 _LOF_NEIGHBORS = 6
@@ -51,6 +52,7 @@ def inlying_patches(
     return np.flatnonzero(scores <= upper_quantile(scores, fraction))
 
 
+@own_torch_state()
 def sample_outlier_scores(
     patches: np.ndarray, shapes: np.ndarray, device
 ) -> np.ndarray:
@@ -118,6 +120,7 @@ def _distance_to_others(patches, references, own: int, k: int) -> torch.Tensor:
     return nearest.kthvalue(k, dim=1).values.clamp(min=0).sqrt()
 
 
+@own_torch_state()
 def patch_outlier_scores(
     patches: np.ndarray, shapes: np.ndarray, method: str, device
 ) -> np.ndarray:

@@ -15,6 +15,7 @@ from skpatchcore._distances import (
 )
 from skpatchcore._magnitude import check_finite, with_safe_squares
 from skpatchcore._neighbors import NeighborIndex
+from skpatchcore._torch_state import own_torch_state
 
 # A product is made for a tile of cells at once, of at least so many a side: smaller
 # ones compare fewer rows in vain, but too few to be worth a call. Larger ones than the
@@ -102,6 +103,7 @@ class PositionSearch:
         Height and width; those of the window are odd.
     """
 
+    @own_torch_state()
     def __init__(self, index: NeighborIndex, pairs: np.ndarray, grid, window):
         self.index = index
         self.grid, self.window = grid, window
@@ -114,6 +116,7 @@ class PositionSearch:
         self._tiles = np.minimum(np.clip(window, _SMALLEST_TILE, _LARGEST_TILE), grid)
         self._allowed: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
+    @own_torch_state()
     def query(
         self, queries: np.ndarray, cells: np.ndarray, k: int
     ) -> tuple[np.ndarray, np.ndarray]:

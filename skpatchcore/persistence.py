@@ -366,7 +366,8 @@ def _check_widths(features: list) -> None:
             continue
         if (network.module, network.layers) not in seen:
             config = getattr(network.module, "pretrained_cfg", None) or {}
-            blank = torch.zeros((1, *config.get("input_size", (3, 224, 224))))
+            size = config.get("input_size", (3, 224, 224))
+            blank = torch.zeros((1, *size), dtype=torch.float32, device="cpu")
             seen[network.module, network.layers] = network(blank)
         grid = describe(
             seen[network.module, network.layers],

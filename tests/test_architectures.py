@@ -8,9 +8,10 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._backbone import _create
 from skpatchcore._layer_hooks import read_layers
-from skpatchcore._layer_outputs import as_map, fit_to_patches, name_layers
+from skpatchcore._layer_outputs import fit_to_patches, name_layers
+from skpatchcore._layouts import Probe
+from skpatchcore._probes import learn_layouts
 
 # One small network a family: its name, levels to read, size of a picture.
 SMALL = {
@@ -194,12 +195,13 @@ def test_networks_of_other_names_give_maps(name):
     """Without weights and arithmetic: on torch's device for shapes alone."""
     assert name in timm.list_models() + timm.list_pretrained()
     with torch.device("meta"):
-        module = _create(name, pretrained=False, seed=0).eval()
+        module = timm.create_model(name).eval()
         batch = torch.zeros(2, 3, 224, 224)
     layers = name_layers(module, (1, 2))
+    layouts = learn_layouts(module, layers, (224, 224))
     outputs = read_layers(module, layers, batch)
     for layer in layers:
-        found = as_map(outputs[layer], module, (2, 224, 224), layer)
+        found = layouts[layer].arrange(Probe(2, (224, 224), outputs[layer]))
         assert found.ndim == 4
         assert found.shape[2] == found.shape[3] <= 112
 
@@ -280,23 +282,9 @@ class Tokens(nn.Module):
 def test_tokens_become_rows(size, n_prefix, declared):
     x = torch.randn(2, 3, *size)
     module = Tokens(n_prefix, declared)
-    found = as_map(module(x), module, (2, *size))
+    layout = learn_layouts(module, ("blocks.0",), size)["blocks.0"]
+    found = layout.arrange(Probe(2, size, module(x)))
     assert_allclose(found, nn.functional.avg_pool2d(x, 4))
-
-
-def test_channels_may_come_last():
-    x = torch.randn(2, 6, 8, 12)
-    module = nn.Identity()
-    for size in [(32, 48), (31, 48), (64, 96)]:
-        assert as_map(x, module, (2, *size)) is x
-        last = as_map(x.permute(0, 2, 3, 1), module, (2, *size))
-        assert torch.equal(last, x)
-
-
-@pytest.mark.parametrize("output", [torch.zeros(2, 7), torch.zeros(2, 199, 8), "text"])
-def test_what_is_no_map_is_refused(output):
-    with pytest.raises(ValueError, match=r"Layer 'x' gives .*expected a map"):
-        as_map(output, nn.Identity(), (2, 224, 224), "x")
 
 
 def test_pictures_are_resized_to_whole_patches():

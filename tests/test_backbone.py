@@ -203,7 +203,7 @@ def test_no_hook_is_left_after_a_failure():
 
 
 def test_layers_without_maps_are_named():
-    with pytest.raises(ValueError, match=r"'head' gives \(1, 2\).*expected a map"):
+    with pytest.raises(ValueError, match=r"'head' gives \(2, 2\).*expected a map"):
         transformer(make_tiny(), ("first", "head")).fit(PICTURES)
 
 
