@@ -106,7 +106,11 @@ def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
     for side in sides[::step]:
         whole = whole_size(module, (side, side))
         if whole not in seen:
-            given = look(module, list(layouts), whole)
+            try:
+                given = look(module, list(layouts), whole)
+            except RuntimeError:
+                # Some networks take multiples of 32 only.
+                continue
             seen[whole] = {
                 layer: tuple(layouts[layer].arrange(probe).shape[1:])
                 for layer, probe in given.items()
@@ -127,7 +131,7 @@ def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
         misread += n_layers * before
         fooled += n_layers * (before > 0)
     rng = np.random.default_rng(0)
-    for i in rng.choice(len(pairs), N_CHECKED, replace=False):
+    for i in rng.choice(len(pairs), min(N_CHECKED, len(pairs)), replace=False):
         s, t = pairs[i]
         for layer, probe in look(
             module, list(layouts), whole_size(module, (s, t))
