@@ -1,90 +1,58 @@
 """A fitted detector as JSON and arrays, and back."""
 
+import inspect
 import math
 import os
 from numbers import Integral
+from pathlib import PurePath
 
 import numpy as np
-import torch
+from numpy.lib.stride_tricks import as_strided
 from scipy.sparse import csr_matrix, issparse
-from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
-from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 from torch import nn
 
-from skpatchcore._coreset import CoresetSampler
-from skpatchcore._detector import PatchCoreDetector
-from skpatchcore._ensemble import PatchCoreEnsemble
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._memory_bank import PatchMemoryBank
 from skpatchcore._model_file import entry
-from skpatchcore.calibration import (
-    _MAY_BE_MISSING,
-    ConformalDetector,
-    TunedThresholdDetector,
+from skpatchcore._model_schema import (
+    ESTIMATORS,
+    FITTED,
+    LEFT_OUT,
+    OPTIONAL,
+    PARAMS,
+    PROJECTIONS,
+    SPLITTERS,
+    check_values,
 )
-from skpatchcore.model_selection import OneClassKFold
+from skpatchcore._model_values import in_short
+from skpatchcore._weights import WeightsNotStored
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
-# What a fitted estimator of ours consists of beside its parameters.
-_FITTED = {
-    ConformalDetector: {
-        *("calibration_scores_", "calibration_indices_", "calibration_folds_"),
-        *("offset_", "min_alpha_", "_training_rows"),
-    },
-    TunedThresholdDetector: {"offset_", "best_score_"},
-    FrozenEstimator: set(),
-    PatchCoreEnsemble: {
-        *("estimators_", "score_weights_", "map_weights_", "held_out_scores_"),
-        *("training_scores_", "training_indices_", "offset_", "map_threshold_"),
-        "_member_names",
-    },
-    PatchCoreDetector: {
-        *("features_", "memory_bank_", "training_indices_", "_training_shapes"),
-        *("training_scores_", "offset_", "map_threshold_"),
-        *("foreground_", "_augmentation", "_training_aspects"),
-    },
-    PatchFeatureTransformer: {
-        *("layer_weights_", "projection_", "n_patch_features_", "grid_shape_", "_seed")
-    },
-    PatchMemoryBank: {
-        *("sampler_", "bank_", "bank_indices_", "training_scores_", "offset_"),
-        *("patch_threshold_", "n_features_in_", "_index_seed", "_normalized"),
-    },
-    CoresetSampler: {"sample_indices_", "radii_", "n_features_in_"},
-}
-# And what it may have besides.
-_OPTIONAL = {
-    ConformalDetector: {"estimators_", *_MAY_BE_MISSING},
-    TunedThresholdDetector: {"estimator_", "n_features_in_", "feature_names_in_"},
-    PatchMemoryBank: {
-        *("feature_names_in_", "outlier_indices_", "position_grid_", "_bank_cells")
-    },
-    CoresetSampler: {"feature_names_in_"},
-}
-_RANDOM_PROJECTIONS = (GaussianRandomProjection, SparseRandomProjection)
-_DECOMPOSITIONS = (PCA, IncrementalPCA, TruncatedSVD)
-_SCALERS = (Normalizer, StandardScaler)
-_PROJECTIONS = (*_RANDOM_PROJECTIONS, *_DECOMPOSITIONS, *_SCALERS, Pipeline)
-_CLASSES = {cls.__name__: cls for cls in (*_FITTED, *_PROJECTIONS)}
-_SPLITTERS = {
-    cls.__name__: cls for cls in (KFold, LeaveOneOut, StratifiedKFold, OneClassKFold)
-}
-# Caches belong to a machine, not to a model.
-_NOT_STORED = {"memory"}
+_SPLITTERS = {cls.__name__: cls for cls in SPLITTERS}
+# Detectors round detectors; no sensible one comes near.
+_MAX_DEPTH = 100
+# Elements that arrays with gaps between their elements may span, in one file: 512 MB of
+# float64, of which only pages with elements in them are ever touched.
+_MAX_SPAN = 2**26
+# Longest side of a CSR matrix that is read; its shape takes no bytes in a file.
+_MAX_CSR_SIDE = 2**20
 
 
 class Writer:
     """Turns objects into JSON, and puts the arrays it refers to aside.
 
-    What JSON cannot say is an object of one key, which tells what it is.
+    What JSON cannot say is an object of one key, which tells what it is. Parameters
+    that belong to a machine are left out; `devices` notes those of the parts that
+    score, by their places.
     """
 
     def __init__(self):
         self.arrays = {}
-        # By identity; the array is kept so that no other one takes its identity.
+        self.devices: dict[str, str] = {}
+        self._span = 0
+        # Descriptions by identity; the array is kept so that no other one takes its
+        # identity.
         self._kept = {}
 
     def encode(self, value, where: str, *, fitted: bool = False):
@@ -97,8 +65,6 @@ class Writer:
             return value
         if isinstance(value, float) and math.isfinite(value):
             return value
-        if isinstance(value, torch.device | os.PathLike):
-            return str(value)
         if isinstance(value, list | tuple):
             items = [
                 self.encode(item, f"{where}.{i}", fitted=fitted)
@@ -110,8 +76,13 @@ class Writer:
     def _encode_object(self, value, where, fitted):
         if isinstance(value, nn.Module):
             return {"module": type(value).__name__}
-        if type(value) in _SPLITTERS.values():
-            params = {n: self.encode(v, f"{where}.{n}") for n, v in vars(value).items()}
+        if isinstance(value, WeightsNotStored):
+            return {"weights_file": value.name}
+        if type(value) in SPLITTERS:
+            params = {
+                name: self.encode(getattr(value, name), f"{where}.{name}")
+                for name in PARAMS[type(value)]
+            }
             return {"splitter": {"class": type(value).__name__, "params": params}}
         if isinstance(value, np.ndarray) and value.dtype == object:
             return {"names": self.encode(value.tolist(), where)}
@@ -122,28 +93,56 @@ class Writer:
             names = ("data", "indices", "indptr")
             parts = {n: self._keep(getattr(value, n), f"{where}.{n}") for n in names}
             return {"csr": {**parts, "shape": list(value.shape)}}
-        if type(value) in _CLASSES.values():
+        if type(value) in FITTED:
             return {"estimator": self._encode_estimator(value, where, fitted)}
         raise TypeError(
             f"{where} is {value!r}, of {type(value)}, which a model file cannot hold; "
-            f"beside numbers, names and arrays it holds {', '.join(_CLASSES)}."
+            f"beside numbers, names and arrays it holds {', '.join(ESTIMATORS)}."
         )
 
     def _keep(self, array, where):
-        # Matrix products of the transposed layout round differently.
-        transposed = array.ndim == 2 and array.strides[0] < array.strides[1]
-        _, where = self._kept.setdefault(id(array), (array, where))
-        self.arrays[where] = np.ascontiguousarray(array.T if transposed else array)
-        return {"transposed": where} if transposed else {"array": where}
+        """Put an array aside, and return how to lay it out again.
+
+        BLAS, and loops where it cannot be used, round differently for other layouts.
+        """
+        if id(array) not in self._kept:
+            aside, described = self._lay_aside(array, where)
+            self.arrays[where] = aside
+            self._kept[id(array)] = array, described
+        return self._kept[id(array)][1]
+
+    def _lay_aside(self, array, where) -> tuple[np.ndarray, dict]:
+        """Return the elements in C order and native bytes, and their description."""
+        strides, transposed = _element_strides(array), False
+        described = {"array": where}
+        if array.flags.c_contiguous:
+            pass
+        elif array.ndim == 2 and array.flags.f_contiguous:
+            transposed = True
+        elif strides is not None and self._may_span(array.shape, strides):
+            described = {"strided": {"array": where, "strides": list(strides)}}
+        else:
+            # Only the gaps are given up, which products do not see.
+            transposed = array.ndim == 2 and _runs_down(array)
+        native = array.dtype.newbyteorder("=")
+        aside = array.T if transposed else array
+        described = {"transposed": where} if transposed else described
+        return np.ascontiguousarray(aside, dtype=native), described
+
+    def _may_span(self, shape, strides) -> bool:
+        """Count the elements that an array with gaps spans, if there is room left."""
+        span = _span(shape, strides)
+        if self._span + span > _MAX_SPAN:
+            return False
+        self._span += span
+        return True
 
     def _encode_estimator(self, estimator, where, fitted):
         cls = type(estimator)
-        params = estimator.get_params(deep=False)
         state = vars(estimator) if fitted else {}
-        names = _FITTED.get(cls, state.keys() - params) if fitted else set()
-        names = names | (_OPTIONAL.get(cls, set()) & state.keys())
+        names = (FITTED[cls].keys() | OPTIONAL.get(cls, {}).keys()) & state.keys()
         # What was given to our estimators was cloned; a Pipeline fits its own steps.
-        keep = fitted and (cls not in _FITTED or cls is FrozenEstimator)
+        keep = fitted and cls in (FrozenEstimator, *PROJECTIONS)
         if fitted and _scores_with_given(estimator):
             keep, names = True, names - {"estimator_", "estimators_"}
         prefix = f"{where}." if where else ""
@@ -151,14 +150,32 @@ class Writer:
             "class": cls.__name__,
             "params": {
                 name: self.encode(value, f"{prefix}{name}", fitted=keep)
-                for name, value in params.items()
-                if name not in _NOT_STORED
+                for name, value in self._portable_params(estimator, prefix, fitted)
             },
             "fitted": {
                 name: self.encode(state[name], f"{prefix}{name}", fitted=True)
                 for name in sorted(names)
             },
         }
+
+    def _portable_params(self, estimator, prefix: str, fitted: bool):
+        """Yield names and values of the parameters that do not belong to a machine."""
+        cls = type(estimator)
+        for name, value in estimator.get_params(deep=False).items():
+            if name == "weights" and _is_file(value):
+                yield name, WeightsNotStored(PurePath(value).name)
+            elif name in PARAMS[cls]:
+                yield name, value
+            elif name in LEFT_OUT:
+                scores = fitted and cls in (PatchFeatureTransformer, PatchMemoryBank)
+                if scores and name == "device" and value is not None:
+                    self.devices[f"{prefix}{name}"] = str(value)
+            elif not _is_default(cls, name, value):
+                # A newer scikit-learn may have it.
+                raise TypeError(
+                    f"{prefix}{name}={value!r} is a parameter that this version of "
+                    "skpatchcore does not store. Leave it at its default."
+                )
 
 
 class Reader:
@@ -172,52 +189,102 @@ class Reader:
         self.arrays = arrays
         self.overrides = overrides
         self._taken = {}
+        self._strided = {}
+        self._span = self._depth = 0
 
     def decode(self, value):
         """Return the object that `value` describes."""
-        if isinstance(value, list):
-            return [self.decode(item) for item in value]
-        if not isinstance(value, dict):
+        if not isinstance(value, dict | list):
             return value
+        if self._depth >= _MAX_DEPTH:
+            raise ValueError(f"its objects are nested more than {_MAX_DEPTH} deep.")
+        self._depth += 1
+        try:
+            if isinstance(value, list):
+                return [self.decode(item) for item in value]
+            return self._decode_object(value)
+        finally:
+            self._depth -= 1
+
+    def _decode_object(self, value: dict):
         decoders = {
-            "tuple": lambda items: tuple(map(self.decode, items)),
+            "tuple": self._decode_tuple,
             "array": self._take,
             "transposed": lambda name: self._take(name).T,
+            "strided": self._decode_strided,
             "csr": self._decode_csr,
             "module": self._decode_module,
+            "weights_file": self._decode_weights_file,
             "names": self._decode_names,
             "splitter": self._decode_splitter,
             "estimator": self._decode_estimator,
         }
         kind, content = next(iter(value.items()), (None, None))
         if len(value) != 1 or kind not in decoders:
-            raise ValueError(f"no such kind of object: {sorted(value)}.")
+            raise ValueError(f"no such kind of object: {in_short(sorted(value))}.")
         return decoders[kind](content)
+
+    def _decode_tuple(self, content):
+        if not isinstance(content, list):
+            raise ValueError(f"a tuple must be a list, got {in_short(content)}.")
+        return tuple(map(self.decode, content))
 
     def _take(self, name):
         if not isinstance(name, str) or name not in self.arrays.keys() | self._taken:
-            raise ValueError(f"there is no array {name!r}.")
+            raise ValueError(f"there is no array {in_short(name)}.")
         if name in self.arrays:
             # A copy is aligned, and writable as fitted arrays are.
             self._taken[name] = self.arrays.pop(name).copy()
         return self._taken[name]
 
+    def _decode_strided(self, content):
+        """Return an array whose elements lie as far apart as they did."""
+        values = self._take(entry(content, "array", str))
+        strides = entry(content, "strides", list)
+        if len(strides) != values.ndim or not all(
+            type(step) is int and abs(step) <= _MAX_SPAN for step in strides
+        ):
+            raise ValueError(f"strides {in_short(strides)} are not those of an array.")
+        key = (content["array"], *strides)
+        if key not in self._strided:
+            self._span += _span(values.shape, strides)
+            if self._span > _MAX_SPAN:
+                raise ValueError(f"its arrays span more than {_MAX_SPAN} elements.")
+            self._strided[key] = _lay_out(values, strides)
+        return self._strided[key]
+
     def _decode_csr(self, content):
-        parts = [
+        data, indices, indptr = (
             self.decode(entry(content, n, dict)) for n in ("data", "indices", "indptr")
-        ]
-        matrix = csr_matrix(tuple(parts), shape=entry(content, "shape", list))
+        )
+        shape = entry(content, "shape", list)
+        if len(shape) != 2 or not all(
+            type(n) is int and 1 <= n <= _MAX_CSR_SIDE for n in shape
+        ):
+            raise ValueError(f"{in_short(shape)} is not the shape of a CSR matrix.")
+        if not _is_array(data, "biuf") or not all(
+            _is_array(part, "i") for part in (indices, indptr)
+        ):
+            raise ValueError("a CSR matrix must consist of numbers and integer places.")
+        matrix = csr_matrix((data, indices, indptr), shape=shape)
         # SciPy's kernels trust indices; out of range they would read foreign memory.
         matrix.check_format(full_check=True)
         return matrix
 
     def _decode_module(self, name):
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{in_short(name)} is not the class of a module.")
         if "backbone" not in self.overrides:
             raise ValueError(
-                f"its network was given as a module, {name}; pass one with the same "
-                "weights to load(..., backbone=module)."
+                f"its network was given as a module, {name:.80}; pass one with the "
+                "same weights to load(..., backbone=module)."
             )
         return self.overrides["backbone"]
+
+    def _decode_weights_file(self, name):
+        if not isinstance(name, str) or len(name) > 256 or PurePath(name).name != name:
+            raise ValueError(f"weights_file is not a file name: {in_short(name)}.")
+        return WeightsNotStored(name)
 
     def _decode_names(self, content):
         if not isinstance(content, list) or not all(type(n) is str for n in content):
@@ -225,31 +292,37 @@ class Reader:
         return np.array(content, dtype=object)
 
     def _decode_splitter(self, content):
-        name, params = entry(content, "class", str), entry(content, "params", dict)
-        if name not in _SPLITTERS:
-            raise ValueError(f"splitter {name!r} is none of {', '.join(_SPLITTERS)}.")
-        return _SPLITTERS[name](**params)
+        cls, params = self._described(content, _SPLITTERS, "splitter")
+        return cls(**params)
 
     def _decode_estimator(self, content):
-        name = entry(content, "class", str)
-        if name not in _CLASSES:
-            raise ValueError(f"class {name!r} is none of {', '.join(_CLASSES)}.")
-        cls = _CLASSES[name]
-        if cls is PatchCoreEnsemble:
+        if isinstance(content, dict) and content.get("class") == "PatchCoreEnsemble":
             content = self._decode_members(content)
-        params = entry(content, "params", dict)
+        cls, params = self._described(content, ESTIMATORS, "class")
         known = set(cls._get_param_names())
-        if not params.keys() <= known:
-            raise ValueError(
-                f"{name} has no parameters {sorted(params.keys() - known)}."
-            )
-        params = {name: self.decode(value) for name, value in params.items()}
         params |= {name: self.overrides[name] for name in known & self.overrides.keys()}
         estimator = cls(**params)
         if hasattr(cls, "_parameter_constraints"):
             estimator._validate_params()
         self._restore(estimator, entry(content, "fitted", dict))
         return estimator
+
+    def _described(self, content, classes: dict[str, type], what: str):
+        """Return the class of a description, and its parameters, all allowed ones."""
+        name, params = entry(content, "class", str), entry(content, "params", dict)
+        if name not in classes:
+            raise ValueError(
+                f"{what} {in_short(name)} is none of {', '.join(classes)}."
+            )
+        cls = classes[name]
+        unknown = params.keys() - PARAMS[cls].keys()
+        if unknown:
+            raise ValueError(
+                f"{name} has no parameters {in_short(sorted(unknown))} in a model file."
+            )
+        params = {key: self.decode(value) for key, value in params.items()}
+        check_values(cls, params, PARAMS[cls])
+        return cls, params
 
     def _decode_members(self, content):
         """Return an ensemble's description, its members decoded with what is theirs."""
@@ -295,19 +368,70 @@ class Reader:
 
     def _restore(self, estimator, fitted: dict) -> None:
         cls = type(estimator)
-        odd = fitted.keys() ^ _FITTED.get(cls, fitted.keys())
-        odd -= _OPTIONAL.get(cls, set())
+        kinds = FITTED[cls] | OPTIONAL.get(cls, {})
+        odd = (fitted.keys() - kinds.keys()) | (FITTED[cls].keys() - fitted.keys())
         if fitted and odd:
-            raise ValueError(f"{cls.__name__} lacks, or does not have, {sorted(odd)}.")
-        for name, value in fitted.items():
-            # Nothing that a class defines may be replaced by data.
-            if hasattr(cls, name) or name in cls._get_param_names():
-                raise ValueError(f"{name!r} is no fitted attribute of {cls.__name__}.")
-            setattr(estimator, name, self.decode(value))
+            raise ValueError(
+                f"{cls.__name__} lacks, or does not have, the fitted attributes "
+                f"{in_short(sorted(odd))}."
+            )
+        values = {name: self.decode(value) for name, value in fitted.items()}
+        check_values(cls, values, kinds)
+        for name, value in values.items():
+            setattr(estimator, name, value)
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
             estimator.estimator_ = estimator.estimator
         if fitted and cls is ConformalDetector and "estimators_" not in fitted:
             estimator.estimators_ = [estimator.estimator]
+
+
+def _is_file(weights) -> bool:
+    """Return whether `weights` names a file, rather than what has none."""
+    if isinstance(weights, WeightsNotStored):
+        return False
+    return isinstance(weights, str | os.PathLike) and weights != "random"
+
+
+def _is_default(cls: type, name: str, value) -> bool:
+    default = inspect.signature(cls.__init__).parameters[name].default
+    return value is default or (type(value) is type(default) and value == default)
+
+
+def _is_array(value, kinds: str) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in kinds
+
+
+def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
+    """Return strides in elements; None if elements lie between those of others."""
+    if any(stride % array.itemsize for stride in array.strides):
+        return None
+    return tuple(stride // array.itemsize for stride in array.strides)
+
+
+def _runs_down(matrix: np.ndarray) -> bool:
+    """Return whether elements of a column are nearer to each other than of a row."""
+    return abs(matrix.strides[0]) < abs(matrix.strides[1])
+
+
+def _span(shape, strides) -> int:
+    """Return how many elements lie between the first and the last one, inclusive."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((n - 1) * abs(s) for n, s in zip(shape, strides, strict=True))
+
+
+def _lay_out(values: np.ndarray, strides) -> np.ndarray:
+    """Copy `values` to an array of the same shape with `strides`, in elements."""
+    base = np.zeros(max(1, _span(values.shape, strides)), values.dtype)
+    # Along axes that run backwards, the first element is the one farthest behind.
+    start = sum(
+        (n - 1) * -s for n, s in zip(values.shape, strides, strict=True) if s < 0 < n
+    )
+    array = as_strided(
+        base[start:], values.shape, [step * values.itemsize for step in strides]
+    )
+    array[...] = values
+    return array
 
 
 def _scores_with_given(estimator) -> bool:
