@@ -25,11 +25,12 @@ from skpatchcore._model_schema import (
     SPLITTERS,
     check_values,
 )
-from skpatchcore._model_values import in_short
+from skpatchcore._model_values import Text, in_short
 from skpatchcore._weights import WeightsNotStored
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 _SPLITTERS = {cls.__name__: cls for cls in SPLITTERS}
+_FILE_NAME = Text("a file name without folders", r"(?!\.{1,2}$)[^/\\\0]+")
 # Detectors round detectors; no sensible one comes near.
 _MAX_DEPTH = 100
 # Elements that arrays with gaps between their elements may span, in one file: 512 MB of
@@ -282,8 +283,10 @@ class Reader:
         return self.overrides["backbone"]
 
     def _decode_weights_file(self, name):
-        if not isinstance(name, str) or len(name) > 256 or PurePath(name).name != name:
-            raise ValueError(f"weights_file is not a file name: {in_short(name)}.")
+        if not _FILE_NAME.accepts(name):
+            raise ValueError(
+                f"weights_file must be {_FILE_NAME}, got {in_short(name)}."
+            )
         return WeightsNotStored(name)
 
     def _decode_names(self, content):
