@@ -116,11 +116,15 @@ class Writer:
         """Return the elements in C order and native bytes, and their description."""
         strides, transposed = _element_strides(array), False
         described = {"array": where}
-        if array.flags.c_contiguous:
+        if strides is None:
+            # NumPy copies it for each product. Projections multiply with the
+            # transpose, and the copy of that is in C order.
+            transposed = array.ndim == 2 and min(array.shape) > 1
+        elif array.flags.c_contiguous:
             pass
         elif array.ndim == 2 and array.flags.f_contiguous:
             transposed = True
-        elif strides is not None and self._may_span(array.shape, strides):
+        elif self._may_span(array.shape, strides):
             described = {"strided": {"array": where, "strides": list(strides)}}
         else:
             # Only the gaps are given up, which products do not see.
@@ -405,8 +409,9 @@ def _is_array(value, kinds: str) -> bool:
 
 
 def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
-    """Return strides in elements; None if elements lie between those of others."""
-    if any(stride % array.itemsize for stride in array.strides):
+    """Return strides in elements; None if no product could use the array as it is."""
+    uneven = any(stride % array.itemsize for stride in array.strides)
+    if uneven or not array.flags.aligned or not array.dtype.isnative:
         return None
     return tuple(stride // array.itemsize for stride in array.strides)
 

@@ -22,7 +22,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 from sklearn.base import BaseEstimator
-from sklearn.decomposition import PCA
+from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
@@ -38,6 +38,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
     _model_file,
+    _model_json,
     _model_schema,
     persistence,
 )
@@ -218,6 +219,96 @@ def test_arrays_are_writable_and_keep_their_layout(tmp_path):
             d.features_.projection_.components_.flags[name] for d in (loaded, detector)
         ]
         assert flags[0] == flags[1]
+
+
+def gapped(array, order):
+    """Return a view of `array` with gaps between its columns or rows."""
+    wider = np.zeros([n + 3 for n in array.shape], array.dtype, order)
+    wider[: len(array), : array.shape[1]] = array
+    return wider[: len(array), : array.shape[1]]
+
+
+def packed(array):
+    """Return a view whose elements lie at odd addresses."""
+    records = np.zeros(array.shape, [("gap", "u1"), ("value", array.dtype)])
+    records["value"] = array
+    return records["value"]
+
+
+LAYOUTS = {
+    "C": np.ascontiguousarray,
+    "Fortran": np.asfortranarray,
+    "C with gaps": lambda a: gapped(a, "C"),
+    "Fortran with gaps": lambda a: gapped(a, "F"),
+    "every second": lambda a: np.repeat(np.repeat(a, 2, 0), 2, 1)[::2, ::2],
+    "rows backwards": lambda a: np.ascontiguousarray(a[::-1])[::-1],
+    "columns backwards": lambda a: np.asfortranarray(a[:, ::-1])[:, ::-1],
+    "odd addresses": packed,
+    "big-endian": lambda a: np.ascontiguousarray(a).astype(a.dtype.newbyteorder(">")),
+}
+
+
+@pytest.fixture(scope="module", params=[1, 4], ids=["one component", "several"])
+def projected(request):
+    features = PatchFeatureTransformer(
+        "gabor", ("fine",), image_size=64, projection=PCA(request.param)
+    )
+    return PatchCoreDetector(features, random_state=0).fit(TRAIN)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_of_projections_score_bit_for_bit(layout, dtype, projected, tmp_path):
+    projection = projected.features_.projection_
+    components = np.ascontiguousarray(projection.components_)
+    projection.components_ = layout(components.astype(dtype))
+    projection.mean_ = np.repeat(projection.mean_.astype(dtype), 2)[::2]
+    save(projected, tmp_path / "m")
+    assert_same(load(tmp_path / "m"), projected)
+    save(load(tmp_path / "m"), tmp_path / "again")
+    assert unzip(tmp_path / "again") == unzip(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    "projection",
+    [
+        PCA(3, svd_solver="arpack", random_state=0),
+        PCA("mle", svd_solver="full"),
+        PCA(3, svd_solver="covariance_eigh", whiten=True),
+        IncrementalPCA(3),
+        TruncatedSVD(3, algorithm="arpack", random_state=0),
+        make_pipeline(FrozenEstimator(PCA(3).fit(np.eye(42) + TRAIN[0, :42, :42, 0]))),
+    ],
+    ids=str,
+)
+def test_projections_of_every_solver_round_trip(projection, tmp_path):
+    features = PatchFeatureTransformer(
+        "gabor", ("fine",), image_size=64, projection=projection
+    )
+    detector = PatchCoreDetector(features, random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    assert_same(load(tmp_path / "m"), detector)
+
+
+def test_a_bank_in_fortran_order_scores_bit_for_bit(tmp_path):
+    X = np.asfortranarray(np.random.default_rng(0).normal(size=(60, 5)))
+    bank = PatchMemoryBank(random_state=0).fit(X)
+    bank.bank_ = np.asfortranarray(bank.bank_)
+    save(bank, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert loaded.bank_.flags.f_contiguous
+    np.testing.assert_array_equal(loaded.score_samples(X), bank.score_samples(X))
+
+
+def test_gaps_are_given_up_where_they_would_fill_the_memory(
+    projected, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_model_json, "_MAX_SPAN", 2)
+    projection = projected.features_.projection_
+    projection.components_ = gapped(np.array(projection.components_), "F")
+    projection.mean_ = np.array(projection.mean_)
+    save(projected, tmp_path / "m")
+    assert_same(load(tmp_path / "m"), projected)
 
 
 def test_file_says_what_it_is_and_holds_no_pickle(members):
