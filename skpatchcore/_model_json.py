@@ -7,13 +7,13 @@ from numbers import Integral
 from pathlib import PurePath
 
 import numpy as np
-from numpy.lib.stride_tricks import as_strided
-from scipy.sparse import csr_matrix, issparse
+from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._memory_bank import PatchMemoryBank
+from skpatchcore._model_arrays import ArrayReader, ArrayWriter
 from skpatchcore._model_file import entry
 from skpatchcore._model_schema import (
     ESTIMATORS,
@@ -33,15 +33,10 @@ _SPLITTERS = {cls.__name__: cls for cls in SPLITTERS}
 _FILE_NAME = Text("a file name without folders", r"(?!\.{1,2}$)[^/\\\0]+")
 # Detectors round detectors; no sensible one comes near.
 _MAX_DEPTH = 100
-# Elements that arrays with gaps between their elements may span, in one file: 512 MB of
-# float64, of which only pages with elements in them are ever touched.
-_MAX_SPAN = 2**26
-# Longest side of a CSR matrix that is read; its shape takes no bytes in a file.
-_MAX_CSR_SIDE = 2**20
 
 
 class Writer:
-    """Turns objects into JSON, and puts the arrays it refers to aside.
+    """Turns objects into JSON, and puts the arrays it refers to into `arrays`.
 
     What JSON cannot say is an object of one key, which tells what it is. Parameters
     that belong to a machine are left out; `devices` notes those of the parts that
@@ -49,12 +44,9 @@ class Writer:
     """
 
     def __init__(self):
-        self.arrays = {}
+        self._aside = ArrayWriter()
+        self.arrays = self._aside.arrays
         self.devices: dict[str, str] = {}
-        self._span = 0
-        # Descriptions by identity; the array is kept so that no other one takes its
-        # identity.
-        self._kept = {}
 
     def encode(self, value, where: str, *, fitted: bool = False):
         """Return JSON for `value`, found at `where`; `fitted` goes for estimators."""
@@ -89,58 +81,15 @@ class Writer:
             return {"names": self.encode(value.tolist(), where)}
         if isinstance(value, np.ndarray):
             numeric = value.dtype.kind in "biuf" and value.ndim > 0
-            return self._keep(value, where) if numeric else value.tolist()
+            return self._aside.keep(value, where) if numeric else value.tolist()
         if issparse(value) and value.format == "csr":
-            names = ("data", "indices", "indptr")
-            parts = {n: self._keep(getattr(value, n), f"{where}.{n}") for n in names}
-            return {"csr": {**parts, "shape": list(value.shape)}}
+            return self._aside.keep_csr(value, where)
         if type(value) in FITTED:
             return {"estimator": self._encode_estimator(value, where, fitted)}
         raise TypeError(
             f"{where} is {value!r}, of {type(value)}, which a model file cannot hold; "
             f"beside numbers, names and arrays it holds {', '.join(ESTIMATORS)}."
         )
-
-    def _keep(self, array, where):
-        """Put an array aside, and return how to lay it out again.
-
-        BLAS, and loops where it cannot be used, round differently for other layouts.
-        """
-        if id(array) not in self._kept:
-            aside, described = self._lay_aside(array, where)
-            self.arrays[where] = aside
-            self._kept[id(array)] = array, described
-        return self._kept[id(array)][1]
-
-    def _lay_aside(self, array, where) -> tuple[np.ndarray, dict]:
-        """Return the elements in C order and native bytes, and their description."""
-        strides, transposed = _element_strides(array), False
-        described = {"array": where}
-        if strides is None:
-            # NumPy copies it for each product. Projections multiply with the
-            # transpose, and the copy of that is in C order.
-            transposed = array.ndim == 2 and min(array.shape) > 1
-        elif array.flags.c_contiguous:
-            pass
-        elif array.ndim == 2 and array.flags.f_contiguous:
-            transposed = True
-        elif self._may_span(array.shape, strides):
-            described = {"strided": {"array": where, "strides": list(strides)}}
-        else:
-            # Only the gaps are given up, which products do not see.
-            transposed = array.ndim == 2 and _runs_down(array)
-        native = array.dtype.newbyteorder("=")
-        aside = array.T if transposed else array
-        described = {"transposed": where} if transposed else described
-        return np.ascontiguousarray(aside, dtype=native), described
-
-    def _may_span(self, shape, strides) -> bool:
-        """Count the elements that an array with gaps spans, if there is room left."""
-        span = _span(shape, strides)
-        if self._span + span > _MAX_SPAN:
-            return False
-        self._span += span
-        return True
 
     def _encode_estimator(self, estimator, where, fitted):
         cls = type(estimator)
@@ -191,11 +140,17 @@ class Reader:
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], overrides: dict):
-        self.arrays = arrays
         self.overrides = overrides
-        self._taken = {}
-        self._strided = {}
-        self._span = self._depth = 0
+        self._depth = 0
+        self._decoders = {
+            **ArrayReader(arrays).decoders,
+            "tuple": self._decode_tuple,
+            "module": self._decode_module,
+            "weights_file": self._decode_weights_file,
+            "names": self._decode_names,
+            "splitter": self._decode_splitter,
+            "estimator": self._decode_estimator,
+        }
 
     def decode(self, value):
         """Return the object that `value` describes."""
@@ -212,69 +167,15 @@ class Reader:
             self._depth -= 1
 
     def _decode_object(self, value: dict):
-        decoders = {
-            "tuple": self._decode_tuple,
-            "array": self._take,
-            "transposed": lambda name: self._take(name).T,
-            "strided": self._decode_strided,
-            "csr": self._decode_csr,
-            "module": self._decode_module,
-            "weights_file": self._decode_weights_file,
-            "names": self._decode_names,
-            "splitter": self._decode_splitter,
-            "estimator": self._decode_estimator,
-        }
         kind, content = next(iter(value.items()), (None, None))
-        if len(value) != 1 or kind not in decoders:
+        if len(value) != 1 or kind not in self._decoders:
             raise ValueError(f"no such kind of object: {in_short(sorted(value))}.")
-        return decoders[kind](content)
+        return self._decoders[kind](content)
 
     def _decode_tuple(self, content):
         if not isinstance(content, list):
             raise ValueError(f"a tuple must be a list, got {in_short(content)}.")
         return tuple(map(self.decode, content))
-
-    def _take(self, name):
-        if not isinstance(name, str) or name not in self.arrays.keys() | self._taken:
-            raise ValueError(f"there is no array {in_short(name)}.")
-        if name in self.arrays:
-            # A copy is aligned, and writable as fitted arrays are.
-            self._taken[name] = self.arrays.pop(name).copy()
-        return self._taken[name]
-
-    def _decode_strided(self, content):
-        """Return an array whose elements lie as far apart as they did."""
-        values = self._take(entry(content, "array", str))
-        strides = entry(content, "strides", list)
-        if len(strides) != values.ndim or not all(
-            type(step) is int and abs(step) <= _MAX_SPAN for step in strides
-        ):
-            raise ValueError(f"strides {in_short(strides)} are not those of an array.")
-        key = (content["array"], *strides)
-        if key not in self._strided:
-            self._span += _span(values.shape, strides)
-            if self._span > _MAX_SPAN:
-                raise ValueError(f"its arrays span more than {_MAX_SPAN} elements.")
-            self._strided[key] = _lay_out(values, strides)
-        return self._strided[key]
-
-    def _decode_csr(self, content):
-        data, indices, indptr = (
-            self.decode(entry(content, n, dict)) for n in ("data", "indices", "indptr")
-        )
-        shape = entry(content, "shape", list)
-        if len(shape) != 2 or not all(
-            type(n) is int and 1 <= n <= _MAX_CSR_SIDE for n in shape
-        ):
-            raise ValueError(f"{in_short(shape)} is not the shape of a CSR matrix.")
-        if not _is_array(data, "biuf") or not all(
-            _is_array(part, "i") for part in (indices, indptr)
-        ):
-            raise ValueError("a CSR matrix must consist of numbers and integer places.")
-        matrix = csr_matrix((data, indices, indptr), shape=shape)
-        # SciPy's kernels trust indices; out of range they would read foreign memory.
-        matrix.check_format(full_check=True)
-        return matrix
 
     def _decode_module(self, name):
         if not isinstance(name, str) or not name.isidentifier():
@@ -343,17 +244,18 @@ class Reader:
             isinstance(name, str) for name in known
         ):
             raise ValueError("estimators must be names and detectors.")
+        everyone = in_short(list(dict.fromkeys(known)))
         weights = self.overrides.get("weights")
         if not isinstance(weights, dict | None):
             raise ValueError(
                 f"weights={str(weights)!r} is one file, but this is an ensemble of "
-                f"{list(dict.fromkeys(known))}; give a dict of files by member."
+                f"{everyone}; give a dict of files by member."
             )
         for name, value in self.overrides.items():
             if isinstance(value, dict) and not value.keys() <= set(known):
                 raise ValueError(
                     f"{name} is for {sorted(value)}, but the members of the ensemble "
-                    f"are {list(dict.fromkeys(known))}."
+                    f"are {everyone}."
                 )
         params["estimators"] = [(n, self._decode_member(n, e)) for n, e in pairs]
         if "estimators_" in fitted:
@@ -402,44 +304,6 @@ def _is_file(weights) -> bool:
 def _is_default(cls: type, name: str, value) -> bool:
     default = inspect.signature(cls.__init__).parameters[name].default
     return value is default or (type(value) is type(default) and value == default)
-
-
-def _is_array(value, kinds: str) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in kinds
-
-
-def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
-    """Return strides in elements; None if no product could use the array as it is."""
-    uneven = any(stride % array.itemsize for stride in array.strides)
-    if uneven or not array.flags.aligned or not array.dtype.isnative:
-        return None
-    return tuple(stride // array.itemsize for stride in array.strides)
-
-
-def _runs_down(matrix: np.ndarray) -> bool:
-    """Return whether elements of a column are nearer to each other than of a row."""
-    return abs(matrix.strides[0]) < abs(matrix.strides[1])
-
-
-def _span(shape, strides) -> int:
-    """Return how many elements lie between the first and the last one, inclusive."""
-    if 0 in shape:
-        return 0
-    return 1 + sum((n - 1) * abs(s) for n, s in zip(shape, strides, strict=True))
-
-
-def _lay_out(values: np.ndarray, strides) -> np.ndarray:
-    """Copy `values` to an array of the same shape with `strides`, in elements."""
-    base = np.zeros(max(1, _span(values.shape, strides)), values.dtype)
-    # Along axes that run backwards, the first element is the one farthest behind.
-    start = sum(
-        (n - 1) * -s for n, s in zip(values.shape, strides, strict=True) if s < 0 < n
-    )
-    array = as_strided(
-        base[start:], values.shape, [step * values.itemsize for step in strides]
-    )
-    array[...] = values
-    return array
 
 
 def _scores_with_given(estimator) -> bool:

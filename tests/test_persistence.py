@@ -38,11 +38,11 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
     _model_file,
-    _model_json,
     _model_schema,
     persistence,
 )
 from skpatchcore._backbone import load_backbone
+from skpatchcore._model_arrays import ArrayWriter
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.persistence import ModelFileError, load, save
@@ -300,15 +300,13 @@ def test_a_bank_in_fortran_order_scores_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(loaded.score_samples(X), bank.score_samples(X))
 
 
-def test_gaps_are_given_up_where_they_would_fill_the_memory(
-    projected, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(_model_json, "_MAX_SPAN", 2)
-    projection = projected.features_.projection_
-    projection.components_ = gapped(np.array(projection.components_), "F")
-    projection.mean_ = np.array(projection.mean_)
-    save(projected, tmp_path / "m")
-    assert_same(load(tmp_path / "m"), projected)
+def test_gaps_are_given_up_where_they_would_fill_the_memory():
+    matrix = np.arange(12.0).reshape(3, 4)
+    writer = ArrayWriter(max_span=20)
+    assert "strided" in writer.keep(gapped(matrix, "C"), "first")
+    assert writer.keep(gapped(matrix, "C"), "second") == {"array": "second"}
+    assert writer.keep(gapped(matrix, "F"), "third") == {"transposed": "third"}
+    np.testing.assert_array_equal(writer.arrays["third"], matrix.T)
 
 
 def test_file_says_what_it_is_and_holds_no_pickle(members):
