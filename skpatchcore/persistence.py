@@ -64,11 +64,6 @@ def save(detector, path, *, include_backbone=False):
         the default network, which is otherwise built from its name and `weights`.
         Detectors that read the same network up to the same layer share its weights.
 
-    Warns
-    -----
-    UserWarning
-        If a part that scores has a `device`, which the file does not hold.
-
     Raises
     ------
     TypeError
@@ -78,6 +73,11 @@ def save(detector, path, *, include_backbone=False):
         If `detector` is not fitted, or its parameters have been set to what does not go
         with the fit; if `include_backbone` is asked for a network that was given as a
         module, or there is none.
+
+    Warns
+    -----
+    UserWarning
+        If a part that scores has a `device`, which the file does not hold.
 
     See Also
     --------
