@@ -298,6 +298,10 @@ class Watch:
         path = os.fsdecode(path)
         if path.startswith(self.writable):
             return True
+        # Of a network of timm's registry, timm asks the hub's client for weights. That
+        # looks into its own folder.
+        if path.startswith(os.environ["HF_HOME"]) and mode in ("r", "rb"):
+            return True
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return False
         # Code is imported at first use; one network comes with the package.
