@@ -1,56 +1,32 @@
 """Whether the parts of a detector that was read from a file fit together."""
 
 from collections.abc import Iterator
-from numbers import Integral, Real
 from operator import attrgetter
 
 import numpy as np
-from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
 
 from skpatchcore._augmentation import find_transforms
 from skpatchcore._conformal import n_supported
-from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detector import PatchCoreDetector
 from skpatchcore._device import resolve_device
 from skpatchcore._ensemble import PatchCoreEnsemble
-from skpatchcore._features import PatchFeatureTransformer, _check_sizes
+from skpatchcore._features import _check_sizes
 from skpatchcore._memory_bank import PatchMemoryBank
+from skpatchcore._model_projection import check_projection
+from skpatchcore._model_schema import DETECTORS, FITTED
 from skpatchcore._position_search import check_window
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
-DETECTORS = (
-    PatchCoreDetector,
-    PatchCoreEnsemble,
-    PatchMemoryBank,
-    ConformalDetector,
-    TunedThresholdDetector,
-)
-# Types of fitted attributes, and dtypes and shapes of arrays, where a letter is the
-# same number in all arrays of a detector: m rows of the bank, d features, n pictures.
-_BANK_TYPES = {
-    "sampler_": CoresetSampler,
-    "_index_seed": Integral,
-    "offset_": Real,
-    "patch_threshold_": Real,
-}
+# Dtypes and shapes of arrays, where a letter is the same number in all arrays of a
+# detector: m rows of the bank, d features, n pictures. What each number may be on its
+# own was checked when it was read.
 _BANK_ARRAYS = {
     "bank_": ("float32", "md"),
     "bank_indices_": ("int64", "m"),
     "sampler_.sample_indices_": ("int64", "m"),
     "sampler_.radii_": ("float64", "m"),
     "training_scores_": ("float64", "n"),
-}
-_DETECTOR_TYPES = {
-    "features_": PatchFeatureTransformer,
-    "features_._seed": Integral,
-    "features_.layer_weights_": tuple,
-    "features_.n_patch_features_": Integral,
-    "features_.grid_shape_": tuple,
-    "memory_bank_": PatchMemoryBank,
-    **{f"memory_bank_.{name}": kind for name, kind in _BANK_TYPES.items()},
-    "offset_": Real,
-    "map_threshold_": Real,
 }
 _DETECTOR_ARRAYS = {
     **{f"memory_bank_.{name}": expected for name, expected in _BANK_ARRAYS.items()},
@@ -72,10 +48,10 @@ _ENSEMBLE_ARRAYS = {
     "training_scores_": ("float64", "n"),
     "training_indices_": ("int64", "n"),
 }
-# The squares of patch features must be float32 numbers.
-_LARGEST = 1e18
-# Pixels of a side, and numbers of features, that no detector comes near.
-_LARGEST_SIZE = 2**16
+# Pixels that a picture may be resized to: 3 GB as the network's input.
+_LARGEST_AREA = 2**28
+# How far the length of a normalised row may be from 1.
+_LENGTH_TOLERANCE = 1e-3
 
 
 def picture_detectors(detector) -> Iterator[PatchCoreDetector]:
@@ -114,13 +90,23 @@ def _check_part(detector) -> None:
     }
     if type(detector) not in checks:
         raise ValueError(f"{type(detector).__name__} is no detector of pictures.")
+    _check_fitted(detector)
     checks[type(detector)](detector)
     for part in _parts(detector):
         _check_part(part)
 
 
+def _check_fitted(part, where: str = "") -> None:
+    missing = FITTED[type(part)].keys() - vars(part).keys()
+    if missing:
+        name = type(part).__name__ + (f" {where!r}" if where else "")
+        raise ValueError(f"{name} is not fitted: {sorted(missing)} are missing.")
+
+
 def _check_picture_detector(detector) -> None:
-    _check_types(detector, _DETECTOR_TYPES)
+    _check_fitted(detector.features_, "features_")
+    _check_fitted(detector.memory_bank_, "memory_bank_")
+    _check_fitted(detector.memory_bank_.sampler_, "sampler_")
     sizes = _check_arrays(detector, _DETECTOR_ARRAYS)
     _check_bank(detector.memory_bank_, sizes)
     _check_provenance(detector, sizes)
@@ -132,48 +118,32 @@ def _check_provenance(detector, sizes: dict[str, int]) -> None:
     places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
     if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
         raise ValueError("bank_indices_ point to no patch of the training pictures.")
-    if not (
-        (detector._training_aspects > 0) & np.isfinite(detector._training_aspects)
-    ).all():
+    if not (detector._training_aspects > 0).all():
         raise ValueError("_training_aspects must be positive.")
     n_made = 1 + len(find_transforms(detector._augmentation))
     if sizes["p"] != sizes["n"] * n_made:
         raise ValueError(f"{sizes['p']} grids are not {n_made} for each picture.")
-    if detector.foreground_ is None:
-        return
-    right = isinstance(detector.foreground_, tuple) and len(detector.foreground_) == 2
-    direction, threshold = detector.foreground_ if right else (None, None)
-    if (
-        not isinstance(direction, np.ndarray)
-        or direction.shape != (sizes["d"],)
-        or direction.dtype != np.float32
-        or not isinstance(threshold, Real)
-    ):
+    foreground = detector.foreground_
+    if foreground is not None and foreground[0].shape != (sizes["d"],):
         raise ValueError("foreground_ must be a direction (d,) and a threshold.")
 
 
 def _check_ensemble(ensemble) -> None:
-    types = {"estimators_": list, "offset_": Real, "map_threshold_": Real}
-    _check_types(ensemble, types)
     members, names = ensemble.estimators_, ensemble._member_names
-    if len(set(names)) != len(members) or not all(
-        isinstance(member, PatchCoreDetector) for member in members
-    ):
-        raise ValueError("estimators_ must be a fitted detector for each member.")
+    if len(set(names)) != len(members):
+        raise ValueError("_member_names must be a name for each of estimators_.")
+    for given in (names, [name for name, _ in ensemble.estimators]):
+        ensemble._validate_names(given)
     sizes = _check_arrays(ensemble, _ENSEMBLE_ARRAYS)
     if sizes["m"] != len(members):
         raise ValueError(f"{len(members)} members have {sizes['m']} weights.")
     for name in ("score_weights_", "map_weights_"):
-        weights = getattr(ensemble, name)
-        if not (np.isfinite(weights).all() and (weights > 0).all()):
-            raise ValueError(f"{name} must be positive, got {weights}.")
-    for name in ("held_out_scores_", "training_scores_"):
-        if not np.isfinite(getattr(ensemble, name)).all():
-            raise ValueError(f"{name} has values that are not finite.")
+        if not (getattr(ensemble, name) > 0).all():
+            raise ValueError(f"{name} must be positive, got {getattr(ensemble, name)}.")
 
 
 def _check_lone_bank(bank) -> None:
-    _check_types(bank, _BANK_TYPES)
+    _check_fitted(bank.sampler_, "sampler_")
     # A bank of one's own features has their precision.
     expected = {**_BANK_ARRAYS, "bank_": ("float32 or float64", "md")}
     _check_bank(bank, _check_arrays(bank, expected))
@@ -181,20 +151,30 @@ def _check_lone_bank(bank) -> None:
 
 
 def _check_tuned(detector) -> None:
-    _check_types(detector, {"offset_": Real, "best_score_": Real})
+    _check_alike(detector, [detector.estimator_])
     _check_names(detector)
 
 
+def _check_alike(detector, estimators: list) -> None:
+    """Check that what scores is of the class of what was given to be fitted."""
+    for one in estimators:
+        if type(one) is not type(detector.estimator):
+            raise ValueError(
+                f"{type(detector).__name__} holds a fitted {type(one).__name__} for "
+                f"its estimator, a {type(detector.estimator).__name__}."
+            )
+
+
 def _check_conformal(detector) -> None:
-    _check_types(detector, {"estimators_": list, "offset_": Real, "min_alpha_": Real})
+    _check_alike(detector, detector.estimators_)
     expected = dict(_CALIBRATION_ARRAYS)
     if any(hasattr(estimator, "_inspect") for estimator in detector.estimators_):
         expected["_calibration_peaks"] = ("float64", "n")
     if hasattr(detector, "calibration_groups_"):
         expected["calibration_groups_"] = ("int64", "n")
     n = _n_units(_check_arrays(detector, expected)["n"], detector)
-    scores, folds = detector.calibration_scores_, detector.calibration_folds_
-    if np.isnan(scores).any() or n_supported(detector.alpha, n) == 0:
+    folds = detector.calibration_folds_
+    if n_supported(detector.alpha, n) == 0:
         raise ValueError(f"alpha={detector.alpha} has too few calibration_scores_.")
     if folds.min() < 0 or folds.max() >= len(detector.estimators_):
         raise ValueError("calibration_folds_ point to none of estimators_.")
@@ -205,6 +185,7 @@ def _check_conformal(detector) -> None:
         threshold = -detector._map_calibration.offset(detector.alpha)
         if getattr(detector, "map_threshold_", None) != threshold:
             raise ValueError("map_threshold_ is not that of the calibration.")
+    _check_training_rows(detector)
     _check_names(detector)
 
 
@@ -217,18 +198,21 @@ def _n_units(n: int, detector) -> int:
     return int(groups.max(initial=-1)) + 1
 
 
+def _check_training_rows(detector) -> None:
+    """Check that matches lead to rows of what the detector was fitted on."""
+    learned = getattr(detector.estimators_[0], "training_indices_", None)
+    if isinstance(detector.estimator, FrozenEstimator) or learned is None:
+        return
+    if learned.max(initial=-1) >= len(detector._training_rows):
+        raise ValueError("training_indices_ point to none of _training_rows.")
+
+
 def _at(detector, where: str):
     """Return what is at a dotted path, or None."""
     try:
         return attrgetter(where)(detector)
     except AttributeError:
         return None
-
-
-def _check_types(detector, types: dict[str, type]) -> None:
-    for where, kind in types.items():
-        if not isinstance(_at(detector, where), kind):
-            raise ValueError(f"{where} is missing, or is not of {kind.__name__}.")
 
 
 def _check_arrays(detector, expected: dict[str, tuple[str, str]]) -> dict[str, int]:
@@ -250,26 +234,34 @@ def _check_names(detector) -> None:
     names = getattr(detector, "feature_names_in_", None)
     if names is None:
         return
-    right = isinstance(names, np.ndarray) and names.dtype == object
-    if not right or len(names) != getattr(detector, "n_features_in_", None):
+    if len(names) != getattr(detector, "n_features_in_", None):
         raise ValueError("feature_names_in_ are not one name for each feature.")
 
 
 def _check_bank(bank, sizes: dict[str, int]) -> None:
-    for name in ("bank_", "training_scores_"):
-        if not np.isfinite(getattr(bank, name)).all():
-            raise ValueError(f"{name} has values that are not finite.")
-    if len(bank.bank_indices_) == 0 or bank.bank_indices_.min() < 0:
-        raise ValueError("bank_indices_ point to no patch of the training pictures.")
-    if bank.n_features_in_ != sizes["d"]:
-        raise ValueError(
-            f"bank_ has {sizes['d']} columns, n_features_in_ is {bank.n_features_in_}."
-        )
+    if sizes["m"] == 0:
+        raise ValueError("bank_ has no rows.")
+    for part in (bank, bank.sampler_):
+        if part.n_features_in_ != sizes["d"]:
+            raise ValueError(
+                f"bank_ has {sizes['d']} columns, n_features_in_ is "
+                f"{part.n_features_in_}."
+            )
+    _check_lengths(bank)
     _check_outliers(bank)
     _check_positions(bank, sizes["m"])
     bank._check_as_fitted()
     bank._check_bank_size(sizes["m"])
     resolve_device(bank.device)
+
+
+def _check_lengths(bank) -> None:
+    """Check that rows that stand for directions are of unit length, or zero."""
+    if not bank._normalized:
+        return
+    squared = np.einsum("ij,ij->i", bank.bank_, bank.bank_, dtype=np.float64)
+    if not ((squared == 0) | (abs(squared - 1) <= _LENGTH_TOLERANCE)).all():
+        raise ValueError("bank_ must have rows of unit length for metric='cosine'.")
 
 
 def _check_outliers(bank) -> None:
@@ -292,53 +284,32 @@ def _check_positions(bank, n_bank: int) -> None:
     if window is None:
         return
     check_window(window)
-    if not isinstance(grid, tuple) or [type(n) for n in grid] != [int, int]:
-        raise ValueError(f"position_grid_={grid!r} is no height and width.")
+    if grid is None:
+        raise ValueError("position_grid_ is missing.")
     _check_arrays(bank, {"_bank_cells": ("int32", "p2")})
     rows, cells = bank._bank_cells.T
-    inside = (rows >= 0) & (rows < n_bank) & (cells >= 0)
-    if min(grid) < 1 or not (inside & (cells < grid[0] * grid[1])).all():
+    if not ((rows < n_bank) & (cells < grid[0] * grid[1])).all():
         raise ValueError("_bank_cells point to no row of bank_, or out of the grid.")
 
 
-def _check_numbers(features) -> None:
-    """Check what sizes a picture, a window or a grid is given, before any is made."""
-    _check_sizes(features)
-    for name in ("image_size", "crop_size", "patch_size", "patch_stride", "descriptor"):
-        value = getattr(features, name)
-        for number in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(number, bool) or (
-                isinstance(number, Real) and not 1 <= number <= _LARGEST_SIZE
-            ):
-                raise ValueError(f"{name}={value!r} is no size of pictures or patches.")
-
-
 def _check_features(features, n_features: int) -> None:
-    _check_numbers(features)
-    weights = features.layer_weights_
-    if len(weights) != len(features.layers) or not all(
-        isinstance(w, Real) and 0 < w < np.inf for w in weights
-    ):
-        raise ValueError(f"layer_weights_ must be positive, for each layer: {weights}.")
+    _check_sizes(features)
+    for name in ("image_size", "crop_size"):
+        value = getattr(features, name)
+        if isinstance(value, tuple | list) and value[0] * value[1] > _LARGEST_AREA:
+            raise ValueError(
+                f"{name}={value!r} are more than {_LARGEST_AREA} pixels, the most that "
+                "a model file may ask for."
+            )
+    if len(features.layer_weights_) != len(features.layers):
+        raise ValueError(
+            f"layer_weights_ must be positive, for each layer: "
+            f"{features.layer_weights_!r:.80}."
+        )
     if features.n_patch_features_ != n_features:
         raise ValueError(
             f"bank_ has {n_features} columns, but n_patch_features_ is "
             f"{features.n_patch_features_}."
         )
     if features.projection_ is not None:
-        _check_projection(features.projection_, n_features)
-
-
-def _check_projection(projection, n_features: int) -> None:
-    try:
-        patch = np.zeros((1, projection.n_features_in_), np.float32)
-        shape = projection.transform(patch).shape
-    except Exception as error:
-        raise ValueError(f"its projection does not work: {error}") from error
-    if shape != (1, n_features):
-        raise ValueError(f"its projection gives {shape}, not {n_features} features.")
-    for name, value in vars(projection).items():
-        numbers = getattr(value, "data", None) if issparse(value) else value
-        # Written so that NaN fails, too.
-        if isinstance(numbers, np.ndarray) and not (abs(numbers) <= _LARGEST).all():
-            raise ValueError(f"its projection's {name} has values beyond {_LARGEST}.")
+        check_projection(features.projection_, n_features)

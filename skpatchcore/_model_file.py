@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import stat
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ _MANIFEST = "model.json"
 ARRAYS, BACKBONE = "arrays.safetensors", "backbone.safetensors"
 # A manifest takes some kilobytes for each detector; no more than this of one is parsed.
 _MAX_MANIFEST_BYTES = 2**22
+# What 64 bits hold, with a sign.
+_MAX_DIGITS = 20
 
 
 class ModelFileError(ValueError):
@@ -36,7 +39,11 @@ def naming(path) -> Iterator[None]:
         TypeError,
         ValueError,
         RuntimeError,  # of zipfile and torch; also NotImplementedError, RecursionError
-        OverflowError,
+        ArithmeticError,
+        AssertionError,
+        AttributeError,
+        LookupError,  # of safetensors, for dtypes that NumPy lacks
+        MemoryError,
         EOFError,
         struct.error,
         zipfile.BadZipFile,
@@ -114,6 +121,8 @@ def _check_listing(archive, n_bytes: int) -> dict[str, zipfile.ZipInfo]:
     if len(infos) != len(archive.infolist()):
         raise ValueError("it has several members of the same name.")
     for name, info in infos.items():
+        if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
+            raise ValueError(f"member {name!r} is a link or folder, not a file.")
         packed = info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1
         if packed or info.file_size != info.compress_size or info.header_offset < 0:
             raise ValueError(f"member {name!r} is compressed, encrypted or damaged.")
@@ -131,7 +140,17 @@ def _read_member(archive, info: zipfile.ZipInfo) -> bytes:
 
 
 def _parse_manifest(data: bytes) -> dict:
-    manifest = json.loads(data.decode(), parse_float=_finite, parse_constant=_finite)
+    manifest = json.loads(
+        data.decode(),
+        parse_int=_integer,
+        parse_float=_finite,
+        parse_constant=_finite,
+        object_pairs_hook=_unambiguous,
+    )
+    try:
+        json.dumps(manifest, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"its {_MANIFEST} has text that is not Unicode.") from error
     if entry(manifest, "format", str) != _FORMAT:
         raise ValueError(f"its format is {manifest['format']!r:.40}, not {_FORMAT!r}.")
     written = entry(manifest, "format_version", int)
@@ -148,6 +167,22 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no finite number.")
     return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MAX_DIGITS:
+        raise ValueError(f"{text[:_MAX_DIGITS]}... is an int of too many digits.")
+    return int(text)
+
+
+def _unambiguous(pairs: list[tuple]) -> dict:
+    """Return an object; of two equal names, readers of JSON choose differently."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"its {_MANIFEST} says {twice!r:.80} twice in one object.")
+    return found
 
 
 def entry(record, name: str, kind: type):

@@ -1,102 +1,52 @@
 """A fitted detector as JSON and arrays, and back."""
 
+import inspect
 import math
 import os
 from numbers import Integral
+from pathlib import PurePath
 
 import numpy as np
-import torch
-from scipy.sparse import csr_matrix, issparse
-from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
+from scipy.sparse import issparse
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import (
-    GroupKFold,
-    KFold,
-    LeaveOneGroupOut,
-    LeaveOneOut,
-    StratifiedGroupKFold,
-    StratifiedKFold,
-)
-from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import Normalizer, StandardScaler
-from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 from torch import nn
 
-from skpatchcore._coreset import CoresetSampler
-from skpatchcore._detector import PatchCoreDetector
-from skpatchcore._ensemble import PatchCoreEnsemble
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._memory_bank import PatchMemoryBank
+from skpatchcore._model_arrays import ArrayReader, ArrayWriter
 from skpatchcore._model_file import entry
-from skpatchcore.calibration import (
-    _MAY_BE_MISSING,
-    ConformalDetector,
-    TunedThresholdDetector,
+from skpatchcore._model_schema import (
+    ESTIMATORS,
+    FITTED,
+    LEFT_OUT,
+    OPTIONAL,
+    PARAMS,
+    PROJECTIONS,
+    SPLITTERS,
+    check_values,
 )
-from skpatchcore.model_selection import OneClassKFold
+from skpatchcore._model_values import Text, in_short
+from skpatchcore._weights import WeightsNotStored
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
-# What a fitted estimator of ours consists of beside its parameters.
-_FITTED = {
-    ConformalDetector: {
-        *("calibration_scores_", "calibration_indices_", "calibration_folds_"),
-        *("offset_", "min_alpha_", "_training_rows"),
-    },
-    TunedThresholdDetector: {"offset_", "best_score_"},
-    FrozenEstimator: set(),
-    PatchCoreEnsemble: {
-        *("estimators_", "score_weights_", "map_weights_", "held_out_scores_"),
-        *("training_scores_", "training_indices_", "offset_", "map_threshold_"),
-        "_member_names",
-    },
-    PatchCoreDetector: {
-        *("features_", "memory_bank_", "training_indices_", "_training_shapes"),
-        *("training_scores_", "offset_", "map_threshold_"),
-        *("foreground_", "_augmentation", "_training_aspects"),
-    },
-    PatchFeatureTransformer: {
-        *("layer_weights_", "projection_", "n_patch_features_", "grid_shape_", "_seed")
-    },
-    PatchMemoryBank: {
-        *("sampler_", "bank_", "bank_indices_", "training_scores_", "offset_"),
-        *("patch_threshold_", "n_features_in_", "_index_seed", "_normalized"),
-    },
-    CoresetSampler: {"sample_indices_", "radii_", "n_features_in_"},
-}
-# And what it may have besides.
-_OPTIONAL = {
-    ConformalDetector: {"estimators_", *_MAY_BE_MISSING},
-    TunedThresholdDetector: {"estimator_", "n_features_in_", "feature_names_in_"},
-    PatchMemoryBank: {
-        *("feature_names_in_", "outlier_indices_", "position_grid_", "_bank_cells")
-    },
-    CoresetSampler: {"feature_names_in_"},
-}
-_RANDOM_PROJECTIONS = (GaussianRandomProjection, SparseRandomProjection)
-_DECOMPOSITIONS = (PCA, IncrementalPCA, TruncatedSVD)
-_SCALERS = (Normalizer, StandardScaler)
-_PROJECTIONS = (*_RANDOM_PROJECTIONS, *_DECOMPOSITIONS, *_SCALERS, Pipeline)
-_CLASSES = {cls.__name__: cls for cls in (*_FITTED, *_PROJECTIONS)}
-_SPLITTERS = {
-    cls.__name__: cls
-    for cls in (
-        *(KFold, LeaveOneOut, StratifiedKFold, OneClassKFold),
-        *(GroupKFold, LeaveOneGroupOut, StratifiedGroupKFold),
-    )
-}
-# Caches belong to a machine, not to a model.
-_NOT_STORED = {"memory"}
+_SPLITTERS = {cls.__name__: cls for cls in SPLITTERS}
+_FILE_NAME = Text("a file name without folders", r"(?!\.{1,2}$)[^/\\\0]+")
+# Detectors round detectors; no sensible one comes near.
+_MAX_DEPTH = 100
 
 
 class Writer:
-    """Turns objects into JSON, and puts the arrays it refers to aside.
+    """Turns objects into JSON, and puts the arrays it refers to into `arrays`.
 
-    What JSON cannot say is an object of one key, which tells what it is.
+    What JSON cannot say is an object of one key, which tells what it is. Parameters
+    that belong to a machine are left out; `devices` notes those of the parts that
+    score, by their places.
     """
 
     def __init__(self):
-        self.arrays = {}
-        # By identity; the array is kept so that no other one takes its identity.
-        self._kept = {}
+        self._aside = ArrayWriter()
+        self.arrays = self._aside.arrays
+        self.devices: dict[str, str] = {}
 
     def encode(self, value, where: str, *, fitted: bool = False):
         """Return JSON for `value`, found at `where`; `fitted` goes for estimators."""
@@ -108,8 +58,6 @@ class Writer:
             return value
         if isinstance(value, float) and math.isfinite(value):
             return value
-        if isinstance(value, torch.device | os.PathLike):
-            return str(value)
         if isinstance(value, list | tuple):
             items = [
                 self.encode(item, f"{where}.{i}", fitted=fitted)
@@ -121,40 +69,34 @@ class Writer:
     def _encode_object(self, value, where, fitted):
         if isinstance(value, nn.Module):
             return {"module": type(value).__name__}
-        if type(value) in _SPLITTERS.values():
-            params = {n: self.encode(v, f"{where}.{n}") for n, v in vars(value).items()}
+        if isinstance(value, WeightsNotStored):
+            return {"weights_file": value.name}
+        if type(value) in SPLITTERS:
+            params = {
+                name: self.encode(getattr(value, name), f"{where}.{name}")
+                for name in PARAMS[type(value)]
+            }
             return {"splitter": {"class": type(value).__name__, "params": params}}
         if isinstance(value, np.ndarray) and value.dtype == object:
             return {"names": self.encode(value.tolist(), where)}
         if isinstance(value, np.ndarray):
             numeric = value.dtype.kind in "biuf" and value.ndim > 0
-            return self._keep(value, where) if numeric else value.tolist()
+            return self._aside.keep(value, where) if numeric else value.tolist()
         if issparse(value) and value.format == "csr":
-            names = ("data", "indices", "indptr")
-            parts = {n: self._keep(getattr(value, n), f"{where}.{n}") for n in names}
-            return {"csr": {**parts, "shape": list(value.shape)}}
-        if type(value) in _CLASSES.values():
+            return self._aside.keep_csr(value, where)
+        if type(value) in FITTED:
             return {"estimator": self._encode_estimator(value, where, fitted)}
         raise TypeError(
             f"{where} is {value!r}, of {type(value)}, which a model file cannot hold; "
-            f"beside numbers, names and arrays it holds {', '.join(_CLASSES)}."
+            f"beside numbers, names and arrays it holds {', '.join(ESTIMATORS)}."
         )
-
-    def _keep(self, array, where):
-        # Matrix products of the transposed layout round differently.
-        transposed = array.ndim == 2 and array.strides[0] < array.strides[1]
-        _, where = self._kept.setdefault(id(array), (array, where))
-        self.arrays[where] = np.ascontiguousarray(array.T if transposed else array)
-        return {"transposed": where} if transposed else {"array": where}
 
     def _encode_estimator(self, estimator, where, fitted):
         cls = type(estimator)
-        params = estimator.get_params(deep=False)
         state = vars(estimator) if fitted else {}
-        names = _FITTED.get(cls, state.keys() - params) if fitted else set()
-        names = names | (_OPTIONAL.get(cls, set()) & state.keys())
+        names = (FITTED[cls].keys() | OPTIONAL.get(cls, {}).keys()) & state.keys()
         # What was given to our estimators was cloned; a Pipeline fits its own steps.
-        keep = fitted and (cls not in _FITTED or cls is FrozenEstimator)
+        keep = fitted and cls in (FrozenEstimator, *PROJECTIONS)
         if fitted and _scores_with_given(estimator):
             keep, names = True, names - {"estimator_", "estimators_"}
         prefix = f"{where}." if where else ""
@@ -162,14 +104,32 @@ class Writer:
             "class": cls.__name__,
             "params": {
                 name: self.encode(value, f"{prefix}{name}", fitted=keep)
-                for name, value in params.items()
-                if name not in _NOT_STORED
+                for name, value in self._portable_params(estimator, prefix, fitted)
             },
             "fitted": {
                 name: self.encode(state[name], f"{prefix}{name}", fitted=True)
                 for name in sorted(names)
             },
         }
+
+    def _portable_params(self, estimator, prefix: str, fitted: bool):
+        """Yield names and values of the parameters that do not belong to a machine."""
+        cls = type(estimator)
+        for name, value in estimator.get_params(deep=False).items():
+            if name == "weights" and _is_file(value):
+                yield name, WeightsNotStored(PurePath(value).name)
+            elif name in PARAMS[cls]:
+                yield name, value
+            elif name in LEFT_OUT:
+                scores = fitted and cls in (PatchFeatureTransformer, PatchMemoryBank)
+                if scores and name == "device" and value is not None:
+                    self.devices[f"{prefix}{name}"] = str(value)
+            elif not _is_default(cls, name, value):
+                # A newer scikit-learn may have it.
+                raise TypeError(
+                    f"{prefix}{name}={value!r} is a parameter that this version of "
+                    "skpatchcore does not store. Leave it at its default."
+                )
 
 
 class Reader:
@@ -180,55 +140,59 @@ class Reader:
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], overrides: dict):
-        self.arrays = arrays
         self.overrides = overrides
-        self._taken = {}
-
-    def decode(self, value):
-        """Return the object that `value` describes."""
-        if isinstance(value, list):
-            return [self.decode(item) for item in value]
-        if not isinstance(value, dict):
-            return value
-        decoders = {
-            "tuple": lambda items: tuple(map(self.decode, items)),
-            "array": self._take,
-            "transposed": lambda name: self._take(name).T,
-            "csr": self._decode_csr,
+        self._depth = 0
+        self._decoders = {
+            **ArrayReader(arrays).decoders,
+            "tuple": self._decode_tuple,
             "module": self._decode_module,
+            "weights_file": self._decode_weights_file,
             "names": self._decode_names,
             "splitter": self._decode_splitter,
             "estimator": self._decode_estimator,
         }
+
+    def decode(self, value):
+        """Return the object that `value` describes."""
+        if not isinstance(value, dict | list):
+            return value
+        if self._depth >= _MAX_DEPTH:
+            raise ValueError(f"its objects are nested more than {_MAX_DEPTH} deep.")
+        self._depth += 1
+        try:
+            if isinstance(value, list):
+                return [self.decode(item) for item in value]
+            return self._decode_object(value)
+        finally:
+            self._depth -= 1
+
+    def _decode_object(self, value: dict):
         kind, content = next(iter(value.items()), (None, None))
-        if len(value) != 1 or kind not in decoders:
-            raise ValueError(f"no such kind of object: {sorted(value)}.")
-        return decoders[kind](content)
+        if len(value) != 1 or kind not in self._decoders:
+            raise ValueError(f"no such kind of object: {in_short(sorted(value))}.")
+        return self._decoders[kind](content)
 
-    def _take(self, name):
-        if not isinstance(name, str) or name not in self.arrays.keys() | self._taken:
-            raise ValueError(f"there is no array {name!r}.")
-        if name in self.arrays:
-            # A copy is aligned, and writable as fitted arrays are.
-            self._taken[name] = self.arrays.pop(name).copy()
-        return self._taken[name]
-
-    def _decode_csr(self, content):
-        parts = [
-            self.decode(entry(content, n, dict)) for n in ("data", "indices", "indptr")
-        ]
-        matrix = csr_matrix(tuple(parts), shape=entry(content, "shape", list))
-        # SciPy's kernels trust indices; out of range they would read foreign memory.
-        matrix.check_format(full_check=True)
-        return matrix
+    def _decode_tuple(self, content):
+        if not isinstance(content, list):
+            raise ValueError(f"a tuple must be a list, got {in_short(content)}.")
+        return tuple(map(self.decode, content))
 
     def _decode_module(self, name):
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ValueError(f"{in_short(name)} is not the class of a module.")
         if "backbone" not in self.overrides:
             raise ValueError(
-                f"its network was given as a module, {name}; pass one with the same "
-                "weights to load(..., backbone=module)."
+                f"its network was given as a module, {name:.80}; pass one with the "
+                "same weights to load(..., backbone=module)."
             )
         return self.overrides["backbone"]
+
+    def _decode_weights_file(self, name):
+        if not _FILE_NAME.accepts(name):
+            raise ValueError(
+                f"weights_file must be {_FILE_NAME}, got {in_short(name)}."
+            )
+        return WeightsNotStored(name)
 
     def _decode_names(self, content):
         if not isinstance(content, list) or not all(type(n) is str for n in content):
@@ -236,31 +200,37 @@ class Reader:
         return np.array(content, dtype=object)
 
     def _decode_splitter(self, content):
-        name, params = entry(content, "class", str), entry(content, "params", dict)
-        if name not in _SPLITTERS:
-            raise ValueError(f"splitter {name!r} is none of {', '.join(_SPLITTERS)}.")
-        return _SPLITTERS[name](**params)
+        cls, params = self._described(content, _SPLITTERS, "splitter")
+        return cls(**params)
 
     def _decode_estimator(self, content):
-        name = entry(content, "class", str)
-        if name not in _CLASSES:
-            raise ValueError(f"class {name!r} is none of {', '.join(_CLASSES)}.")
-        cls = _CLASSES[name]
-        if cls is PatchCoreEnsemble:
+        if isinstance(content, dict) and content.get("class") == "PatchCoreEnsemble":
             content = self._decode_members(content)
-        params = entry(content, "params", dict)
+        cls, params = self._described(content, ESTIMATORS, "class")
         known = set(cls._get_param_names())
-        if not params.keys() <= known:
-            raise ValueError(
-                f"{name} has no parameters {sorted(params.keys() - known)}."
-            )
-        params = {name: self.decode(value) for name, value in params.items()}
         params |= {name: self.overrides[name] for name in known & self.overrides.keys()}
         estimator = cls(**params)
         if hasattr(cls, "_parameter_constraints"):
             estimator._validate_params()
         self._restore(estimator, entry(content, "fitted", dict))
         return estimator
+
+    def _described(self, content, classes: dict[str, type], what: str):
+        """Return the class of a description, and its parameters, all allowed ones."""
+        name, params = entry(content, "class", str), entry(content, "params", dict)
+        if name not in classes:
+            raise ValueError(
+                f"{what} {in_short(name)} is none of {', '.join(classes)}."
+            )
+        cls = classes[name]
+        unknown = params.keys() - PARAMS[cls].keys()
+        if unknown:
+            raise ValueError(
+                f"{name} has no parameters {in_short(sorted(unknown))} in a model file."
+            )
+        params = {key: self.decode(value) for key, value in params.items()}
+        check_values(cls, params, PARAMS[cls])
+        return cls, params
 
     def _decode_members(self, content):
         """Return an ensemble's description, its members decoded with what is theirs."""
@@ -274,17 +244,18 @@ class Reader:
             isinstance(name, str) for name in known
         ):
             raise ValueError("estimators must be names and detectors.")
+        everyone = in_short(list(dict.fromkeys(known)))
         weights = self.overrides.get("weights")
         if not isinstance(weights, dict | None):
             raise ValueError(
                 f"weights={str(weights)!r} is one file, but this is an ensemble of "
-                f"{list(dict.fromkeys(known))}; give a dict of files by member."
+                f"{everyone}; give a dict of files by member."
             )
         for name, value in self.overrides.items():
             if isinstance(value, dict) and not value.keys() <= set(known):
                 raise ValueError(
                     f"{name} is for {sorted(value)}, but the members of the ensemble "
-                    f"are {list(dict.fromkeys(known))}."
+                    f"are {everyone}."
                 )
         params["estimators"] = [(n, self._decode_member(n, e)) for n, e in pairs]
         if "estimators_" in fitted:
@@ -306,19 +277,33 @@ class Reader:
 
     def _restore(self, estimator, fitted: dict) -> None:
         cls = type(estimator)
-        odd = fitted.keys() ^ _FITTED.get(cls, fitted.keys())
-        odd -= _OPTIONAL.get(cls, set())
+        kinds = FITTED[cls] | OPTIONAL.get(cls, {})
+        odd = (fitted.keys() - kinds.keys()) | (FITTED[cls].keys() - fitted.keys())
         if fitted and odd:
-            raise ValueError(f"{cls.__name__} lacks, or does not have, {sorted(odd)}.")
-        for name, value in fitted.items():
-            # Nothing that a class defines may be replaced by data.
-            if hasattr(cls, name) or name in cls._get_param_names():
-                raise ValueError(f"{name!r} is no fitted attribute of {cls.__name__}.")
-            setattr(estimator, name, self.decode(value))
+            raise ValueError(
+                f"{cls.__name__} lacks, or does not have, the fitted attributes "
+                f"{in_short(sorted(odd))}."
+            )
+        values = {name: self.decode(value) for name, value in fitted.items()}
+        check_values(cls, values, kinds)
+        for name, value in values.items():
+            setattr(estimator, name, value)
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
             estimator.estimator_ = estimator.estimator
         if fitted and cls is ConformalDetector and "estimators_" not in fitted:
             estimator.estimators_ = [estimator.estimator]
+
+
+def _is_file(weights) -> bool:
+    """Return whether `weights` names a file, rather than what has none."""
+    if isinstance(weights, WeightsNotStored):
+        return False
+    return isinstance(weights, str | os.PathLike) and weights != "random"
+
+
+def _is_default(cls: type, name: str, value) -> bool:
+    default = inspect.signature(cls.__init__).parameters[name].default
+    return value is default or (type(value) is type(default) and value == default)
 
 
 def _scores_with_given(estimator) -> bool:

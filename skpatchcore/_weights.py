@@ -13,6 +13,39 @@ from skpatchcore._layer_hooks import modules_run
 _COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
 
 
+class WeightsNotStored(os.PathLike):
+    """Stands for the local weights file of a fit in what a model file describes.
+
+    A model file gives no path, and none that it gave would be opened. Whoever needs
+    the weights of such a network learns here how to name their file.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, without its folder, for people to recognise it by.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __fspath__(self) -> str:
+        raise FileNotFoundError(
+            f"The network was fitted with weights from a local file, {self.name!r}. "
+            "A model file does not hold its path. Pass the path to load(..., "
+            "weights=...), or with --weights on the command line; or save the "
+            "detector with include_backbone=True where it was fitted."
+        )
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, WeightsNotStored) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"WeightsNotStored({self.name!r})"
+
+
 def load_weights(module: nn.Module, path: str) -> frozenset:
     """Load a state dict, whole or trunk only; return the names it did not have."""
     state = _read_state_dict(path)

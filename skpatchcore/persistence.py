@@ -1,6 +1,7 @@
 """A fitted detector as one safe file: JSON and safetensors in a zip, no pickle."""
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import safetensors.numpy
@@ -14,7 +15,7 @@ from skpatchcore._descriptors import describe
 from skpatchcore._device import resolve_device
 from skpatchcore._layer_hooks import check_layers, modules_run
 from skpatchcore._layer_outputs import name_layers
-from skpatchcore._model_check import DETECTORS, check_detector, picture_detectors
+from skpatchcore._model_check import check_detector, picture_detectors
 from skpatchcore._model_file import (
     ARRAYS,
     BACKBONE,
@@ -25,8 +26,14 @@ from skpatchcore._model_file import (
     write_members,
 )
 from skpatchcore._model_json import Reader, Writer
+from skpatchcore._model_schema import DETECTORS
+from skpatchcore._model_values import Text, in_short
 
 __all__ = ["ModelFileError", "load", "save"]
+
+_SHA256 = Text("a SHA-256", r"[0-9a-f]{64}", 64)
+# Numbers in the windows of a layer's map: 2 GB.
+_LARGEST_UNFOLDED = 2**29
 
 
 def save(detector, path, *, include_backbone=False):
@@ -61,7 +68,7 @@ def save(detector, path, *, include_backbone=False):
     Raises
     ------
     TypeError
-        If `detector` is, or holds, an object of another class.
+        If `detector` is, or holds, an object of another class, or a function.
 
     ValueError
         If `detector` is not fitted, or its parameters have been set to what does not go
@@ -71,6 +78,11 @@ def save(detector, path, *, include_backbone=False):
     FileNotFoundError, PermissionError, IsADirectoryError
         If the folder of `path` does not exist, `path` or its folder is read-only, or
         `path` is a folder.
+
+    Warns
+    -----
+    UserWarning
+        If a part that scores has a `device`, which the file does not hold.
 
     See Also
     --------
@@ -84,8 +96,14 @@ def save(detector, path, *, include_backbone=False):
     members and that of the weights of the network.
 
     Left out are ``min_distances_`` and ``nearest_picks_`` of the sampler, which have an
-    entry for each training patch; caches (`memory`); and ``RandomState`` instances as
-    `random_state`, which become None: what they drew is kept.
+    entry for each training patch; ``RandomState`` instances as `random_state`, which
+    become None: what they drew is kept; and all that belongs to this machine:
+
+    - caches: `memory` of every part is None after `load`;
+    - `device`: after `load` it is None, which is the GPU if there is one. A warning
+      says so if a device was set on a part that scores;
+    - the path of a local weights file. The file holds its name, for messages, and
+      `load` asks for the path.
 
     A process that is killed while it writes leaves the old file as it was, and beside
     it a hidden one that ends in ``.tmp`` and may be deleted.
@@ -122,15 +140,17 @@ def save(detector, path, *, include_backbone=False):
         members[BACKBONE] = _backbone_bytes(features, fingerprints)
     content = {"backbone_sha256": fingerprints, "detector": record}
     write_members(Path(path), content, members)
+    _tell_devices(writer.devices)
 
 
 def load(path, *, weights=None, backbone=None, device=None):
     """Read a detector that `save` wrote.
 
     Scores and maps are those of the detector that was saved, bit for bit on the same
-    machine and package versions. Nothing in the file is executed, and no other file is
-    touched, except that a network which is not in the file is built as `fit` builds it:
-    from timm's weights or from a local file. Its weights must be those of the fit.
+    machine and package versions. Nothing in the file is executed, and no file that it
+    names is opened. A network that is not in the file is built by its name in timm's
+    registry, with timm's pretrained weights, or with those of the file that you pass as
+    `weights`. They must be those of the fit.
 
     Parameters
     ----------
@@ -138,8 +158,8 @@ def load(path, *, weights=None, backbone=None, device=None):
         File to read.
 
     weights : str, path-like, dict or None, default=None
-        Local weights file of the network, where it is not the one, or no longer in the
-        place, that the detector was fitted with. For an ensemble, a dict of such files
+        Local weights file of the network. Needed if the detector was fitted with a
+        local file and saved without its network. For an ensemble, a dict of such files
         by name of the member.
 
     backbone : torch.nn.Module, dict or None, default=None
@@ -147,7 +167,7 @@ def load(path, *, weights=None, backbone=None, device=None):
         dict of networks by name of the member.
 
     device : str, torch.device or None, default=None
-        Where to compute from now on; None is where the detector was told to.
+        Where to compute from now on; None is the GPU if there is one, else the CPU.
 
     Returns
     -------
@@ -158,7 +178,7 @@ def load(path, *, weights=None, backbone=None, device=None):
     Raises
     ------
     FileNotFoundError
-        If there is no such file, or no such weights file.
+        If there is no such file, or no such weights file, or `weights` is needed.
 
     ModelFileError
         A ValueError, if the file is damaged, inconsistent or of a newer format, if the
@@ -199,16 +219,30 @@ def load(path, *, weights=None, backbone=None, device=None):
         if arrays:
             raise ValueError(f"nothing refers to the arrays {sorted(arrays)}.")
         features = [part.features_ for part in picture_detectors(detector)]
-        fingerprints = entry(manifest, "backbone_sha256", list)
+        fingerprints = _check_fingerprints(manifest, len(features))
         state = members.get(BACKBONE)
         if state is None or "weights" in overrides:
             for part in features:
-                part._network = _build_network(part)
+                part._network = part._load(part._seed)
         else:
             _fill_networks(features, fingerprints, safetensors.torch.load(state))
         _check_networks(features, fingerprints)
         _check_widths(features)
     return detector
+
+
+def _tell_devices(devices: dict[str, str]) -> None:
+    """Warn of devices that were left out: elsewhere scores are rounded differently."""
+    if not devices:
+        return
+    found = ", ".join(sorted({repr(device) for device in devices.values()}))
+    warnings.warn(
+        f"The model file does not hold the device, {found} in {len(devices)} places "
+        f"({', '.join(sorted(devices))}). A detector that is loaded from it computes "
+        "on the GPU if there is one; pass load(..., device=...) to choose.",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def _check_loads(record: dict, arrays: dict) -> None:
@@ -219,6 +253,17 @@ def _check_loads(record: dict, arrays: dict) -> None:
         check_detector(reader.decode(record))
     except (TypeError, ValueError) as error:
         raise ValueError(f"the detector could not be loaded again: {error}") from error
+
+
+def _check_fingerprints(manifest: dict, n_networks: int) -> list[str]:
+    """Return the SHA-256 that the file lists for each network."""
+    found = entry(manifest, "backbone_sha256", list)
+    if len(found) != n_networks or not all(map(_SHA256.accepts, found)):
+        raise ValueError(
+            f"backbone_sha256 must list {n_networks} fingerprints, one for each "
+            f"network; got {in_short(found)}."
+        )
+    return found
 
 
 def _weights(features) -> dict[str, torch.Tensor]:
@@ -301,20 +346,8 @@ def _fingerprint(features) -> str:
     return digest.hexdigest()
 
 
-def _build_network(features) -> Backbone:
-    try:
-        return features._load(features._seed)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{error} The detector was fitted with these weights; if they have moved, "
-            "pass their place to load(..., weights=...)."
-        ) from None
-
-
 def _fill_networks(features: list, fingerprints: list, state: dict) -> None:
     """Build networks without looking for weights, and give them those of the file."""
-    if len(features) != len(fingerprints):
-        raise ValueError(f"{len(features)} networks have {len(fingerprints)} hashes.")
     modules: dict[tuple, nn.Module] = {}
     for part, fingerprint in zip(features, fingerprints, strict=True):
         key = (part.backbone, fingerprint)
@@ -331,6 +364,9 @@ def _fill_networks(features: list, fingerprints: list, state: dict) -> None:
 
 
 def _filled_module(backbone: str, state: dict[str, torch.Tensor]) -> nn.Module:
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"weights {name!r:.80} have values that are not finite.")
     module = _create(backbone, pretrained=False, seed=0)
     unknown = module.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
@@ -340,10 +376,6 @@ def _filled_module(backbone: str, state: dict[str, torch.Tensor]) -> nn.Module:
 
 def _check_networks(features: list, expected: list) -> None:
     found = _fingerprints(features)
-    if len(expected) != len(found) or not all(isinstance(e, str) for e in expected):
-        raise ValueError(
-            f"{len(found)} networks need as many fingerprints, got {expected!r:.80}."
-        )
     for part, of_fit, of_now in zip(features, expected, found, strict=True):
         if of_fit == of_now:
             continue
@@ -354,6 +386,18 @@ def _check_networks(features: list, expected: list) -> None:
             "the original ones to load(..., weights=...), or save the detector with "
             "include_backbone=True where it was fitted. Random and pretrained weights "
             "may change with the versions of torch and timm."
+        )
+
+
+def _check_windows(features, maps: list[torch.Tensor]) -> None:
+    """Check that neighbourhoods fit into memory where they are unfolded."""
+    if isinstance(features.descriptor, str):
+        return
+    largest = max(layer[0].numel() for layer in maps) * features.patch_size**2
+    if largest > _LARGEST_UNFOLDED:
+        raise ValueError(
+            f"patch_size={features.patch_size} makes windows of {largest} numbers for "
+            f"each picture; at most {_LARGEST_UNFOLDED} are read from a model file."
         )
 
 
@@ -369,6 +413,7 @@ def _check_widths(features: list) -> None:
             size = config.get("input_size", (3, 224, 224))
             blank = torch.zeros((1, *size), dtype=torch.float32, device="cpu")
             seen[network.module, network.layers] = network(blank)
+        _check_windows(part, seen[network.module, network.layers])
         grid = describe(
             seen[network.module, network.layers],
             patch_size=part.patch_size,
