@@ -469,7 +469,7 @@ def test_matches_lead_to_rows_of_the_fit(detector, tmp_path):
         (lambda f, a: a[f["mean_"]["array"]].fill(np.nan), "mean_ of StandardScaler"),
         (lambda f, a: f.update(n_features_in_=2**40), "n_features_in_"),
     ],
-    ids=str,
+    ids=range(6),
 )
 def test_numbers_of_a_step_of_a_projection_are_checked(
     change, match, scaled_pca, tmp_path
