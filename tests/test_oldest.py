@@ -22,7 +22,7 @@ def requirements() -> list[Requirement]:
         line
         for requirement in map(Requirement, extras["test"])
         if requirement.name == project["name"]
-        for extra in requirement.extras
+        for extra in sorted(requirement.extras)
         for line in extras[extra]
     ]
     found = map(Requirement, project["dependencies"] + tested)
