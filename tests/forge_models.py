@@ -42,12 +42,18 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._images import Images
-from skpatchcore._inspections import inspect, inspects_pictures, map_of
-from skpatchcore._model_schema import ESTIMATORS, FITTED, OPTIONAL, PARAMS, SPLITTERS
+from skpatchcore._images._input import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.model_selection import OneClassKFold
 from skpatchcore.persistence import ModelFileError, load, save
+from skpatchcore.persistence._schema import (
+    ESTIMATORS,
+    FITTED,
+    OPTIONAL,
+    PARAMS,
+    SPLITTERS,
+)
+from skpatchcore.scoring._inspections import inspect, inspects_pictures, map_of
 
 CLASSES = ESTIMATORS | {cls.__name__: cls for cls in SPLITTERS}
 SECONDS = 30
@@ -317,7 +323,7 @@ class Watch:
 
     @property
     def embedded(self) -> str:
-        from skpatchcore.embedded._network import WEIGHTS_PATH
+        from skpatchcore._backbones.embedded._network import WEIGHTS_PATH
 
         return str(WEIGHTS_PATH)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpatchcore import cli
-from skpatchcore._scoring import find_pictures, png_paths
+from skpatchcore._cli import _commands as cli
+from skpatchcore._cli._score_output import find_pictures, png_paths
 from skpatchcore.datasets import (
     load_image_folder,
     load_mvtec_ad,

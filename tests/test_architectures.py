@@ -8,10 +8,10 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._layer_hooks import read_layers
-from skpatchcore._layer_outputs import fit_to_patches, name_layers
-from skpatchcore._layouts import Probe
-from skpatchcore._probes import learn_layouts
+from skpatchcore._backbones._feature_maps import fit_to_patches, name_layers
+from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._layouts import Probe
+from skpatchcore._backbones._probes import learn_layouts
 
 # One small network a family: its name, levels to read, size of a picture.
 SMALL = {

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from skpatchcore._atomic import atomic_write, check_writable, move_into_place
+from skpatchcore._utils._atomic import atomic_write, check_writable, move_into_place
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the files of Linux")
@@ -353,7 +353,7 @@ def test_an_open_file_goes_on_where_it_is(old, tmp_path):
 @posix
 def test_standard_output_comes_in_order_and_empties_no_file(old):
     program = (
-        "from skpatchcore._atomic import atomic_write\n"
+        "from skpatchcore._utils._atomic import atomic_write\n"
         "print('first')\n"
         "with atomic_write('/dev/stdout', 'w') as file: file.write('second\\n')\n"
         "print('third')\n"

@@ -9,8 +9,8 @@ from sklearn.base import clone
 from torch import nn
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._augmentation import AUGMENTATIONS, Augmented, find_transforms
-from skpatchcore._images import check_images
+from skpatchcore._images._augmentation import AUGMENTATIONS, Augmented, find_transforms
+from skpatchcore._images._input import check_images
 from skpatchcore.persistence import load, save
 
 ROTATIONS, FLIPS = AUGMENTATIONS["rotate"], AUGMENTATIONS["flip"]

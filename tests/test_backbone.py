@@ -14,9 +14,9 @@ from sklearn.base import clone
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._backbone import _build_cached, cast_weights, load_backbone
-from skpatchcore._device import choose_dtype, has_float16_units, resolve_device
-from skpatchcore._layer_hooks import read_layers
+from skpatchcore._backbones._backbone import _build_cached, cast_weights, load_backbone
+from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._utils._device import choose_dtype, has_float16_units, resolve_device
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
@@ -526,7 +526,7 @@ def test_auto_precision_is_float16_where_there_are_units_for_it(
     available, chosen, monkeypatch
 ):
     monkeypatch.setattr(
-        "skpatchcore._device.has_float16_units", lambda device: available
+        "skpatchcore._utils._device.has_float16_units", lambda device: available
     )
     automatic = random_resnet().fit(PICTURES)
     asked_for = random_resnet(precision=chosen).fit(PICTURES)
@@ -543,7 +543,7 @@ def test_auto_precision_is_float16_where_there_are_units_for_it(
 @pytest.mark.parametrize("available", [False, True])
 def test_a_precision_asked_for_is_taken_anywhere(precision, available, monkeypatch):
     monkeypatch.setattr(
-        "skpatchcore._device.has_float16_units", lambda device: available
+        "skpatchcore._utils._device.has_float16_units", lambda device: available
     )
     dtype = choose_dtype(precision, torch.device("cpu"))
     assert dtype == getattr(torch, precision)

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._batch_limit import BatchLimit, PeakMemory
+from skpatchcore._features._batch_limit import BatchLimit, PeakMemory
 
 CPU = torch.device("cpu")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
@@ -47,8 +47,10 @@ def make_features(**params):
 @pytest.fixture
 def budget(monkeypatch):
     """What four pictures of 64 x 64 pixels take, and a little more."""
-    monkeypatch.setattr("skpatchcore._batch_limit._CPU_BYTES", int(4.5 * 64**2 * 256))
-    monkeypatch.setattr("skpatchcore._batch_limit._FIRST_PIXELS", 2 * 64**2)
+    monkeypatch.setattr(
+        "skpatchcore._features._batch_limit._CPU_BYTES", int(4.5 * 64**2 * 256)
+    )
+    monkeypatch.setattr("skpatchcore._features._batch_limit._FIRST_PIXELS", 2 * 64**2)
     monkeypatch.setattr(Wide, "batches", ())
 
 

@@ -4,8 +4,8 @@ from PIL import Image
 from sklearn.utils import Bunch
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore import _benchmark as benchmark
-from skpatchcore._results import PIXEL_COLUMNS
+from skpatchcore._benchmark import _evaluate as benchmark
+from skpatchcore._benchmark._tables import PIXEL_COLUMNS
 
 FEATURES = PatchFeatureTransformer(
     "resnet18", ("layer1",), weights="random", image_size=32, random_state=0

@@ -26,10 +26,10 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._backbone import Backbone, load_backbone
-from skpatchcore._cache import check_cache, content_key
-from skpatchcore._images import load_image
-from skpatchcore._k_center import GreedyRun
+from skpatchcore._backbones._backbone import Backbone, load_backbone
+from skpatchcore._coreset._greedy import GreedyRun
+from skpatchcore._images._input import load_image
+from skpatchcore._utils._cache import check_cache, content_key
 
 KEY = content_key("a key")
 
@@ -44,7 +44,7 @@ def entries(folder) -> list[Path]:
 def test_equal_contents_have_equal_keys():
     x = np.arange(12.0).reshape(3, 4)
     assert content_key(x, "a", None) == content_key(x[:, ::-1][:, ::-1], "a", None)
-    code = "from skpatchcore._cache import content_key; import numpy as np;"
+    code = "from skpatchcore._utils._cache import content_key; import numpy as np;"
     code += "print(content_key(np.arange(12.0).reshape(3, 4), 'a', None))"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, check=True
@@ -174,7 +174,7 @@ def full_disk(monkeypatch):
         file.write(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("skpatchcore._cache.write_entry", write)
+    monkeypatch.setattr("skpatchcore._utils._cache.write_entry", write)
 
 
 def test_a_full_disk_is_a_warning(tmp_path, full_disk):
@@ -288,7 +288,7 @@ def test_known_pictures_are_not_decoded(tmp_path, monkeypatch):
     features.transform(new[:1])
     decoded = []
     monkeypatch.setattr(
-        "skpatchcore._images.load_image",
+        "skpatchcore._images._input.load_image",
         lambda source, name: decoded.append(name) or load_image(source, name),
     )
     assert_array_equal(features.transform(X), expected)

@@ -12,8 +12,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._cache import check_cache, content_key
-from skpatchcore._cache_entry import read_entry, write_entry
+from skpatchcore._utils._cache import check_cache, content_key
+from skpatchcore._utils._cache_entry import read_entry, write_entry
 
 # 500 were run once; each fits two detectors.
 N_DAMAGES = int(os.environ.get("SKPATCHCORE_DAMAGES", "24"))
@@ -171,7 +171,7 @@ def test_an_unreadable_entry_counts_as_not_there(tmp_path, monkeypatch):
     def refuse(*args):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("skpatchcore._cache.read_entry", refuse)
+    monkeypatch.setattr("skpatchcore._utils._cache.read_entry", refuse)
     with pytest.warns(UserWarning, match="Permission denied"):
         assert cache.get("kind", key) is None
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skpatchcore._cache_entry import (
+from skpatchcore._utils._cache_entry import (
     DamagedEntryError,
     are_rows,
     is_array,

@@ -32,9 +32,9 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._backbone import Backbone
-from skpatchcore._conformal import Calibration, anomaly_score, n_supported
+from skpatchcore._backbones._backbone import Backbone
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
+from skpatchcore.calibration._p_values import Calibration, anomaly_score, n_supported
 from skpatchcore.metrics import f1_max, image_auroc_scorer
 from skpatchcore.persistence import load, save
 from skpatchcore.scoring import score_pictures

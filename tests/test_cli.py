@@ -15,15 +15,11 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.utils._param_validation import StrOptions
 
-from skpatchcore import (
-    CoresetSampler,
-    PatchCoreDetector,
-    PatchFeatureTransformer,
-    _benchmark,
-    _demo,
-    _results,
-    cli,
-)
+from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore._benchmark import _evaluate as _benchmark
+from skpatchcore._benchmark import _tables as _results
+from skpatchcore._cli import _commands as cli
+from skpatchcore._cli import _demo
 from skpatchcore.datasets import make_surface_defects
 
 SMALL = ("--backbone", "resnet18", "--weights", "random", "--layers", "layer1,layer2")
@@ -517,7 +513,7 @@ def test_the_demo_runs_as_a_program_without_any_data(tmp_path):
     root = Path(cli.__file__).parents[1]
     paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
     result = subprocess.run(
-        [sys.executable, "-m", "skpatchcore.cli", "demo", "--output", "sheets"],
+        [sys.executable, "-m", "skpatchcore._cli", "demo", "--output", "sheets"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,

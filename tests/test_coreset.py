@@ -10,8 +10,10 @@ from scipy.spatial.distance import cdist
 from sklearn.random_projection import GaussianRandomProjection
 from test_k_center import blobs, cover_radii, greedy
 
-from skpatchcore import CoresetSampler, _cells, _k_center
-from skpatchcore._k_center import farthest_from
+from skpatchcore import CoresetSampler
+from skpatchcore._coreset import _clusters as _cells
+from skpatchcore._coreset import _greedy as _k_center
+from skpatchcore._coreset._greedy import farthest_from
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 

@@ -24,7 +24,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._picture_detector import _gather
+from skpatchcore._detectors._base import _gather
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import aupro, image_auroc, image_auroc_scorer, pixel_auroc
 

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from skpatchcore import _backbone, cli
+from skpatchcore._backbones import _backbone
+from skpatchcore._cli import _commands as cli
 from skpatchcore.datasets import make_surface_defects
 from tests.test_docstrings import MODULES
 

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save_file
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._backbone import load_backbone
-from skpatchcore._gabor import GaborScales
+from skpatchcore._backbones._backbone import load_backbone
+from skpatchcore._backbones._gabor import GaborScales
+from skpatchcore._backbones.embedded import _network
+from skpatchcore._backbones.embedded._filters import ColorsAndEnergies
 from skpatchcore.datasets import make_surface_defects
-from skpatchcore.embedded import _network
-from skpatchcore.embedded._filters import ColorsAndEnergies
 from skpatchcore.persistence import load, save
 
 # Of the file described in docs/embedded_backbone/model_card.md.

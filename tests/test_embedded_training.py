@@ -13,9 +13,9 @@ from scipy.special import logsumexp
 
 import train
 from skpatchcore import PatchFeatureTransformer
+from skpatchcore._backbones.embedded._network import MEAN, STD
+from skpatchcore._backbones.embedded._trunk import Trunk
 from skpatchcore.datasets import _textures
-from skpatchcore.embedded._network import MEAN, STD
-from skpatchcore.embedded._trunk import Trunk
 from training import export, losses, patterns, trainer, views
 from training.images import ImageStore, draw_image, is_scene
 from training.scenes import draw_scene, draw_texture

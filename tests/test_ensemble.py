@@ -16,8 +16,8 @@ from skpatchcore import (
     PatchCoreEnsemble,
     PatchFeatureTransformer,
 )
-from skpatchcore._ensemble import balanced_weights
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._ensemble import balanced_weights
+from skpatchcore._detectors._maps import resize_map
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.metrics import image_auroc, image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold

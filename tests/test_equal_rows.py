@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_array_equal
 
-from skpatchcore import _equal_rows
-from skpatchcore._equal_rows import first_equal_rows
+from skpatchcore._coreset import _equal_rows
+from skpatchcore._coreset._equal_rows import first_equal_rows
 
 
 def first_of_each(X):

@@ -16,9 +16,9 @@ from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._features import PatchGrids, collect_grids
-from skpatchcore._images import check_images
-from skpatchcore._samples import draw_evenly
+from skpatchcore._features._transformer import PatchGrids, collect_grids
+from skpatchcore._images._input import check_images
+from skpatchcore._utils._patches import draw_evenly
 
 OUTPUTS = ["map", "flat", "mean"]
 
@@ -249,7 +249,9 @@ def test_a_transformer_is_fitted_on_the_training_patches_alone():
 
 
 def test_a_projection_of_very_many_patches_is_fitted_on_evenly_drawn_ones(monkeypatch):
-    monkeypatch.setattr("skpatchcore._features._MAX_PROJECTION_PATCHES", 50)
+    monkeypatch.setattr(
+        "skpatchcore._features._transformer._MAX_PROJECTION_PATCHES", 50
+    )
     X = pictures()
     patches = make_features().fit_transform(X).reshape(-1, 10)
     features = make_features(projection=PCA(2)).fit(X)
@@ -446,9 +448,11 @@ def peak_of(function):
 
 @pytest.fixture
 def small_samples(monkeypatch):
-    monkeypatch.setattr("skpatchcore._features.MAX_BALANCE_PATCHES", 1000)
-    monkeypatch.setattr("skpatchcore._features._MAX_PROJECTION_PATCHES", 1000)
-    monkeypatch.setattr("skpatchcore._features._PROJECTION_BYTES", 2**20)
+    monkeypatch.setattr("skpatchcore._features._transformer.MAX_BALANCE_PATCHES", 1000)
+    monkeypatch.setattr(
+        "skpatchcore._features._transformer._MAX_PROJECTION_PATCHES", 1000
+    )
+    monkeypatch.setattr("skpatchcore._features._transformer._PROJECTION_BYTES", 2**20)
 
 
 LABELS = {"no labels": None, "a defect": [1] * (N_DEEP - 1) + [-1]}
@@ -486,7 +490,9 @@ def test_projections_in_place_are_those_of_copies(projection, monkeypatch):
         # More dimensions than there were.
         warnings.simplefilter("ignore", DataDimensionalityWarning)
         expected = at_once.fit(X).transform(X)
-        monkeypatch.setattr("skpatchcore._features._PROJECTION_BYTES", 7 * 10 * 4)
+        monkeypatch.setattr(
+            "skpatchcore._features._transformer._PROJECTION_BYTES", 7 * 10 * 4
+        )
         found = make_features(projection=projection).fit_transform(X)
     assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 

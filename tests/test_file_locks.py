@@ -11,8 +11,8 @@ from importlib.metadata import version
 import filelock
 import pytest
 
-from skpatchcore._cache import check_cache, content_key
-from skpatchcore._file_locks import _can_lock, file_lock
+from skpatchcore._utils._cache import check_cache, content_key
+from skpatchcore._utils._file_locks import _can_lock, file_lock
 
 fcntl = pytest.importorskip("fcntl")
 

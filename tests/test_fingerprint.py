@@ -18,8 +18,8 @@ from numpy.testing import assert_array_equal
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._description import Description
-from skpatchcore._fingerprint import fingerprint_module
+from skpatchcore._backbones._description import Description
+from skpatchcore._backbones._fingerprint import fingerprint_module
 from skpatchcore.persistence import ModelFileError, load, save
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)

@@ -9,15 +9,15 @@ from skimage.filters import threshold_otsu
 from sklearn.decomposition import PCA
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._augmentation import Augmented, find_transforms
-from skpatchcore._foreground import (
+from skpatchcore._detectors._foreground import (
     Foreground,
     at_rim,
     first_component,
     fit_foreground,
     otsu,
 )
-from skpatchcore._images import check_images
+from skpatchcore._images._augmentation import Augmented, find_transforms
+from skpatchcore._images._input import check_images
 from skpatchcore.persistence import load, save
 
 

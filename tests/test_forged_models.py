@@ -38,11 +38,11 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._model_file import _describe
-from skpatchcore._model_schema import LEFT_OUT, PARAMS
+from skpatchcore._cli._commands import main
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
-from skpatchcore.cli import main
 from skpatchcore.persistence import load, save
+from skpatchcore.persistence._archive import _describe
+from skpatchcore.persistence._schema import LEFT_OUT, PARAMS
 
 N_CASES = int(os.environ.get("SKPATCHCORE_FUZZ_CASES", "100"))
 X = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
@@ -203,7 +203,7 @@ def test_a_network_is_a_word_of_timms_registry(
     name, part, detector, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("skpatchcore.persistence.Backbone", None)
-    monkeypatch.setattr("skpatchcore._features.load_backbone", None)
+    monkeypatch.setattr("skpatchcore._features._transformer.load_backbone", None)
 
     def change(record, arrays):
         group = "fitted" if part == "features_" else "params"
@@ -230,7 +230,7 @@ def test_a_network_is_a_word_of_timms_registry(
     ids=repr,
 )
 def test_a_path_of_weights_is_refused(weights, detector, tmp_path, monkeypatch):
-    monkeypatch.setattr("skpatchcore._backbone.load_weights", None)
+    monkeypatch.setattr("skpatchcore._backbones._backbone.load_weights", None)
 
     def change(record, arrays):
         params_of(at(record, "features_"))["weights"] = weights
@@ -314,7 +314,7 @@ def test_a_parameter_of_a_newer_scikit_learn_is_left_at_its_default(
             self.alpha = alpha
 
     monkeypatch.setitem(PARAMS, Newer, PARAMS[PCA])
-    from skpatchcore import _model_schema
+    from skpatchcore.persistence import _schema as _model_schema
 
     monkeypatch.setitem(_model_schema.FITTED, Newer, _model_schema.FITTED[PCA])
     with pytest.raises(TypeError, match=r"alpha=2 is a parameter that this version"):

@@ -7,15 +7,15 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
-from skpatchcore._conformal import check_supported, n_supported
-from skpatchcore._fractions import (
+from skpatchcore._bank._outliers import inlying_patches
+from skpatchcore._utils._fractions import (
     ceil_fraction,
     floor_fraction,
     lower_quantile,
     upper_quantile,
 )
-from skpatchcore._outliers import inlying_patches
-from skpatchcore._samples import reduce_patches
+from skpatchcore._utils._patches import reduce_patches
+from skpatchcore.calibration._p_values import check_supported, n_supported
 
 HUNDREDTHS = range(1, 101)
 

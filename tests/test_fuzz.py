@@ -22,10 +22,10 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._images import Images, UnreadableImageError
-from skpatchcore._model_file import _describe
+from skpatchcore._images._input import Images, UnreadableImageError
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence import ModelFileError, load, save
+from skpatchcore.persistence._archive import _describe
 
 N_CASES = int(os.environ.get("SKPATCHCORE_FUZZ_CASES", "100"))
 # Of the processor, not of a clock that goes on while others work.

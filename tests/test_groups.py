@@ -19,14 +19,18 @@ from sklearn.model_selection import (
 )
 
 from skpatchcore import CoresetSampler, PatchCoreEnsemble, PatchMemoryBank
-from skpatchcore._conformal import Calibration
-from skpatchcore._groups import encode_groups, groups_by_pattern, groups_from_list
-from skpatchcore._model_check import check_detector
-from skpatchcore._near_duplicates import duplication
+from skpatchcore._utils._groups import (
+    encode_groups,
+    groups_by_pattern,
+    groups_from_list,
+)
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
+from skpatchcore.calibration._near_duplicates import duplication
+from skpatchcore.calibration._p_values import Calibration
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold
+from skpatchcore.persistence._validation import check_detector
 
 METHODS = ["cross", "refit", "split", "jackknife+"]
 FRAMES = 5

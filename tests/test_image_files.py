@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
-from skpatchcore._image_files import accepted_formats, open_image, open_regular
-from skpatchcore._images import UnreadableImageError, check_images, picture_contents
+from skpatchcore._images._files import accepted_formats, open_image, open_regular
+from skpatchcore._images._input import (
+    UnreadableImageError,
+    check_images,
+    picture_contents,
+)
 from skpatchcore.datasets import read_masks
 from skpatchcore.scoring import find_unreadable
 

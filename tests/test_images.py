@@ -20,7 +20,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images import (
+from skpatchcore._images._input import (
     Images,
     UnreadableImageError,
     check_images,
@@ -496,7 +496,7 @@ def test_few_pictures_are_held_at_once():
 
 def test_large_pictures_are_not_read_far_ahead(monkeypatch):
     """Four of them are what is affordable, each held twice in three floats."""
-    monkeypatch.setattr("skpatchcore._images._AHEAD_BYTES", 4 * 40 * 40 * 24)
+    monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 4 * 40 * 40 * 24)
     pictures = CountedPictures([np.zeros((40, 40, 3), dtype=np.float32)] * 40)
     with contextlib.closing(iter_batches(pictures, None, None, 1)) as batches:
         for n_yielded, _ in enumerate(batches):
@@ -789,7 +789,7 @@ def test_what_is_not_enlarged_is_not_refused(monkeypatch):
 
 def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
     """Four of them are what is affordable, as large as they become."""
-    monkeypatch.setattr("skpatchcore._images._AHEAD_BYTES", 4 * 40 * 400 * 24)
+    monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 4 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     pictures = CountedPictures([np.zeros((4, 40, 3), dtype=np.float32)] * 60)
     with contextlib.closing(iter_batches(pictures, 40, None, 32)) as batches:
@@ -799,7 +799,7 @@ def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
 
 def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
     """Those that were to be read while images were small wait."""
-    monkeypatch.setattr("skpatchcore._images._AHEAD_BYTES", 2 * 40 * 400 * 24)
+    monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 2 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     small, thin = (np.zeros((4, n, 3), dtype=np.float32) for n in (4, 40))
     pictures = CountedPictures([small] * 30 + [thin] * 50)

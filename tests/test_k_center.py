@@ -9,9 +9,12 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
-from skpatchcore import _cells, _cover, _distances, _k_center
-from skpatchcore._cells import Cells
-from skpatchcore._k_center import cover_of, farthest_from, k_center_greedy
+from skpatchcore._coreset import _clusters as _cells
+from skpatchcore._coreset import _cover
+from skpatchcore._coreset import _greedy as _k_center
+from skpatchcore._coreset._clusters import Cells
+from skpatchcore._coreset._greedy import cover_of, farthest_from, k_center_greedy
+from skpatchcore._neighbors import _distances
 
 # (n, d): one block, several, more than fit at once; few and many dimensions.
 SHAPES = [(2, 1), (17, 2), (40, 3), (300, 8), (700, 64), (900, 128), (2000, 16)]

@@ -8,10 +8,10 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._layer_hooks import read_layers
-from skpatchcore._layer_outputs import name_layers, whole_size
-from skpatchcore._layouts import Hints, Probe, find_layout
-from skpatchcore._probes import learn_layouts
+from skpatchcore._backbones._feature_maps import name_layers, whole_size
+from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._layouts import Hints, Probe, find_layout
+from skpatchcore._backbones._probes import learn_layouts
 
 SIZES = ((224, 336), (448, 560))
 # Maps of stride 8 have 32 rows or columns here, or one less or more.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from skpatchcore._locks import fork_safe_lock
+from skpatchcore._utils._locks import fork_safe_lock
 
 # What a process does that forks while other threads are at work. Of each fork it says
 # how it ended.

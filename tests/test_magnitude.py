@@ -6,7 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.preprocessing import normalize
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
-from skpatchcore._magnitude import unit_rows, with_safe_squares
+from skpatchcore._neighbors._magnitude import unit_rows, with_safe_squares
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]
 # Powers of two, so that scaled data hold the same numbers: those of float32 include

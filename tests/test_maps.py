@@ -9,8 +9,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy import ndimage
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images import plan_geometry
-from skpatchcore._maps import anomaly_map, resize_map, seen_pixels
+from skpatchcore._detectors._maps import anomaly_map, resize_map, seen_pixels
+from skpatchcore._images._input import plan_geometry
 
 
 def bilinear(values, size):

@@ -13,8 +13,8 @@ from sklearn.metrics.pairwise import cosine_distances
 from sklearn.model_selection import GridSearchCV
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._bank_search import BankSearch
-from skpatchcore._composition import inherit_params
+from skpatchcore._bank._search import BankSearch
+from skpatchcore._utils._params import inherit_params
 from skpatchcore.metrics import image_auroc_scorer
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]

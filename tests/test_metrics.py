@@ -22,7 +22,7 @@ from sklearn.metrics import (
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_validate
 from sklearn.neighbors import LocalOutlierFactor
 
-from skpatchcore import metrics
+from skpatchcore.metrics import _pixel as metrics
 from skpatchcore.metrics import (
     aupro,
     average_precision,

@@ -7,8 +7,8 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import PCA
 
-from skpatchcore._model_schema import FITTED, LEFT_OUT, OPTIONAL, PARAMS
-from skpatchcore._model_values import (
+from skpatchcore.persistence._schema import FITTED, LEFT_OUT, OPTIONAL, PARAMS
+from skpatchcore.persistence._values import (
     LARGEST,
     Array,
     Choice,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from skpatchcore._neighbors import build_index
+from skpatchcore._neighbors._index import build_index
 
 N_CASES = int(os.environ.get("SKPATCHCORE_NEIGHBOR_CASES", "60"))
 N_GROUPS = 12

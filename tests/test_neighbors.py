@@ -9,9 +9,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
-from skpatchcore import _neighbors, _projected_search
-from skpatchcore._distances import full_precision
-from skpatchcore._neighbors import (
+from skpatchcore._neighbors import _index as _neighbors
+from skpatchcore._neighbors import _projected as _projected_search
+from skpatchcore._neighbors._distances import full_precision
+from skpatchcore._neighbors._index import (
     CandidateIndex,
     TorchIndex,
     build_index,

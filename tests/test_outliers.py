@@ -15,8 +15,8 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore import _outliers as outliers
-from skpatchcore._outliers import (
+from skpatchcore._bank import _outliers as outliers
+from skpatchcore._bank._outliers import (
     inlying_patches,
     patch_outlier_scores,
     sample_outlier_scores,

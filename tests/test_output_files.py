@@ -13,8 +13,10 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, cli, persistence
-from skpatchcore._results import COLUMNS, format_csv, write_results
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore._benchmark._tables import COLUMNS, format_csv, write_results
+from skpatchcore._cli import _commands as cli
+from skpatchcore.persistence import _save_load as persistence
 from skpatchcore.scoring import find_unreadable, score_pictures
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")

@@ -6,7 +6,7 @@ from PIL import Image
 from sklearn.frozen import FrozenEstimator
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images import plan_geometry
+from skpatchcore._images._input import plan_geometry
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection import PatchMatchDisplay, animate_patch_matches

@@ -37,15 +37,15 @@ from skpatchcore import (
     PatchCoreEnsemble,
     PatchFeatureTransformer,
     PatchMemoryBank,
-    _model_file,
-    _model_schema,
-    persistence,
 )
-from skpatchcore._backbone import load_backbone
-from skpatchcore._model_arrays import ArrayWriter
+from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.persistence import ModelFileError, load, save
+from skpatchcore.persistence import _archive as _model_file
+from skpatchcore.persistence import _save_load as persistence
+from skpatchcore.persistence import _schema as _model_schema
+from skpatchcore.persistence._arrays import ArrayWriter
 
 PICTURES = make_surface_defects(6, 1, 1, image_size=64, random_state=0).data
 TRAIN, TEST = PICTURES[:6], PICTURES[6:]

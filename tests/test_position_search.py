@@ -10,9 +10,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
-from skpatchcore import _position_search as position_search
-from skpatchcore._neighbors import build_index
-from skpatchcore._position_search import (
+from skpatchcore._neighbors import _windowed as position_search
+from skpatchcore._neighbors._index import build_index
+from skpatchcore._neighbors._windowed import (
     PositionSearch,
     covered_cells,
     reference_cells,

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._backbone import load_backbone
-from skpatchcore._batch_limit import BatchLimit
-from skpatchcore._layer_maps import iter_layer_maps
-from skpatchcore._layouts import Probe
-from skpatchcore._probes import learn_layouts
+from skpatchcore._backbones._backbone import load_backbone
+from skpatchcore._backbones._layouts import Probe
+from skpatchcore._backbones._probes import learn_layouts
+from skpatchcore._features._batch_limit import BatchLimit
+from skpatchcore._features._extraction import iter_layer_maps
 
 # 32 rows, 33 columns, and as many channels as one of the two.
 SIZE = (256, 264)

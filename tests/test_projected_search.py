@@ -9,8 +9,9 @@ from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from test_neighbors import DTYPES, assert_nearest, sample
 
-from skpatchcore import CoresetSampler, PatchMemoryBank, _projected_search
-from skpatchcore._projected_search import (
+from skpatchcore import CoresetSampler, PatchMemoryBank
+from skpatchcore._neighbors import _projected as _projected_search
+from skpatchcore._neighbors._projected import (
     ProjectedSearch,
     _contraction,
     _principal_directions,

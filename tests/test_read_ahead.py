@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skpatchcore._read_ahead import _Gate, read_ahead
+from skpatchcore._utils._read_ahead import _Gate, read_ahead
 
 
 def n_threads_left():

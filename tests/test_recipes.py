@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._descriptors import describe
+from skpatchcore._features._descriptors import describe
 
 RECIPES = {"authors": 1024, "anomalib": "concat"}
 

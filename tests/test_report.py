@@ -14,10 +14,11 @@ from click.testing import CliRunner
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer, cli
-from skpatchcore import _report_figures as figures
-from skpatchcore._benchmark import evaluate_category
-from skpatchcore._report import closest_calls, judge, misjudged
+from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore._benchmark import _report_figures as figures
+from skpatchcore._benchmark._evaluate import evaluate_category
+from skpatchcore._benchmark._report import closest_calls, judge, misjudged
+from skpatchcore._cli import _commands as cli
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 
@@ -106,7 +107,7 @@ def test_groups_of_training_pictures_are_held_out_and_counted(evaluation):
 def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "skpatchcore._report.write_report",
+        "skpatchcore._benchmark._report.write_report",
         lambda *args, groups, **params: given.append(groups) or tmp_path,
     )
     arguments = ["benchmark", str(data_root), "--output", str(tmp_path), *OPTIONS]

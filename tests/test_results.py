@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from skpatchcore import _published as published
-from skpatchcore import _results as results
+from skpatchcore._benchmark import _published as published
+from skpatchcore._benchmark import _tables as results
 
 WIDE = {
     "backbone": "wide_resnet50_2.tv_in1k",

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 
-from skpatchcore._samples import (
+from skpatchcore._utils._patches import (
     Samples,
     argmax_patches,
     draw_evenly,

@@ -14,8 +14,9 @@ from PIL import Image
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
 
-from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank, cli
-from skpatchcore._images import Images, UnreadableImageError
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
+from skpatchcore._cli import _commands as cli
+from skpatchcore._images._input import Images, UnreadableImageError
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence import save
 from skpatchcore.scoring import find_unreadable, score_pictures

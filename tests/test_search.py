@@ -28,9 +28,9 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._backbone import Backbone
-from skpatchcore._bank_search import BankSearch
-from skpatchcore._k_center import GreedyRun
+from skpatchcore._backbones._backbone import Backbone
+from skpatchcore._bank._search import BankSearch
+from skpatchcore._coreset._greedy import GreedyRun
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import (

@@ -15,8 +15,8 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._backbone import _build_cached
-from skpatchcore._torch_state import own_torch_state
+from skpatchcore._backbones._backbone import _build_cached
+from skpatchcore._utils._torch_state import own_torch_state
 from skpatchcore.persistence import load, save
 
 RNG = np.random.default_rng(0)

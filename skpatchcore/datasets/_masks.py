@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from skpatchcore._image_files import open_image
+from skpatchcore._images import open_image
 from skpatchcore.datasets._listing import list_pictures
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).

@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from tqdm.auto import tqdm
 
-from skpatchcore._file_locks import file_lock
+from skpatchcore._utils import file_lock
 from skpatchcore.datasets._download import download
 from skpatchcore.datasets._mvtec import (
     is_category,

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm.auto import tqdm
 
-from skpatchcore._atomic import atomic_write, check_writable
 from skpatchcore._images import check_images
+from skpatchcore._utils import atomic_write, check_writable
 from skpatchcore.inspection._axes import check_matplotlib, picture_title
 from skpatchcore.inspection._colors import GUIDE, NORMAL, PATCH, cased
 from skpatchcore.inspection._overlays import color_limits

@@ -7,7 +7,7 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
 
-from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._detectors import PatchCoreDetector
 from skpatchcore._images import (
     Geometry,
     Images,

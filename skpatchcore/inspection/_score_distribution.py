@@ -5,8 +5,7 @@ from scipy.stats import binomtest, gaussian_kde, iqr
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from skpatchcore._labels import check_outlier_labels
-from skpatchcore._tuned_threshold import normality
+from skpatchcore._utils import check_outlier_labels, normality
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.inspection._axes import check_matplotlib, one_axes
 from skpatchcore.inspection._colors import (

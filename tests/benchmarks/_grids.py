@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._maps import resize_map
 from skpatchcore.datasets import load_mvtec_ad
 from skpatchcore.metrics import image_auroc, pixel_auroc
 

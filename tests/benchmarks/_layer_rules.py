@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from skpatchcore._descriptors import balance_layers
+from skpatchcore._features._descriptors import balance_layers
 
 N_PICTURES, N_PATCHES = 24, 4000
 

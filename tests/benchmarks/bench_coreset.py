@@ -20,7 +20,7 @@ import torch
 from _anomalib import Anomalib
 from _timing import Pace, limit_threads, print_table, seconds, take_turns, with_ratios
 
-from skpatchcore._k_center import k_center_greedy
+from skpatchcore._coreset._greedy import k_center_greedy
 
 OURS = "skpatchcore"
 _BLOCK = 512

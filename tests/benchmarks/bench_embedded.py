@@ -16,7 +16,11 @@ from _bottle import assets
 from sklearn.utils import Bunch
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._benchmark import measure_pictures, measure_pixels, score_and_map
+from skpatchcore._benchmark._evaluate import (
+    measure_pictures,
+    measure_pixels,
+    score_and_map,
+)
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.datasets._textures import TEXTURES
 

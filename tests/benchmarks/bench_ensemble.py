@@ -26,8 +26,8 @@ from skpatchcore import (
     PatchCoreEnsemble,
     PatchFeatureTransformer,
 )
-from skpatchcore._images import resize_masks
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._maps import resize_map
+from skpatchcore._images._input import resize_masks
 from skpatchcore.metrics import image_auroc, pixel_metrics
 
 N_TRAIN, N_SEEDS = 30, 3

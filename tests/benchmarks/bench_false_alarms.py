@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._conformal import Calibration
 from skpatchcore.calibration import ConformalDetector
+from skpatchcore.calibration._p_values import Calibration
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import f1_max
 

@@ -26,7 +26,7 @@ from _timing import limit_threads, print_table, seconds, take_turns, with_ratios
 from sklearn.neighbors import NearestNeighbors
 
 from skpatchcore import CoresetSampler
-from skpatchcore._neighbors import build_index
+from skpatchcore._neighbors._index import build_index
 
 OURS = "skpatchcore"
 _TIE = 1e-6

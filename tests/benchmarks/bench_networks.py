@@ -22,8 +22,8 @@ from _layer_rules import RULES
 from scipy.ndimage import gaussian_filter
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._images import resize_masks
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._maps import resize_map
+from skpatchcore._images._input import resize_masks
 from skpatchcore.datasets import load_mvtec_ad, read_masks
 from skpatchcore.metrics import image_auroc, pixel_metrics
 

@@ -1,0 +1,464 @@
+"""Several detectors of pictures as one, each calibrated on held-out normal pictures."""
+
+from collections.abc import Iterator
+from numbers import Integral
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import _fit_context, clone
+from sklearn.utils import Bunch, check_random_state, indexable
+from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.validation import check_is_fitted
+
+from skpatchcore._bank import AUTO_CONTAMINATION, PatchMemoryBank
+from skpatchcore._detectors._base import PictureDetectorMixin
+from skpatchcore._detectors._cross_fit import features_once, held_out_splits
+from skpatchcore._detectors._detector import Inspection, PatchCoreDetector
+from skpatchcore._detectors._maps import resize_map, seen_pixels
+from skpatchcore._images import take_images
+from skpatchcore._utils import (
+    MEMORY_CONSTRAINT,
+    encode_groups,
+    inherit_params,
+    lower_quantile,
+    normal_rows,
+    unchanged_on_error,
+    upper_quantile,
+)
+
+# Members take turns with so many pictures at a time.
+_WINDOW = 32
+
+
+class EnsembleInspection(NamedTuple):
+    """What the members of an ensemble see in a picture."""
+
+    index: int
+    score: float
+    members: list[Inspection]
+    weights: NDArray
+
+    @property
+    def patch_scores(self) -> NDArray:
+        """What the map is made of, on the first member's grid."""
+        grids = [one.patch_scores for one in self.members]
+        return sum(
+            weight * resize_map(grid, grids[0].shape)
+            for weight, grid in zip(self.weights, grids, strict=True)
+        )
+
+
+class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
+    """Average detectors with other networks or layers, each in a unit of its own.
+
+    Distances of two networks have nothing in common: a mean of them is decided by the
+    one with the larger numbers, or the noisier one. So every member is cross-fitted:
+    detectors fitted without some of the normal pictures say what it gives for normal
+    pictures it has not seen. Its scores are divided by the standard deviation of
+    those. No defect, and no picture of a test set, is needed for that.
+
+    The mean is then multiplied by one number, so that 1 is what a typical new normal
+    picture gets, in scores (as -1, since they are higher for more *normal* pictures)
+    and as largest value of its map. Every step is linear: nothing saturates, and the
+    order in which one member puts pictures is never changed by its calibration.
+
+    Parameters
+    ----------
+    estimators : list of (str, PatchCoreDetector)
+        Names, and detectors to clone and fit. One is left out if it is set to "drop",
+        as by ``set_params(name="drop")``. Parameters of members are reached by their
+        names, ``name__features__layers``.
+
+    cv : int or splitter, default=5
+        Folds of the normal pictures; every picture must be held out exactly once. An
+        int is a shuffled :class:`~sklearn.model_selection.KFold`, of one fold a picture
+        where there are fewer.
+
+    contamination : "auto" or float, default="auto"
+        "auto" puts `offset_` where 1 % of the *held-out* pictures are on the anomalous
+        side; a float in (0, 0.5] is the share of the *training* pictures there, as in
+        scikit-learn's detectors, and flags new normal pictures more often. For a stated
+        rate of false alarms, put a
+        :class:`~skpatchcore.calibration.ConformalDetector` round the ensemble.
+
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache on disk for members that have none; see `PatchCoreDetector`. With None,
+        layer maps are kept in a temporary folder during `fit`.
+
+    device : str, torch.device or None, default=None
+        Where to compute, for members that do not say.
+
+    random_state : int, RandomState instance or None, default=None
+        Shuffles the folds, and seeds members that have no seed of their own.
+
+    verbose : int, default=0
+        Passed on to members that are silent.
+
+    Attributes
+    ----------
+    estimators_ : list of PatchCoreDetector
+        The members, fitted on all normal pictures; without those that are dropped.
+
+    named_estimators_ : Bunch
+        The same by name.
+
+    score_weights_ : ndarray of shape (n_members,), float64
+        ``score_samples`` is the sum of the members' with these factors.
+
+    map_weights_ : ndarray of shape (n_members,), float64
+        The same for maps.
+
+    held_out_scores_ : ndarray of shape (n_training_pictures,), float64
+        ``score_samples`` of the training pictures by members that had not seen them.
+
+    training_scores_ : ndarray of shape (n_training_pictures,), float64
+        ``score_samples`` of the training pictures by the members that learned them.
+
+    training_indices_ : ndarray of shape (n_training_pictures,), int64
+        The pictures of `X` that were learned from.
+
+    offset_ : float
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
+
+    map_threshold_ : float
+        Default threshold of `predict_masks`: a share `contamination` of the held-out
+        pictures (1 % for "auto") has a larger value in its map.
+
+    See Also
+    --------
+    PatchCoreDetector : A member.
+    sklearn.ensemble.VotingClassifier : The same handling of names and "drop".
+
+    Notes
+    -----
+    `fit` makes ``cv + 1`` coresets for each member; a picture passes each network once.
+
+    Maps are averaged pixel by pixel in the size of the picture, so members may have
+    grids and input sizes of their own. The sizes "resized" and "grid" are for members
+    that agree about them.
+
+    Examples
+    --------
+    >>> from skpatchcore import (
+    ...     PatchCoreDetector, PatchCoreEnsemble, PatchFeatureTransformer
+    ... )
+    >>> from skpatchcore.datasets import make_surface_defects
+    >>> surfaces = make_surface_defects(6, 1, 1, image_size=64, random_state=0)
+    >>> def detector(layer):
+    ...     features = PatchFeatureTransformer("gabor", (layer,), image_size=64)
+    ...     return PatchCoreDetector(features)
+    >>> ensemble = PatchCoreEnsemble(
+    ...     [("fine", detector("fine")), ("coarse", detector("coarse"))],
+    ...     cv=3,
+    ...     random_state=0,
+    ... ).fit(surfaces.data, surfaces.target)
+    >>> ensemble.score_samples(surfaces.data[-2:]).shape
+    (2,)
+    >>> float(ensemble.held_out_scores_.mean().round(6))
+    -1.0
+    >>> ensemble.predict_maps(surfaces.data[-2:]).shape
+    (2, 64, 64)
+    """
+
+    _parameter_constraints = {
+        "estimators": [list],
+        "cv": ["cv_object"],
+        "contamination": PatchMemoryBank._parameter_constraints["contamination"],
+        "memory": MEMORY_CONSTRAINT,
+        "device": PatchMemoryBank._parameter_constraints["device"],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    # Groups decide what is held out: in searches with metadata routing they come
+    # without a request of the user's.
+    __metadata_request__fit = {"groups": True}
+
+    def __init__(
+        self,
+        estimators,
+        *,
+        cv=5,
+        contamination="auto",
+        memory=None,
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimators = estimators
+        self.cv = cv
+        self.contamination = contamination
+        self.memory = memory
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def get_params(self, deep=True):
+        """Return parameters, those of the members too.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Include members by their names, and their parameters.
+
+        Returns
+        -------
+        params : dict
+            Names and values.
+        """
+        return self._get_params("estimators", deep=deep)
+
+    def set_params(self, **params):
+        """Set parameters, replace a member, or drop it.
+
+        Parameters
+        ----------
+        **params : dict
+            ``name=detector`` replaces a member, ``name="drop"`` leaves it out, and
+            ``name__sampler__fraction=0.05`` sets a parameter of it.
+
+        Returns
+        -------
+        self : PatchCoreEnsemble
+            This estimator.
+        """
+        return self._set_params("estimators", **params)
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None, *, groups=None):
+        """Fit the members, and calibrate each on pictures that were held out.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `PatchCoreDetector.fit`.
+
+        y : array-like of shape (n,) or None, default=None
+            Pictures labelled -1 (anomalous) are left out; all others are learned from.
+
+        groups : array-like of shape (n,) or None, default=None
+            What pictures belong together, such as the part that they show. Groups are
+            held out as a whole, by `cv` as by that of
+            :class:`~skpatchcore.calibration.ConformalDetector`.
+
+        Returns
+        -------
+        self : PatchCoreEnsemble
+            Fitted ensemble.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            If a parameter or a picture is not as described, no member is left, or there
+            are fewer than two normal pictures, so that none can be held out.
+        """
+        members = self._members()
+        (X,) = indexable(X)
+        images = self._validate_images(X, reset=True)
+        rows = normal_rows(y, len(images))
+        random_state = check_random_state(self.random_state)
+        groups = None if groups is None else encode_groups(groups, len(images))
+        splits = self._split(X, rows, random_state, groups)
+        fitted, held_out = [], []
+        for _, member in members:
+            one, seen = _cross_inspect(
+                self._adopt(member, random_state), images, rows, splits
+            )
+            one.training_indices_ = rows
+            fitted.append(one)
+            held_out.append(seen)
+        with unchanged_on_error(self):
+            self.estimators_ = fitted
+            self._member_names = [name for name, _ in members]
+            self.training_indices_ = rows
+            self._calibrate(held_out)
+            return self
+
+    @property
+    def named_estimators_(self) -> Bunch:
+        """The fitted members by the names they had in `fit`."""
+        check_is_fitted(self)
+        return Bunch(**dict(zip(self._member_names, self.estimators_, strict=True)))
+
+    def nearest_patches(self, X, n_neighbors=None):
+        """Return the training patches that each member compares patches with.
+
+        Parameters
+        ----------
+        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        n_neighbors : int or None, default=None
+            How many for each patch; None is each member's own number.
+
+        Returns
+        -------
+        matches : Bunch
+            By name of the member, what `PatchCoreDetector.nearest_patches` returns;
+            members have grids and training patches of their own.
+        """
+        return Bunch(
+            **{
+                name: member.nearest_patches(X, n_neighbors)
+                for name, member in self.named_estimators_.items()
+            }
+        )
+
+    def _members(self) -> list[tuple[str, PatchCoreDetector]]:
+        """Return names and detectors, without those that are dropped."""
+        pairs = all(isinstance(e, tuple) and len(e) == 2 for e in self.estimators)
+        if not pairs or not all(isinstance(name, str) for name, _ in self.estimators):
+            raise ValueError(
+                "estimators must be a list of (name, detector) tuples, got "
+                f"{self.estimators!r:.80}."
+            )
+        self._validate_names([name for name, _ in self.estimators])
+        members = [(n, e) for n, e in self.estimators if not _is_dropped(e)]
+        for name, member in members:
+            if not isinstance(member, PatchCoreDetector):
+                raise TypeError(
+                    f"Member {name!r} must be a PatchCoreDetector or 'drop', got "
+                    f"{member!r:.80}."
+                )
+        if not members:
+            raise ValueError(
+                f"An ensemble needs at least one member; estimators={self.estimators}."
+            )
+        return members
+
+    def _split(self, X, rows: NDArray, random_state, groups) -> list[tuple]:
+        n = len(rows) if groups is None else len(np.unique(groups[rows]))
+        if n < 2:
+            raise ValueError(
+                "Calibration holds normal pictures, or groups of them, out, so at "
+                f"least 2 are needed; got n_samples = {n}. A single PatchCoreDetector "
+                "takes one."
+            )
+        cv, params = self.cv, {} if groups is None else {"groups": groups}
+        cv = min(cv, n) if isinstance(cv, Integral) else cv
+        return held_out_splits(cv, X, rows, random_state, groups=groups, params=params)
+
+    def _adopt(self, member, random_state) -> PatchCoreDetector:
+        """Return a member with what it is to inherit, in a fixed order of draws."""
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
+        return inherit_params(
+            clone(member),
+            random_state=None if self.random_state is None else seed,
+            device=self.device,
+            memory=self.memory,
+            verbose=self.verbose,
+        )
+
+    def _calibrate(self, held_out: list[list[Inspection]]) -> None:
+        """Set weights and thresholds from what each member saw in held-out pictures."""
+        scores = np.array([[-seen.score for seen in member] for member in held_out])
+        peaks = np.array(
+            [
+                [member._peak(seen) for seen in of_member]
+                for member, of_member in zip(self.estimators_, held_out, strict=True)
+            ],
+            dtype=np.float64,
+        )
+        self.score_weights_ = balanced_weights(scores)
+        self.map_weights_ = balanced_weights(peaks)
+        self.held_out_scores_ = -self.score_weights_ @ scores
+        self.training_scores_ = self.score_weights_ @ np.array(
+            [member.training_scores_ for member in self.estimators_]
+        )
+        share, scores = self.contamination, self.training_scores_
+        if share == "auto":
+            share, scores = AUTO_CONTAMINATION, self.held_out_scores_
+        self.offset_ = lower_quantile(scores, share)
+        pictures = zip(self.held_out_scores_, zip(*held_out, strict=True), strict=True)
+        peaks = [
+            self._peak(EnsembleInspection(i, score, list(members), self.map_weights_))
+            for i, (score, members) in enumerate(pictures)
+        ]
+        self.map_threshold_ = upper_quantile(peaks, share)
+
+    def _inspect(self, images) -> Iterator[EnsembleInspection]:
+        """Yield what the members see in each picture, in their order."""
+        for start in range(0, len(images), _WINDOW):
+            window = np.arange(start, min(start + _WINDOW, len(images)))
+            part = take_images(images, window)
+            seen = [_in_order(member, part) for member in self.estimators_]
+            for i, *members in zip(window, *seen, strict=True):
+                score = self.score_weights_ @ [one.score for one in members]
+                yield EnsembleInspection(
+                    int(i), float(score), members, self.map_weights_
+                )
+
+    def _map(
+        self, seen: EnsembleInspection, size: str, rim: str = "nearest"
+    ) -> np.ndarray:
+        if size != "original" and not _agree(seen, size):
+            raise ValueError(
+                f"size={size!r} needs members that agree about it, but their networks "
+                f"see {[one.geometry.crop for one in seen.members]} pixels and give "
+                f"grids of {[one.patch_scores.shape for one in seen.members]}; take "
+                "size='original', or the maps of a member in named_estimators_."
+            )
+        members = zip(self.estimators_, self.map_weights_, seen.members, strict=True)
+        merged = sum(w * member._map(one, size) for member, w, one in members)
+        if rim == "nan" and size == "original":
+            looked_at = [seen_pixels(one.geometry) for one in seen.members]
+            merged[~np.logical_or.reduce(looked_at)] = np.nan
+        return merged.astype(np.float32)
+
+    def _peak(self, seen: EnsembleInspection) -> float:
+        """Return the largest value of a picture's map."""
+        # Means of maps that are interpolated alike cannot exceed those of the inputs.
+        return self._map(
+            seen, "resized" if _agree(seen, "resized") else "original"
+        ).max()
+
+
+def balanced_weights(anomaly: NDArray) -> NDArray:
+    """Return a factor for each member that makes them equally spread, and 1 typical.
+
+    Parameters
+    ----------
+    anomaly : ndarray of shape (n_members, n_pictures)
+        What members give for normal pictures they have not seen, at least 0.
+
+    Returns
+    -------
+    weights : ndarray of shape (n_members,), float64
+        Proportional to 1 / standard deviation; the mean of ``weights @ anomaly`` is 1.
+    """
+    center, spread = anomaly.mean(axis=1), anomaly.std(axis=1)
+    # Pictures that are all alike have no spread; rounding may leave some.
+    tiny = spread <= 1e-6 * center
+    weights = 1 / np.where(tiny, np.where(center > 0, center, 1), spread)
+    typical = weights @ center
+    return weights / typical if typical > 0 else weights / len(weights)
+
+
+def _cross_inspect(member, images, rows: NDArray, splits):
+    """Return `member` fitted on all rows, and what it sees in those held out."""
+    held_out = [None] * len(rows)
+    with features_once(member, len(splits) + 1) as (remembering, give_back):
+        for train, test in splits:
+            fold = clone(remembering).fit(take_images(images, rows[train]))
+            for seen in fold._inspect(take_images(images, rows[test])):
+                held_out[test[seen.index]] = seen
+        fitted = clone(remembering).fit(take_images(images, rows))
+        give_back([fitted])
+    return fitted, held_out
+
+
+def _in_order(member: PatchCoreDetector, images) -> list[Inspection]:
+    return sorted(member._inspect(images), key=lambda seen: seen.index)
+
+
+def _agree(seen: EnsembleInspection, size: str) -> bool:
+    """Return whether maps of that size show the same places in all members."""
+    places = {one.geometry for one in seen.members}
+    if size == "grid":
+        places = {(one.geometry, one.patch_scores.shape) for one in seen.members}
+    return len(places) == 1
+
+
+def _is_dropped(estimator) -> bool:
+    return isinstance(estimator, str) and estimator == "drop"

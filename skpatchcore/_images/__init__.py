@@ -1,0 +1,41 @@
+"""Image inputs: validation, decoding, geometry, batches and augmentation.
+
+Turns paths, PIL images, arrays and tensors into batches for a network, and keeps how
+each image was resized and cropped.
+"""
+
+from skpatchcore._images._augmentation import (
+    AUGMENTATIONS,
+    Augmented,
+    Transform,
+    find_transforms,
+)
+from skpatchcore._images._files import open_image
+from skpatchcore._images._input import (
+    Geometry,
+    Images,
+    UnreadableImageError,
+    check_images,
+    iter_batches,
+    picture_contents,
+    plan_geometry,
+    resize_masks,
+    take_images,
+)
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmented",
+    "check_images",
+    "find_transforms",
+    "Geometry",
+    "Images",
+    "iter_batches",
+    "open_image",
+    "picture_contents",
+    "plan_geometry",
+    "resize_masks",
+    "take_images",
+    "Transform",
+    "UnreadableImageError",
+]

@@ -1,0 +1,180 @@
+"""Long runs over many pictures, some of which may be unreadable."""
+
+import numpy as np
+from sklearn.utils import Bunch
+from sklearn.utils._param_validation import StrOptions, validate_params
+from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
+
+from skpatchcore._images import check_images
+from skpatchcore._utils import labels_from_decision
+from skpatchcore.scoring._inspections import inspect, inspects_pictures
+from skpatchcore.scoring._unreadable import (
+    UnreadablePicture,
+    find_failures,
+    iter_readable,
+    report_failures,
+)
+
+
+@validate_params(
+    {"on_error": [StrOptions({"raise", "skip", "nan"})]},
+    prefer_skip_nested_validation=True,
+)
+def score_pictures(detector, X, *, on_error="raise"):
+    """Score pictures in one pass, and survive those that cannot be read.
+
+    The methods of a detector answer for every picture, or raise an error that names the
+    first bad one, as scikit-learn's do. Use this for runs over a folder that nobody has
+    looked through, where one truncated file should not cost the night. Its scores are
+    those of ``detector.score_samples``.
+
+    Parameters
+    ----------
+    detector : PatchCoreDetector, PatchCoreEnsemble, ConformalDetector or \
+            TunedThresholdDetector
+        Fitted; the last two round one of the first two.
+
+    X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        As `PatchCoreDetector` takes them.
+
+    on_error : {"raise", "skip", "nan"}, default="raise"
+        What to do with a picture that cannot be used: a file that is missing,
+        truncated, no picture, or a decompression bomb; NaN or values outside [0, 1] in
+        a float picture; one smaller than `crop_size`, or so thin that resizing would
+        give it more pixels than Pillow permits in a file.
+
+        - "raise": raise its error.
+        - "skip": leave it out of the results.
+        - "nan": keep its row, with NaN as score and 0 as label.
+
+    Returns
+    -------
+    results : Bunch
+        Arrays with a row for each picture scored, in the order of `X`:
+
+        - ``index``: int64, its number in `X`;
+        - ``score``: float64, as ``score_samples`` gives it, higher for more normal;
+        - ``decision``: float64, ``score - detector.offset_``;
+        - ``label``: int64, +1 for normal and -1 for anomalous pictures;
+        - ``p_value``: float64, of a `ConformalDetector` only.
+
+        And ``unreadable``, a list of :class:`UnreadablePicture` (index, picture,
+        reason) for those that could not be used.
+
+    Raises
+    ------
+    TypeError
+        If `detector` is of another kind, or `X` is no container of pictures; a list
+        that holds other things than pictures is an error, too, whatever `on_error`.
+
+    OSError, ValueError
+        If a picture cannot be used and `on_error` is "raise".
+
+    See Also
+    --------
+    find_unreadable : The report alone, before a fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+    >>> from skpatchcore.datasets import make_surface_defects
+    >>> from skpatchcore.scoring import score_pictures
+    >>> good = make_surface_defects(6, 0, 0, image_size=64, random_state=0).data
+    >>> features = PatchFeatureTransformer("gabor", ("fine",), image_size=64)
+    >>> detector = PatchCoreDetector(features, random_state=0).fit(good)
+    >>> new = [good[0] / 255.0, np.full((64, 64), np.nan), good[1]]
+    >>> results = score_pictures(detector, new, on_error="skip")
+    >>> results.index, results.label
+    (array([0, 2]), array([1, 1]))
+    >>> results.unreadable[0].reason
+    'picture 1 contains NaN or infinity.'
+    """
+    check_is_fitted(detector)
+    images, found, unreadable = inspect_pictures(detector, X, on_error)
+    kept = range(len(images)) if on_error == "nan" else sorted(found)
+    return as_results(detector, kept, found, unreadable)
+
+
+def find_unreadable(X):
+    """Return which pictures cannot be read, and why, without a detector.
+
+    It decodes each picture once. Use it before a fit, which refuses bad pictures.
+
+    Parameters
+    ----------
+    X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        As `PatchCoreDetector` takes them.
+
+    Returns
+    -------
+    unreadable : list of UnreadablePicture
+        Index in `X`, name, and reason of each, in the order of `X`.
+
+    See Also
+    --------
+    score_pictures : Scores of those that can be read.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpatchcore.scoring import find_unreadable
+    >>> bad = find_unreadable([np.zeros((8, 8)), np.full((8, 8), 7.0)])
+    >>> [picture.index for picture in bad]
+    [1]
+    """
+    return unreadable_pictures(X)
+
+
+def unreadable_pictures(X, *, progress: bool = False) -> list[UnreadablePicture]:
+    """Do as `find_unreadable` does; with `progress`, a terminal gets to see a bar."""
+    failures = {}
+    images = check_images(X, failures)
+    readable = [i for i in range(len(images)) if i not in failures]
+    failures |= find_failures(images, readable, progress=progress)
+    return report_failures(images, failures)
+
+
+def inspect_pictures(detector, X, on_error: str, *, progress: bool = False):
+    """Return the pictures, what was seen in those readable by number, and the others.
+
+    With `progress`, a terminal gets to see a bar.
+    """
+    if not inspects_pictures(detector):
+        raise TypeError(
+            "Expected a PatchCoreDetector or PatchCoreEnsemble, or a ConformalDetector "
+            f"or TunedThresholdDetector round one; got {detector!r:.80}."
+        )
+    failures = {}
+    images = check_images(X, None if on_error == "raise" else failures)
+
+    def run(part):
+        return inspect(detector, part)
+
+    inspections = (
+        run(images) if on_error == "raise" else iter_readable(run, images, failures)
+    )
+    found = {}
+    disable = None if progress else True
+    with tqdm(total=len(images), desc="pictures", disable=disable) as bar:
+        for seen in inspections:
+            found[seen.index] = seen
+            bar.update()
+    return images, found, report_failures(images, failures)
+
+
+def as_results(detector, kept, found: dict, unreadable) -> Bunch:
+    """Return what `score_pictures` does of inspections, for the pictures `kept`."""
+    index = np.array(kept, dtype=np.int64)
+    score = np.array([found[i].score if i in found else np.nan for i in kept], float)
+    decision = score - detector.offset_
+    label = labels_from_decision(decision)
+    label[np.isnan(score)] = 0
+    results = Bunch(
+        index=index, score=score, decision=decision, label=label, unreadable=unreadable
+    )
+    if hasattr(detector, "predict_pvalue"):
+        results.p_value = detector._calibration.p_values(score)
+        results.p_value[np.isnan(score)] = np.nan
+    return results
