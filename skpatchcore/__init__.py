@@ -1,6 +1,6 @@
 """PatchCore visual anomaly detection as scikit-learn estimators.
 
-Fit on pictures of good parts only; get, for a new picture, a score, a decision, a map
+Fit on images of good parts only; get, for a new image, a score, a decision, a map
 of where the defect is, and the normal patches it was compared with.
 """
 

@@ -53,7 +53,7 @@ from skpatchcore.persistence._schema import (
     PARAMS,
     SPLITTERS,
 )
-from skpatchcore.scoring._inspections import inspect, inspects_pictures, map_of
+from skpatchcore.scoring._inspections import inspect, inspects_images, map_of
 
 CLASSES = ESTIMATORS | {cls.__name__: cls for cls in SPLITTERS}
 SECONDS = 30
@@ -63,11 +63,11 @@ EXTRA_BYTES = 4 * 2**30
 # Models ------------------------------------------------------------------------------
 
 
-def pictures(n, seed=0):
+def images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), np.uint8)
 
 
-NEW = pictures(2, seed=1)
+NEW = images(2, seed=1)
 
 
 def gabor(projection=None, **params):
@@ -84,7 +84,7 @@ def bank():
 
 
 def make_models(folder: Path) -> dict:
-    X, fitted = pictures(8), gabor().fit(pictures(8))
+    X, fitted = images(8), gabor().fit(images(8))
     scaled = make_pipeline(StandardScaler(), Normalizer(), PCA(3))
     weights = folder / "own.safetensors"
     torch.manual_seed(0)
@@ -339,7 +339,7 @@ def ring(*args):
 def use(detector, model: Model, folder: Path) -> None:
     """Do all that a detector can."""
     detector.predict(model.new)
-    if inspects_pictures(detector):
+    if inspects_images(detector):
         images = Images(list(model.new))
         for seen in inspect(detector, images):
             map_of(detector, seen, "original")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from skpatchcore._cli import _commands as cli
-from skpatchcore._cli._score_output import find_pictures, png_paths
+from skpatchcore._cli._score_output import find_images, png_paths
 from skpatchcore.datasets import (
     load_image_folder,
     load_mvtec_ad,
@@ -63,16 +63,16 @@ def names(paths, root):
     ],
 )
 def test_links_add_nothing_and_the_search_ends(root, links):
-    expected = find_pictures([str(root)])
+    expected = find_images([str(root)])
     assert len(expected) == 40
     for name, target in links.items():
         link(root / name, target)
-    assert find_pictures([str(root)]) == expected
+    assert find_images([str(root)]) == expected
 
 
 def test_images_of_a_folder_come_before_those_of_deeper_ones(root):
     save(root / "zz.png")
-    found = names(find_pictures([str(root)]), root)
+    found = names(find_images([str(root)]), root)
     assert found[0] == "zz.png"
     assert found[1:] == sorted(found[1:])
 
@@ -83,7 +83,7 @@ def test_links_out_of_the_folder_are_followed(root, tmp_path):
     link(root / "out", tmp_path / "store")
     link(root / "out2", tmp_path / "store")
     link(root / "b.png", "../b.png")
-    found = names(find_pictures([str(root)]), root)
+    found = names(find_images([str(root)]), root)
     assert len(found) == 42
     assert {"out/sub/a.png", "b.png"} <= set(found)
 
@@ -92,19 +92,19 @@ def test_a_broken_link_is_listed_to_be_reported(root):
     link(root / "gone1.png", "nowhere.png")
     link(root / "gone2.png", "nowhere.png")
     link(root / "circle.png", "circle.png")
-    found = names(find_pictures([str(root)]), root)
+    found = names(find_images([str(root)]), root)
     assert found[:3] == ["circle.png", "gone1.png", "gone2.png"]
     assert len(found) == 43
 
 
 def test_hard_links_are_separate_images(root):
     os.link(root / "day0" / "00.png", root / "day0" / "again.png")
-    assert len(find_pictures([str(root)])) == 41
+    assert len(find_images([str(root)])) == 41
 
 
 def test_a_folder_given_by_a_link_is_searched(root, tmp_path):
     given = link(tmp_path / "given", "images")
-    found = find_pictures([str(given)])
+    found = find_images([str(given)])
     assert len(found) == 40
     assert all(path.startswith(str(given)) for path in found)
 
@@ -113,7 +113,7 @@ def test_several_names_of_a_folder_given_count_once(root, tmp_path, monkeypatch)
     link(tmp_path / "given", "images")
     monkeypatch.chdir(tmp_path)
     first = os.path.join("images", "day3", "03.png")
-    found = find_pictures(
+    found = find_images(
         [first, "given", "images", str(root), "images/day0/../day1", "."]
     )
     assert found[0] == first
@@ -132,18 +132,18 @@ def test_only_regular_files_are_images(root):
             server.bind("socket.png")
     finally:
         os.chdir(folder)
-    assert len(find_pictures([str(root)])) == 40
+    assert len(find_images([str(root)])) == 40
 
 
 def test_images_in_a_folder_with_the_name_of_an_image_are_found(root):
     save(root / "folder.png" / "a.png")
-    assert "folder.png/a.png" in names(find_pictures([str(root)]), root)
+    assert "folder.png/a.png" in names(find_images([str(root)]), root)
 
 
 def test_overlays_do_not_replace_images_by_a_link(root, tmp_path):
     link(tmp_path / "overlays", "images")
     with pytest.raises(ValueError, match="would be overwritten"):
-        png_paths(find_pictures([str(root)]), tmp_path / "overlays")
+        png_paths(find_images([str(root)]), tmp_path / "overlays")
 
 
 # Training images given to the command -------------------------------------------------
@@ -152,10 +152,10 @@ def test_overlays_do_not_replace_images_by_a_link(root, tmp_path):
 def test_training_images_count_once(root, tmp_path):
     day = root / "day0"
     link(tmp_path / "again", day)
-    pictures, target = cli._gather_training(
+    images, target = cli._gather_training(
         [str(day), str(tmp_path / "again"), str(day / "00.png")]
     )
-    assert len(pictures) == len(target) == 10
+    assert len(images) == len(target) == 10
 
 
 def test_a_training_image_is_not_good_and_defective(tmp_path):

@@ -1,4 +1,4 @@
-"""Networks of all families give maps that lie where the picture does."""
+"""Networks of all families give maps that lie where the image does."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from skpatchcore._backbones._hooks import read_layers
 from skpatchcore._backbones._layouts import Probe
 from skpatchcore._backbones._probes import learn_layouts
 
-# One small network a family: its name, levels to read, size of a picture.
+# One small network a family: its name, levels to read, size of an image.
 SMALL = {
     "convnext_atto": ((1, 2), (64, 96)),
     "cspresnet50": ((2, 3), (64, 96)),
@@ -59,7 +59,7 @@ SMALL = {
     "vovnet39a": ((2, 3), (64, 96)),
     "xcit_nano_12_p16_224": ((3, 6), (96, 128)),
 }
-# Made for pictures of one size.
+# Made for images of one size.
 FIXED = {
     "beit_base_patch16_224": (1, 3),
     "cait_xxs24_224": (1, 3),
@@ -126,7 +126,7 @@ def make(name: str, layers, **params) -> PatchFeatureTransformer:
 
 
 def corner_marks(size) -> tuple[np.ndarray, np.ndarray]:
-    """Return a grey picture, and four with a mark of noise in a corner each."""
+    """Return a grey image, and four with a mark of noise in a corner each."""
     height, width = size
     h, w = height // 4, width // 4
     rng = np.random.default_rng(0)
@@ -177,8 +177,8 @@ def test_mistakes_that_size_is_not_to_blame_for_are_left_as_they_are():
 
 def test_networks_that_mix_all_patches_give_maps():
     features = make("mixer_s16_224", (1,))
-    pictures = np.zeros((1, 224, 224, 3), np.uint8)
-    assert features.fit_transform(pictures).shape == (1, 14, 14, 512)
+    images = np.zeros((1, 224, 224, 3), np.uint8)
+    assert features.fit_transform(images).shape == (1, 14, 14, 512)
 
 
 def test_tokens_out_of_order_are_refused():
@@ -209,9 +209,9 @@ def test_networks_of_other_names_give_maps(name):
 def test_networks_of_torchvision_work_as_modules():
     alexnet = pytest.importorskip("torchvision.models").alexnet()
     features = PatchFeatureTransformer(alexnet, ("features.5", "features.12"))
-    pictures = np.zeros((1, 96, 128, 3), np.uint8)
+    images = np.zeros((1, 96, 128, 3), np.uint8)
     features.set_params(image_size=None)
-    assert features.fit_transform(pictures).shape == (1, 5, 7, 192 + 256)
+    assert features.fit_transform(images).shape == (1, 5, 7, 192 + 256)
 
 
 # Levels and blocks.
@@ -287,7 +287,7 @@ def test_tokens_become_rows(size, n_prefix, declared):
     assert_allclose(found, nn.functional.avg_pool2d(x, 4))
 
 
-def test_pictures_are_resized_to_whole_patches():
+def test_images_are_resized_to_whole_patches():
     module = timm.create_model("vit_tiny_patch16_224", dynamic_img_size=True)
     assert fit_to_patches(module, torch.zeros(1, 3, 200, 250)).shape[2:] == (192, 256)
     assert fit_to_patches(module, torch.zeros(1, 3, 5, 16)).shape[2:] == (16, 16)
@@ -303,13 +303,13 @@ def test_pictures_are_resized_to_whole_patches():
 def test_scores_of_a_transformer_do_not_depend_on_the_batch(assets, size):
     path = assets / "weights" / "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (4, 64, 90, 3), np.uint8)
+    images = rng.integers(0, 256, (4, 64, 90, 3), np.uint8)
     features = PatchFeatureTransformer(
         "vit_tiny_patch16_224", (1, 2), weights=path, image_size=size
     )
-    detector = PatchCoreDetector(features, random_state=0).fit(pictures[:1])
-    together = detector.score_samples(pictures[1:])
-    alone = [detector.score_samples(picture[None])[0] for picture in pictures[1:]]
+    detector = PatchCoreDetector(features, random_state=0).fit(images[:1])
+    together = detector.score_samples(images[1:])
+    alone = [detector.score_samples(image[None])[0] for image in images[1:]]
     assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -317,10 +317,10 @@ def test_weights_of_another_grid_are_resampled(assets, tmp_path):
     """Position embeddings of 14 x 14 patches go into a network made for 24 x 24."""
     path = assets / "weights" / "vit_tiny_patch16_224_augreg_in21k_ft_in1k.safetensors"
     rng = np.random.default_rng(0)
-    pictures = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
+    images = rng.integers(0, 256, (1, 224, 224, 3), np.uint8)
     maps = [
         PatchFeatureTransformer(name, (1,), weights=path, image_size=None)
-        .fit_transform(pictures)
+        .fit_transform(images)
         .ravel()
         for name in ("vit_tiny_patch16_224", "vit_tiny_patch16_384")
     ]

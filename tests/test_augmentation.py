@@ -1,4 +1,4 @@
-"""References made of few pictures: pixels, provenance, caches and thresholds."""
+"""References made of few images: pixels, provenance, caches and thresholds."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,12 @@ class Colors(nn.Module):
     """The mean colour of every 4 x 4 pixels."""
 
     pretrained_cfg = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    n_pictures = 0
+    n_images = 0
 
     def forward(self, x):
         # Probes of the layout have shapes alone.
         if not x.is_meta:
-            Colors.n_pictures += len(x)
+            Colors.n_images += len(x)
         return torch.nn.functional.avg_pool2d(x, 4)
 
 
@@ -48,12 +48,12 @@ def brighten(image):
 
 @pytest.fixture(scope="module")
 def X():
-    """Two pictures in which every 4 x 4 pixels have a colour of their own."""
+    """Two images in which every 4 x 4 pixels have a colour of their own."""
     blocks = np.random.default_rng(0).integers(0, 180, (2, 8, 12, 3))
     return np.kron(blocks, np.ones((1, 4, 4, 1))).astype(np.uint8)
 
 
-# Pictures ---------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------
 
 
 def test_right_angles_and_mirrors_move_pixels_only():
@@ -80,7 +80,7 @@ def test_brightness_is_clipped():
     assert_allclose(brighter, 1)
 
 
-def test_given_pictures_come_first(X):
+def test_given_images_come_first(X):
     images = Augmented(check_images(X), find_transforms(["flip", brighten]))
     assert len(images) == 8
     assert_allclose(images[1], X[1] / 255, atol=1e-6)
@@ -95,11 +95,11 @@ def test_given_pictures_come_first(X):
     [
         (["turn"], "augmentation holds 'turn'; expected a function or one of rotate"),
         (lambda image: image[1:], r"has shape \(31, 48, 3\); expected"),
-        (lambda image: image * 2, "of picture 0 holds NaN or values outside"),
+        (lambda image: image * 2, "of image 0 holds NaN or values outside"),
         (lambda image: image * np.nan, "holds NaN"),
-        (lambda image: "picture", "of picture 0 is no array of numbers"),
-        (lambda image: [[1], [1, 2]], "of picture 0 is no array of numbers"),
-        (lambda image: image[99], "of picture 0 could not be made: IndexError: index"),
+        (lambda image: "image", "of image 0 is no array of numbers"),
+        (lambda image: [[1], [1, 2]], "of image 0 is no array of numbers"),
+        (lambda image: image[99], "of image 0 could not be made: IndexError: index"),
     ],
 )
 def test_wrong_augmentations_are_refused(X, augmentation, message):
@@ -126,8 +126,8 @@ def test_functions_may_return_views(X):
     assert_array_equal(found.memory_bank_.bank_, expected.memory_bank_.bank_)
 
 
-def test_turns_of_squeezed_pictures_are_led_back(X):
-    """Patches of 4 x 4 pixels of the input are 2 x 4 of the picture."""
+def test_turns_of_squeezed_images_are_led_back(X):
+    """Patches of 4 x 4 pixels of the input are 2 x 4 of the image."""
     squeezed = np.ascontiguousarray(X[:1, ::2])
     detector = make_detector(augmentation="rotate")
     detector.set_params(features__image_size=X.shape[1:3]).fit(squeezed)
@@ -137,7 +137,7 @@ def test_turns_of_squeezed_pictures_are_led_back(X):
     assert matches.distance.max() < 1e-5
     rows, columns = np.mgrid[: X.shape[1] // 4, : X.shape[2] // 4]
     up, right = rows * 2 + 1 - height / 2, columns * 4 + 2 - width / 2
-    # A quarter turn in pixels of the picture, back into its grid.
+    # A quarter turn in pixels of the image, back into its grid.
     row = (right + height / 2 - 1) / 2
     column = (-up + width / 2 - 2) / 4
     inside = (row >= 0) & (row < rows.shape[0])
@@ -149,7 +149,7 @@ def test_turns_of_squeezed_pictures_are_led_back(X):
 
 @pytest.mark.parametrize("name", ["rotate", "flip"])
 def test_patches_are_led_back_to_where_they_come_from(X, name):
-    """Turned pictures match turned references, at places in the pictures as given."""
+    """Turned images match turned references, at places in the images as given."""
     detector = make_detector(augmentation=name).fit(X)
     grid = X[1, 2::4, 2::4]
     for i, transform in enumerate(AUGMENTATIONS[name], start=1):
@@ -162,25 +162,25 @@ def test_patches_are_led_back_to_where_they_come_from(X, name):
             continue
         # The colour of a patch tells where it was, whichever of its copies is named.
         found = grid[matches.row[0, ..., 0], matches.column[0, ..., 0]]
-        inside = (matches.picture == 1)[0, ..., 0]
+        inside = (matches.image == 1)[0, ..., 0]
         if transform.matrix[0, 0] != 0 or name == "flip":
             assert inside.all()
         assert_allclose(found[inside], 255 * made[2::4, 2::4][inside], atol=0.01)
 
 
-def test_pictures_as_given_match_themselves(X):
+def test_images_as_given_match_themselves(X):
     detector = make_detector(augmentation=["rotate", "brightness"]).fit(X)
     matches = detector.nearest_patches(X, 1)
     rows, columns = np.mgrid[:8, :12]
     known = matches.transform[..., 0] == 0
     assert known.mean() > 0.6
     for i in range(2):
-        assert_array_equal(matches.picture[i, ..., 0], i)
+        assert_array_equal(matches.image[i, ..., 0], i)
         assert_array_equal(matches.row[i, ..., 0][known[i]], rows[known[i]])
         assert_array_equal(matches.column[i, ..., 0][known[i]], columns[known[i]])
 
 
-def test_thresholds_are_those_of_the_pictures_as_given(X):
+def test_thresholds_are_those_of_the_images_as_given(X):
     params = {"sampler": CoresetSampler(20), "contamination": 0.5}
     detector = make_detector(augmentation="rotate", **params).fit(X)
     assert_array_equal(detector.training_indices_, [0, 1])
@@ -206,13 +206,13 @@ def test_turned_parts_are_normal_only_if_references_were_turned(X):
     assert plain.memory_bank_.bank_.shape[0] * 8 == made.memory_bank_.bank_.shape[0]
 
 
-def test_made_pictures_pass_the_network_once_with_a_cache(X, tmp_path, monkeypatch):
-    monkeypatch.setattr(Colors, "n_pictures", 0)
+def test_made_images_pass_the_network_once_with_a_cache(X, tmp_path, monkeypatch):
+    monkeypatch.setattr(Colors, "n_images", 0)
     detector = make_detector(augmentation="flip", memory=str(tmp_path)).fit(X)
-    assert Colors.n_pictures == 6
+    assert Colors.n_images == 6
     clone(detector).set_params(n_neighbors=2).fit(X)
     detector.score_samples(X)
-    assert Colors.n_pictures == 6
+    assert Colors.n_images == 6
     again = make_detector(augmentation="flip").fit(X)
     assert_array_equal(again.memory_bank_.bank_, detector.memory_bank_.bank_)
 

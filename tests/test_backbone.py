@@ -19,7 +19,7 @@ from skpatchcore._backbones._hooks import read_layers
 from skpatchcore._utils._device import choose_dtype, has_float16_units, resolve_device
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-PICTURES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
 class Tiny(nn.Module):
@@ -98,7 +98,7 @@ def state(resnet):
 
 @pytest.fixture(scope="module")
 def expected(resnet):
-    return transformer(resnet).fit_transform(PICTURES)
+    return transformer(resnet).fit_transform(IMAGES)
 
 
 def without(state, *prefixes):
@@ -151,7 +151,7 @@ def test_the_pass_stops_after_the_last_layer(layers, run):
     module, names = make_tiny(), []
     for name, child in module.named_children():
         child.register_forward_hook(lambda *_, name=name: names.append(name))
-    transformer(module, layers).fit(PICTURES)
+    transformer(module, layers).fit(IMAGES)
     assert set(names) == run
 
 
@@ -164,14 +164,14 @@ def test_layer4_of_a_resnet_never_runs(resnet):
     for name in n_runs:
         child = resnet.get_submodule(name)
         child.register_forward_pre_hook(lambda *_, name=name: count(name))
-    transformer(resnet, ("layer2", "layer3")).fit_transform(PICTURES)
+    transformer(resnet, ("layer2", "layer3")).fit_transform(IMAGES)
     assert n_runs["layer3"] > 0
     assert n_runs["layer4"] == 0
 
 
 def test_no_hook_is_left_after_a_pass():
-    features = random_resnet().fit(PICTURES)
-    features.transform(PICTURES)
+    features = random_resnet().fit(IMAGES)
+    features.transform(IMAGES)
     assert n_hooks(features._network.module) == 0
 
 
@@ -204,12 +204,12 @@ def test_no_hook_is_left_after_a_failure():
 
 def test_layers_without_maps_are_named():
     with pytest.raises(ValueError, match=r"'head' gives \(2, 2\).*expected a map"):
-        transformer(make_tiny(), ("first", "head")).fit(PICTURES)
+        transformer(make_tiny(), ("first", "head")).fit(IMAGES)
 
 
 def test_of_several_outputs_the_first_map_is_taken():
     of_pair, of_second = (
-        transformer(make_tiny(), (layer,)).fit_transform(PICTURES)
+        transformer(make_tiny(), (layer,)).fit_transform(IMAGES)
         for layer in ("pair", "second")
     )
     assert_array_equal(of_pair, of_second)
@@ -218,10 +218,10 @@ def test_of_several_outputs_the_first_map_is_taken():
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, clone], ids=["copy", "clone"])
 def test_copies_do_not_write_into_each_other(duplicate):
     features = random_resnet()
-    expected = features.fit_transform(PICTURES)
-    other = duplicate(features).fit(255 - PICTURES)
-    other.transform(255 - PICTURES)
-    assert_array_equal(features.transform(PICTURES), expected)
+    expected = features.fit_transform(IMAGES)
+    other = duplicate(features).fit(255 - IMAGES)
+    other.transform(255 - IMAGES)
+    assert_array_equal(features.transform(IMAGES), expected)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "module"])
@@ -230,18 +230,18 @@ def test_pickled_features_give_the_same(backbone):
     features = (
         random_resnet() if named else transformer(make_tiny(), ("first", "second"))
     )
-    expected = features.fit_transform(PICTURES)
+    expected = features.fit_transform(IMAGES)
     pickled = pickle.dumps(features)
     # A network given by name stays out; one given as a module has to travel.
     assert len(pickled) < 20_000
-    assert_array_equal(pickle.loads(pickled).transform(PICTURES), expected)
+    assert_array_equal(pickle.loads(pickled).transform(IMAGES), expected)
 
 
 def test_a_module_given_is_not_touched():
     module = make_tiny().train()
     module.first.weight.requires_grad_(False)
     before = copy.deepcopy(module.state_dict())
-    transformer(module, ("first", "second")).fit_transform(PICTURES)
+    transformer(module, ("first", "second")).fit_transform(IMAGES)
     assert all(part.training for part in module.modules())
     assert not module.first.weight.requires_grad
     assert module.second.weight.requires_grad
@@ -254,10 +254,10 @@ def test_a_module_given_is_not_touched():
 def test_a_module_trained_on_later_does_not_change_fitted_features():
     module = make_tiny()
     features = transformer(module, ("first",))
-    expected = features.fit_transform(PICTURES)
+    expected = features.fit_transform(IMAGES)
     with torch.no_grad():
         module.first.weight.zero_()
-    assert_array_equal(features.transform(PICTURES), expected)
+    assert_array_equal(features.transform(IMAGES), expected)
 
 
 def test_the_random_state_of_the_user_is_left_alone():
@@ -265,7 +265,7 @@ def test_the_random_state_of_the_user_is_left_alone():
     expected = torch.rand(4)
     torch.manual_seed(3)
     _build_cached.cache_clear()
-    random_resnet().fit(PICTURES)
+    random_resnet().fit(IMAGES)
     assert_array_equal(torch.rand(4), expected)
 
 
@@ -273,17 +273,17 @@ def test_the_random_state_of_the_user_is_left_alone():
 
 
 def test_clones_share_one_network():
-    features = random_resnet().fit(PICTURES)
-    other = clone(features).set_params(layers=("layer2",), batch_size=1).fit(PICTURES)
+    features = random_resnet().fit(IMAGES)
+    other = clone(features).set_params(layers=("layer2",), batch_size=1).fit(IMAGES)
     assert other._network.module is features._network.module
     unpickled = pickle.loads(pickle.dumps(features))
-    unpickled.transform(PICTURES)
+    unpickled.transform(IMAGES)
     assert unpickled._network.module is features._network.module
 
 
 def test_random_weights_depend_on_random_state_alone():
     first, same, other = (
-        random_resnet(random_state=seed).fit_transform(PICTURES) for seed in (0, 0, 1)
+        random_resnet(random_state=seed).fit_transform(IMAGES) for seed in (0, 0, 1)
     )
     assert_array_equal(first, same)
     assert not np.allclose(first, other)
@@ -294,9 +294,9 @@ def test_a_weights_file_that_changes_is_read_again(state, tmp_path):
     trunk = without(state, "layer2", "layer3", "layer4", "fc")
     save_file(trunk, path)
     features = transformer(layers=("layer1",), weights=path)
-    before = features.fit_transform(PICTURES)
+    before = features.fit_transform(IMAGES)
     save_file({key: value * 2 for key, value in trunk.items()}, path)
-    assert not np.allclose(features.fit_transform(PICTURES), before)
+    assert not np.allclose(features.fit_transform(IMAGES), before)
 
 
 # Weights
@@ -340,9 +340,9 @@ def save_weights(state, path):
 def test_weights_files_of_all_kinds(name, state, expected, tmp_path):
     path = tmp_path / name
     save_weights(WEIGHTS[name](state), path)
-    found = transformer(weights=path).fit_transform(PICTURES)
+    found = transformer(weights=path).fit_transform(IMAGES)
     assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    assert_array_equal(transformer(weights=str(path)).fit_transform(PICTURES), found)
+    assert_array_equal(transformer(weights=str(path)).fit_transform(IMAGES), found)
 
 
 def make_dangerous(path, _):
@@ -399,7 +399,7 @@ def test_wrong_weights_are_refused_by_name(name, timm, tmp_path):
     path = tmp_path / name
     make(path, timm)
     with pytest.raises(ValueError, match=message) as raised:
-        transformer(weights=path).fit(PICTURES)
+        transformer(weights=path).fit(IMAGES)
     assert str(path) in str(raised.value)
     assert not (tmp_path / "written").exists()
 
@@ -407,12 +407,12 @@ def test_wrong_weights_are_refused_by_name(name, timm, tmp_path):
 @pytest.mark.parametrize("name", ["missing.pth", "."])
 def test_weights_that_are_no_file(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"weights='.*' is no file"):
-        transformer(weights=tmp_path / name).fit(PICTURES)
+        transformer(weights=tmp_path / name).fit(IMAGES)
 
 
 def test_weights_for_a_module_are_refused():
     with pytest.raises(ValueError, match="weights='random' only goes with a backbone"):
-        transformer(make_tiny(), ("first",), weights="random").fit(PICTURES)
+        transformer(make_tiny(), ("first",), weights="random").fit(IMAGES)
 
 
 def test_weights_of_a_network_without_any_are_refused(state, tmp_path):
@@ -421,7 +421,7 @@ def test_weights_of_a_network_without_any_are_refused(state, tmp_path):
         "gabor", ("fine",), weights=tmp_path / "resnet18.safetensors"
     )
     with pytest.raises(ValueError, match=r"resnet18\.safetensors'.*no parameter"):
-        features.fit(PICTURES)
+        features.fit(IMAGES)
 
 
 # Names
@@ -434,7 +434,7 @@ def test_unknown_layer_is_named_with_close_ones(layer, close):
     with pytest.raises(
         ValueError, match=rf"no layer '{layer}'; close names: \[.*'{close}'"
     ):
-        random_resnet(layers=("layer1", layer)).fit(PICTURES)
+        random_resnet(layers=("layer1", layer)).fit(IMAGES)
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,7 @@ def test_unknown_layer_is_named_with_close_ones(layer, close):
 def test_unknown_backbone_is_named_with_close_ones(name, close, timm):
     message = rf"backbone='{name}' is no timm model; close names: \[.*'{close}'"
     with pytest.raises(ValueError, match=message):
-        transformer(name, weights="random").fit(PICTURES)
+        transformer(name, weights="random").fit(IMAGES)
 
 
 def test_pretrained_weights_out_of_reach(timm, monkeypatch):
@@ -462,7 +462,7 @@ def test_pretrained_weights_out_of_reach(timm, monkeypatch):
         "weights= a local file, or 'random'"
     )
     with pytest.raises(OSError, match=message):
-        transformer("resnet26").fit(PICTURES)
+        transformer("resnet26").fit(IMAGES)
 
 
 def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):
@@ -476,10 +476,10 @@ def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):
         monkeypatch.setattr(socket.socket, name, refuse)
     for name in ("create_connection", "getaddrinfo"):
         monkeypatch.setattr(socket, name, refuse)
-    transformer(weights=path).fit(PICTURES)
-    random_resnet().fit(PICTURES)
+    transformer(weights=path).fit(IMAGES)
+    random_resnet().fit(IMAGES)
     detector = PatchCoreDetector(transformer("resnet18.tv_in1k", weights=path))
-    detector.fit(PICTURES).predict(PICTURES)
+    detector.fit(IMAGES).predict(IMAGES)
 
 
 # Devices, precision and threads
@@ -489,18 +489,18 @@ def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_cuda_without_cuda(device):
     with pytest.raises(ValueError, match=r"device=.*cuda.*torch sees no CUDA GPU"):
-        random_resnet(device=device).fit(PICTURES)
+        random_resnet(device=device).fit(IMAGES)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cpu:x", ""])
 def test_device_torch_does_not_know(device):
     with pytest.raises(ValueError, match=f"device='{device}' is no torch device"):
-        random_resnet(device=device).fit(PICTURES)
+        random_resnet(device=device).fit(IMAGES)
 
 
 def test_device_that_cannot_hold_a_result():
     with pytest.raises(ValueError, match="device='meta' cannot be used here"):
-        random_resnet(device="meta").fit(PICTURES)
+        random_resnet(device="meta").fit(IMAGES)
 
 
 def test_default_device():
@@ -511,8 +511,8 @@ def test_default_device():
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_is_close(precision):
-    exact = random_resnet().fit_transform(PICTURES)
-    half = random_resnet(precision=precision).fit_transform(PICTURES)
+    exact = random_resnet().fit_transform(IMAGES)
+    half = random_resnet(precision=precision).fit_transform(IMAGES)
     assert half.dtype == np.float32
     error = np.linalg.norm(half - exact) / np.linalg.norm(exact)
     # bfloat16 keeps 8 bits: each of the ten layers may be off by 1/256.
@@ -528,13 +528,13 @@ def test_auto_precision_is_float16_where_there_are_units_for_it(
     monkeypatch.setattr(
         "skpatchcore._utils._device.has_float16_units", lambda device: available
     )
-    automatic = random_resnet().fit(PICTURES)
-    asked_for = random_resnet(precision=chosen).fit(PICTURES)
+    automatic = random_resnet().fit(IMAGES)
+    asked_for = random_resnet(precision=chosen).fit(IMAGES)
     assert automatic._network.dtype == getattr(torch, chosen)
     assert automatic._network.fingerprint == asked_for._network.fingerprint
-    found = automatic.transform(PICTURES)
-    assert_array_equal(found, asked_for.transform(PICTURES))
-    exact = random_resnet(precision="float32").fit(PICTURES)
+    found = automatic.transform(IMAGES)
+    assert_array_equal(found, asked_for.transform(IMAGES))
+    exact = random_resnet(precision="float32").fit(IMAGES)
     same_arithmetic = automatic._network.fingerprint == exact._network.fingerprint
     assert same_arithmetic is not available
 
@@ -617,7 +617,7 @@ class Loud(nn.Module):
 
 def test_what_float16_cannot_hold_is_computed_in_float32():
     half, exact = (
-        transformer(Loud(), ("conv",), precision=precision).fit_transform(PICTURES)
+        transformer(Loud(), ("conv",), precision=precision).fit_transform(IMAGES)
         for precision in ("float16", "float32")
     )
     assert np.abs(exact).max() > 65504
@@ -626,7 +626,7 @@ def test_what_float16_cannot_hold_is_computed_in_float32():
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 def test_channels_stay_last_all_the_way(precision):
-    features = random_resnet(precision=precision).fit(PICTURES)
+    features = random_resnet(precision=precision).fit(IMAGES)
     last = []
 
     def look(_module, args, output):
@@ -646,8 +646,8 @@ def test_channels_stay_last_all_the_way(precision):
 
 
 def test_four_threads_predict_as_one():
-    detector = PatchCoreDetector(random_resnet(), random_state=0).fit(PICTURES)
-    parts = [np.roll(PICTURES, i, axis=1) for i in range(12)]
+    detector = PatchCoreDetector(random_resnet(), random_state=0).fit(IMAGES)
+    parts = [np.roll(IMAGES, i, axis=1) for i in range(12)]
     sequential = [detector.score_samples(part) for part in parts]
     with ThreadPoolExecutor(4) as threads:
         parallel = list(threads.map(detector.score_samples, parts))
@@ -656,11 +656,11 @@ def test_four_threads_predict_as_one():
 
 def test_threads_reading_other_layers_of_one_network():
     choices = [("layer1",), ("layer2",), ("layer3",), ("layer1", "layer3")] * 3
-    fitted = [random_resnet(layers).fit(PICTURES) for layers in choices]
+    fitted = [random_resnet(layers).fit(IMAGES) for layers in choices]
     assert len({id(features._network.module) for features in fitted}) == 1
-    sequential = [features.transform(PICTURES) for features in fitted]
+    sequential = [features.transform(IMAGES) for features in fitted]
     with ThreadPoolExecutor(4) as threads:
-        parallel = list(threads.map(lambda f: f.transform(PICTURES), fitted))
+        parallel = list(threads.map(lambda f: f.transform(IMAGES), fitted))
     for ours, expected in zip(parallel, sequential, strict=True):
         assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
@@ -668,7 +668,7 @@ def test_threads_reading_other_layers_of_one_network():
 @needs_cuda
 def test_cuda_gives_the_features_of_the_cpu():
     on_cpu, on_gpu = (
-        random_resnet(device=device, precision="float32").fit_transform(PICTURES)
+        random_resnet(device=device, precision="float32").fit_transform(IMAGES)
         for device in ("cpu", "cuda")
     )
     # Convolutions may run in TF32, which keeps 10 bits of the fraction.
@@ -680,7 +680,7 @@ def test_cuda_gives_the_features_of_the_cpu():
 @pytest.mark.parametrize("precision", ["float16", "bfloat16"])
 def test_half_precision_is_close_on_cuda(precision):
     exact, half = (
-        random_resnet(device="cuda", precision=p).fit_transform(PICTURES)
+        random_resnet(device="cuda", precision=p).fit_transform(IMAGES)
         for p in ("float32", precision)
     )
     assert np.linalg.norm(half - exact) / np.linalg.norm(exact) < 0.03
@@ -690,8 +690,8 @@ def test_half_precision_is_close_on_cuda(precision):
 def test_scores_on_cuda_are_those_of_the_cpu():
     scores = [
         PatchCoreDetector(random_resnet(), device=device, random_state=0)
-        .fit(PICTURES)
-        .score_samples(255 - PICTURES)
+        .fit(IMAGES)
+        .score_samples(255 - IMAGES)
         for device in ("cpu", "cuda")
     ]
     assert_allclose(*scores, rtol=0.02)
@@ -700,7 +700,7 @@ def test_scores_on_cuda_are_those_of_the_cpu():
 @needs_cuda
 def test_a_module_given_stays_on_its_device():
     module = make_tiny()
-    transformer(module, ("first",), device="cuda").fit(PICTURES)
+    transformer(module, ("first",), device="cuda").fit(IMAGES)
     assert next(module.parameters()).device == torch.device("cpu")
 
 
@@ -710,7 +710,7 @@ def test_random_weights_leave_the_gpu_s_random_state_alone():
     expected = torch.rand(4, device="cuda").cpu()
     torch.cuda.manual_seed(3)
     _build_cached.cache_clear()
-    random_resnet().fit(PICTURES)
+    random_resnet().fit(IMAGES)
     assert_array_equal(torch.rand(4, device="cuda").cpu(), expected)
 
 
@@ -720,14 +720,14 @@ def test_random_weights_leave_the_gpu_s_random_state_alone():
 def test_published_trunk_weights(assets, timm):
     path = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
     features = transformer(weights=path, layers=("layer2",), patch_size=1)
-    found = features.fit_transform(PICTURES)
+    found = features.fit_transform(IMAGES)
     module = timm.create_model("resnet18").eval()
     module.load_state_dict(load_file(path), strict=False)
     mean, std = (
         np.array(values, np.float32)
         for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     )
-    batch = ((PICTURES / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+    batch = ((IMAGES / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
     with torch.inference_mode():
         x = module.act1(module.bn1(module.conv1(torch.from_numpy(batch))))
         expected = module.layer2(module.layer1(module.maxpool(x)))
@@ -737,15 +737,15 @@ def test_published_trunk_weights(assets, timm):
 def test_a_layer_behind_the_trunk_is_named(assets):
     path = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
     with pytest.raises(ValueError, match=r"\['layer2', 'fc'\].*: fc\.bias, fc\.weight"):
-        transformer(weights=path, layers=("layer2", "fc")).fit(PICTURES)
+        transformer(weights=path, layers=("layer2", "fc")).fit(IMAGES)
 
 
 def test_another_published_network(assets):
     path = assets / "weights" / "mobilenetv2_100_tv_in1k.safetensors"
     features = transformer("mobilenetv2_100", ("blocks.1", "blocks.2"), weights=path)
-    assert features.fit_transform(PICTURES).shape == (3, 8, 8, 24 + 32)
+    assert features.fit_transform(IMAGES).shape == (3, 8, 8, 24 + 32)
     with pytest.raises(ValueError, match="another network"):
-        transformer("resnet18", weights=path).fit(PICTURES)
+        transformer("resnet18", weights=path).fit(IMAGES)
 
 
 def test_a_vision_transformer(assets):
@@ -753,5 +753,5 @@ def test_a_vision_transformer(assets):
     features = transformer(
         "vit_tiny_patch16_224", ("blocks.3",), weights=path, image_size=224
     )
-    maps = features.fit_transform(PICTURES[:1])
+    maps = features.fit_transform(IMAGES[:1])
     assert maps.shape == (1, 14, 14, 192)

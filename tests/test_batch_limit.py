@@ -1,4 +1,4 @@
-"""Batches: as large as memory allows, measured on the pictures themselves."""
+"""Batches: as large as memory allows, measured on the images themselves."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ class Wide(nn.Module):
         return self.narrow(self.wide(x))
 
 
-def pictures(n, size=64):
+def images(n, size=64):
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (n, size, size, 3), np.uint8)
 
@@ -46,7 +46,7 @@ def make_features(**params):
 
 @pytest.fixture
 def budget(monkeypatch):
-    """What four pictures of 64 x 64 pixels take, and a little more."""
+    """What four images of 64 x 64 pixels take, and a little more."""
     monkeypatch.setattr(
         "skpatchcore._features._batch_limit._CPU_BYTES", int(4.5 * 64**2 * 256)
     )
@@ -99,16 +99,16 @@ def measured(limit, size, n_bytes):
     batch_size=st.integers(1, 64),
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
 )
-def test_before_anything_is_measured_few_pictures_go(batch_size, size):
+def test_before_anything_is_measured_few_images_go(batch_size, size):
     n = BatchLimit(batch_size, CPU)(size)
     assert 1 <= n <= batch_size
     assert n == 1 or n * size[0] * size[1] <= 4 * 256**2
 
 
-@pytest.mark.parametrize(("n_pictures", "n"), [(1, 4), (7, 1)])
-def test_nothing_is_measured_where_one_batch_takes_all(n_pictures, n):
-    limit = BatchLimit(32, CPU, n_pictures)
-    # Four times the budget for a picture, were it measured.
+@pytest.mark.parametrize(("n_images", "n"), [(1, 4), (7, 1)])
+def test_nothing_is_measured_where_one_batch_takes_all(n_images, n):
+    limit = BatchLimit(32, CPU, n_images)
+    # Four times the budget for an image, were it measured.
     for stage in ("network", "descriptor"):
         with limit.measure(stage, (256, 256), 1):
             torch.empty(2**29, dtype=torch.uint8)
@@ -130,14 +130,14 @@ def test_a_batch_keeps_within_the_budget(batch_size, n_bytes, height):
     assert n == batch_size or (n + 1) * each > 128 * 2**20 * (1 - 1e-9)
 
 
-def test_much_larger_pictures_are_measured_anew():
+def test_much_larger_images_are_measured_anew():
     limit = BatchLimit(32, CPU)
     measured(limit, (64, 64), 2**20)
     assert limit((64, 64)) == 32
     assert limit((3000, 4000)) == 1
     measured(limit, (3000, 4000), 2**27)
     assert limit((3000, 4000)) == 1
-    # Per pixel the large picture takes less; what was seen to take most counts.
+    # Per pixel the large image takes less; what was seen to take most counts.
     assert limit((64, 64)) == 32
 
 
@@ -145,26 +145,26 @@ def test_much_larger_pictures_are_measured_anew():
 
 
 def test_batches_are_cut_to_the_budget(budget):
-    make_features().fit(pictures(1)).transform(pictures(13))
+    make_features().fit(images(1)).transform(images(13))
     assert Wide.batches == (1, 2, 4, 4, 3)
 
 
 def test_batches_are_no_larger_than_asked_for(budget):
-    make_features(batch_size=3).fit(pictures(1)).transform(pictures(8))
+    make_features(batch_size=3).fit(images(1)).transform(images(8))
     assert Wide.batches == (1, 2, 3, 3)
     Wide.batches = ()
-    make_features(batch_size=1).fit(pictures(1)).transform(pictures(3))
+    make_features(batch_size=1).fit(images(1)).transform(images(3))
     assert Wide.batches == (1, 1, 1, 1)
 
 
-def test_large_pictures_pass_alone(budget):
-    X = [*pictures(5), *pictures(3, size=200)]
+def test_large_images_pass_alone(budget):
+    X = [*images(5), *images(3, size=200)]
     make_features(output="mean").fit(X[:1]).transform(X)
     assert Wide.batches == (1, 2, 1, 1, 1, 3)
 
 
-def test_the_same_pictures_come_in_the_same_batches_every_time(budget):
-    X = pictures(13)
+def test_the_same_images_come_in_the_same_batches_every_time(budget):
+    X = images(13)
     features = make_features()
     first = features.fit_transform(X)
     batches = Wide.batches
@@ -174,7 +174,7 @@ def test_the_same_pictures_come_in_the_same_batches_every_time(budget):
 
 
 def test_batches_with_a_cache_keep_within_the_budget_too(budget, tmp_path):
-    X = pictures(13)
+    X = images(13)
     features = make_features(memory=tmp_path).fit(X[:1])
     found = features.transform(X)
     assert max(Wide.batches) <= 4

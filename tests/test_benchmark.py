@@ -12,7 +12,7 @@ FEATURES = PatchFeatureTransformer(
 )
 
 
-def write_pictures(folder, n=2, size=(32, 32), seed=0):
+def write_images(folder, n=2, size=(32, 32), seed=0):
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     for i in range(n):
@@ -67,7 +67,7 @@ def test_a_folder_without_categories_is_explained(tmp_path):
 
 def test_settings_are_tried_on_the_first_category_that_can_be_read(tmp_path):
     (tmp_path / "bolt" / "train" / "good").mkdir(parents=True)
-    write_pictures(tmp_path / "nut" / "train" / "good")
+    write_images(tmp_path / "nut" / "train" / "good")
     benchmark.try_settings(PatchCoreDetector(FEATURES, CoresetSampler()), tmp_path, [])
     wrong = PatchFeatureTransformer("resnet18", ("layer9",), weights="random")
     with pytest.raises(ValueError, match="no layer 'layer9'"):
@@ -76,20 +76,20 @@ def test_settings_are_tried_on_the_first_category_that_can_be_read(tmp_path):
         )
 
 
-def test_settings_out_of_range_are_found_without_any_picture(tmp_path):
+def test_settings_out_of_range_are_found_without_any_image(tmp_path):
     detector = PatchCoreDetector(FEATURES, CoresetSampler(2.0))
     with pytest.raises(ValueError, match="fraction"):
         benchmark.try_settings(detector, tmp_path, [])
 
 
 def test_scores_and_maps_of_one_pass_are_those_of_the_public_methods():
-    pictures = np.random.default_rng(0).integers(0, 256, (4, 32, 40, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 40, 3), np.uint8)
     detector = PatchCoreDetector(FEATURES, CoresetSampler(20), random_state=0)
-    detector.fit(pictures[:2])
-    scores, maps = benchmark.score_and_map(detector, pictures, size="resized")
-    np.testing.assert_array_equal(scores, detector.score_samples(pictures))
+    detector.fit(images[:2])
+    scores, maps = benchmark.score_and_map(detector, images, size="resized")
+    np.testing.assert_array_equal(scores, detector.score_samples(images))
     np.testing.assert_array_equal(
-        np.stack(maps), detector.predict_maps(pictures, size="resized")
+        np.stack(maps), detector.predict_maps(images, size="resized")
     )
 
 
@@ -110,7 +110,7 @@ def test_pixels_are_measured_at_the_size_of_the_networks_input():
     assert set(values.values()) == {1.0}
 
 
-def test_defective_pictures_without_a_mask_are_left_out_of_pixel_metrics():
+def test_defective_images_without_a_mask_are_left_out_of_pixel_metrics():
     mask = np.zeros((8, 8), bool)
     mask[:2] = True
     test = Bunch(

@@ -244,7 +244,7 @@ def test_a_worker_killed_in_the_middle_of_writing_does_no_harm(tmp_path):
 
 @pytest.fixture
 def n_passed(monkeypatch):
-    """Count the pictures that pass a network."""
+    """Count the images that pass a network."""
     passed = []
     forward = Backbone.__call__
 
@@ -263,13 +263,13 @@ def transformer(memory, **params):
     )
 
 
-def pictures(n=5, size=(40, 40), seed=0):
+def images(n=5, size=(40, 40), seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, *size, 3), dtype=np.uint8)
 
 
 def test_features_are_those_without_a_cache(tmp_path, n_passed):
-    X = [*pictures(3), *pictures(3, (64, 40)), *pictures(2)]
+    X = [*images(3), *images(3, (64, 40)), *images(2)]
     params = {"output": "mean", "batch_size": 3}
     expected = transformer(None, **params).fit(X).transform(X)
     n_before = n_passed()
@@ -281,8 +281,8 @@ def test_features_are_those_without_a_cache(tmp_path, n_passed):
     assert_array_equal(transformer(tmp_path, **params).fit_transform(X), found)
 
 
-def test_known_pictures_are_not_decoded(tmp_path, monkeypatch):
-    X, new = pictures(5), pictures(2, seed=7)
+def test_known_images_are_not_decoded(tmp_path, monkeypatch):
+    X, new = images(5), images(2, seed=7)
     features = transformer(tmp_path).fit(X)
     expected = features.transform(X)
     features.transform(new[:1])
@@ -294,7 +294,7 @@ def test_known_pictures_are_not_decoded(tmp_path, monkeypatch):
     assert_array_equal(features.transform(X), expected)
     assert decoded == []
     features.transform([*X, *new])
-    assert decoded == ["picture 6"]
+    assert decoded == ["image 6"]
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_known_pictures_are_not_decoded(tmp_path, monkeypatch):
     ],
 )
 def test_what_shapes_the_maps_is_in_the_key(params, tmp_path, n_passed):
-    X = pictures(2)
+    X = images(2)
     transformer(tmp_path).fit(X)
     other = transformer(tmp_path).set_params(**params).fit(X)
     assert n_passed() == 4
@@ -330,7 +330,7 @@ def test_what_shapes_the_maps_is_in_the_key(params, tmp_path, n_passed):
     ],
 )
 def test_what_comes_after_the_network_is_not(params, tmp_path, n_passed):
-    X = pictures(2)
+    X = images(2)
     transformer(tmp_path).fit(X)
     found = transformer(tmp_path, **params).fit_transform(X)
     assert n_passed() == 2
@@ -338,9 +338,9 @@ def test_what_comes_after_the_network_is_not(params, tmp_path, n_passed):
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_changed_file_is_another_picture(tmp_path, n_passed):
+def test_a_changed_file_is_another_image(tmp_path, n_passed):
     path = tmp_path / "part.png"
-    first, second = pictures(2)
+    first, second = images(2)
     Image.fromarray(first).save(path)
     features = transformer(tmp_path / "cache").fit([path])
     stamp = path.stat()
@@ -354,15 +354,15 @@ def test_a_changed_file_is_another_picture(tmp_path, n_passed):
     assert n_passed() == 3
 
 
-def test_a_cached_picture_that_is_gone_is_an_error(tmp_path):
+def test_a_cached_image_that_is_gone_is_an_error(tmp_path):
     path = tmp_path / "part.png"
-    Image.fromarray(pictures(1)[0]).save(path)
+    Image.fromarray(images(1)[0]).save(path)
     features = transformer(tmp_path / "cache").fit([path])
     path.write_bytes(path.read_bytes()[:40])
-    with pytest.raises(OSError, match=r"picture 0 \(.*part.png\)"):
+    with pytest.raises(OSError, match=r"image 0 \(.*part.png\)"):
         features.transform([path])
     path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"picture 0 \(.*part.png\) does not"):
+    with pytest.raises(FileNotFoundError, match=r"image 0 \(.*part.png\) does not"):
         features.transform([path])
 
 
@@ -404,7 +404,7 @@ def test_changed_weights_in_a_file_are_another_network(tmp_path, n_passed):
     import timm
 
     path = tmp_path / "weights.pth"
-    X = pictures(2)
+    X = images(2)
     for seed in range(2):
         torch.manual_seed(seed)
         torch.save(timm.create_model("resnet18").state_dict(), path)
@@ -543,17 +543,17 @@ def test_a_saved_detector_has_no_cache(tmp_path):
 
     detector = PatchCoreDetector(
         transformer(None), sampler(), memory=tmp_path / "cache", random_state=0
-    ).fit(pictures())
+    ).fit(images())
     save(detector, tmp_path / "model.skpc")
     loaded = load(tmp_path / "model.skpc")
     assert loaded.memory is None
     assert loaded.features_.memory is None
-    X = pictures(seed=1)
+    X = images(seed=1)
     assert_array_equal(loaded.score_samples(X), detector.score_samples(X))
 
 
 def test_two_processes_with_one_cache(tmp_path):
-    """Both search at once, both are right, and no picture passes twice."""
+    """Both search at once, both are right, and no image passes twice."""
     code = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})

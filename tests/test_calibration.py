@@ -37,7 +37,7 @@ from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.calibration._p_values import Calibration, anomaly_score, n_supported
 from skpatchcore.metrics import f1_max, image_auroc_scorer
 from skpatchcore.persistence import load, save
-from skpatchcore.scoring import score_pictures
+from skpatchcore.scoring import score_images
 
 METHODS = ["split", "cross", "refit"]
 
@@ -455,28 +455,28 @@ def test_just_above_the_threshold_is_above_one_half():
 # Maps -------------------------------------------------------------------------------
 
 
-def make_pictures(rng, n):
+def make_images(rng, n):
     """Noise of 24 x 32 pixels in grey."""
     return rng.integers(100, 140, (n, 24, 32, 1), np.uint8)
 
 
-def picture_detector(**params):
+def image_detector(**params):
     features = PatchFeatureTransformer("gabor", ("fine",), image_size=24)
     return PatchCoreDetector(features, random_state=0, **params)
 
 
 @pytest.fixture(scope="module")
 def with_maps():
-    """A detector for each method, new good pictures, and one with a bright spot."""
+    """A detector for each method, new good images, and one with a bright spot."""
     rng = np.random.default_rng(0)
-    good = make_pictures(rng, 24)
+    good = make_images(rng, 24)
     detectors = {
-        method: conformal(picture_detector(), method=method, cv=3).fit(good)
+        method: conformal(image_detector(), method=method, cv=3).fit(good)
         for method in METHODS
     }
-    defect = make_pictures(rng, 1)
+    defect = make_images(rng, 1)
     defect[0, 8:14, 10:16] = 255
-    return detectors, make_pictures(rng, 10), defect
+    return detectors, make_images(rng, 10), defect
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -494,8 +494,8 @@ def test_masks_are_calibrated_on_the_largest_value_of_held_out_maps(with_maps, m
 
 
 def test_peaks_are_those_of_public_maps(rng):
-    good, held_out = make_pictures(rng, 12), make_pictures(rng, 12)
-    fitted = picture_detector().fit(good)
+    good, held_out = make_images(rng, 12), make_images(rng, 12)
+    fitted = image_detector().fit(good)
     detector = conformal(FrozenEstimator(fitted)).fit(held_out)
     peaks = fitted.predict_maps(held_out, size="resized").max(axis=(1, 2))
     assert_allclose(-detector._map_calibration.scores, peaks, rtol=1e-6)
@@ -505,7 +505,7 @@ def test_peaks_are_those_of_public_maps(rng):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_normalized_maps_are_in_order_and_dark_for_good_pictures(with_maps, method):
+def test_normalized_maps_are_in_order_and_dark_for_good_images(with_maps, method):
     detectors, new, defect = with_maps
     detector = detectors[method]
     maps = detector.predict_maps(new, normalized=True)
@@ -520,11 +520,11 @@ def test_normalized_maps_are_in_order_and_dark_for_good_pictures(with_maps, meth
 
 def test_maps_of_unequal_sizes_are_a_list(with_maps):
     detectors, new, _ = with_maps
-    pictures = [new[0], new[1][:, :28]]
+    images = [new[0], new[1][:, :28]]
     for detector in detectors.values():
-        maps = detector.predict_maps(pictures, normalized=True)
+        maps = detector.predict_maps(images, normalized=True)
         assert [m.shape for m in maps] == [(24, 32), (24, 28)]
-        assert [m.dtype for m in detector.predict_masks(pictures)] == [bool, bool]
+        assert [m.dtype for m in detector.predict_masks(images)] == [bool, bool]
 
 
 def test_jackknife_plus_by_name_is_leaving_one_out(rng):
@@ -537,7 +537,7 @@ def test_jackknife_plus_by_name_is_leaving_one_out(rng):
 
 @pytest.fixture
 def passes(monkeypatch):
-    """Count the pictures that pass a network."""
+    """Count the images that pass a network."""
     seen = []
     call = Backbone.__call__
 
@@ -551,9 +551,9 @@ def passes(monkeypatch):
 
 @pytest.mark.parametrize("given", [True, False])
 @pytest.mark.parametrize("method", ["cross", "refit", "jackknife+"])
-def test_each_picture_passes_the_network_once_in_fit(rng, method, given, passes):
-    good, new = make_pictures(rng, 12), make_pictures(rng, 3)
-    estimator = picture_detector()
+def test_each_image_passes_the_network_once_in_fit(rng, method, given, passes):
+    good, new = make_images(rng, 12), make_images(rng, 3)
+    estimator = image_detector()
     if not given:
         estimator = PatchCoreDetector(random_state=0).set_params(
             features__backbone="gabor",
@@ -584,17 +584,17 @@ def training_rows(detector, n):
     return [np.setdiff1d(np.arange(n), rows[folds == k]) for k in np.unique(folds)]
 
 
-def test_matches_name_pictures_of_the_outer_fit(rng):
-    good = make_pictures(rng, 24)
+def test_matches_name_images_of_the_outer_fit(rng):
+    good = make_images(rng, 24)
     y = np.repeat([-1, 1], [4, 20])
     for method in ("split", "refit"):
-        detector = conformal(picture_detector(), method=method, cv=2)
+        detector = conformal(image_detector(), method=method, cv=2)
         detector.fit(good, y)
         used = np.setdiff1d(np.arange(4, 24), detector.calibration_indices_)
         used = used if method == "split" else np.arange(4, 24)
-        # A picture that was fitted on has most of its patches' neighbours in itself
+        # An image that was fitted on has most of its patches' neighbours in itself
         # or in others that were.
-        assert np.isin(detector.nearest_patches(good[:2]).picture, used).all()
+        assert np.isin(detector.nearest_patches(good[:2]).image, used).all()
 
 
 def test_methods_for_maps_are_there_only_where_the_estimator_has_them(with_maps):
@@ -603,7 +603,7 @@ def test_methods_for_maps_are_there_only_where_the_estimator_has_them(with_maps)
     assert [hasattr(conformal(), name) for name in names] == [False] * 3
     assert [hasattr(detectors["refit"], name) for name in names] == [True] * 3
     assert [hasattr(detectors["cross"], name) for name in names] == [True, True, False]
-    frozen = conformal(FrozenEstimator(picture_detector().fit(new)))
+    frozen = conformal(FrozenEstimator(image_detector().fit(new)))
     assert hasattr(frozen, "nearest_patches")
     assert not hasattr(
         conformal().fit(np.arange(40.0).reshape(20, 2)), "map_threshold_"
@@ -614,7 +614,7 @@ def test_rim_that_nobody_looked_at_is_nan(rng):
     features = PatchFeatureTransformer(
         "gabor", ("fine",), image_size=24, crop_size=(24, 24)
     )
-    good = make_pictures(rng, 20)
+    good = make_images(rng, 20)
     detector = conformal(PatchCoreDetector(features, random_state=0), cv=2).fit(good)
     maps = detector.predict_maps(good[:1], rim="nan", normalized=True)[0]
     assert np.isnan(maps[:, [0, 31]]).all()
@@ -625,19 +625,19 @@ def test_rim_that_nobody_looked_at_is_nan(rng):
 
 
 def ensemble():
-    return PatchCoreEnsemble([("one", picture_detector())], cv=2, random_state=0)
+    return PatchCoreEnsemble([("one", image_detector())], cv=2, random_state=0)
 
 
 def inner_detectors(good, defects):
     """Return detectors with maps that a ConformalDetector may be put round, by name."""
     X = np.concatenate([good, defects])
     y = np.repeat([1, -1], [len(good), len(defects)])
-    tuned = TunedThresholdDetector(picture_detector().fit(good)).fit(X, y)
-    cross = TunedThresholdDetector(picture_detector(), cv=2).fit(X, y)
+    tuned = TunedThresholdDetector(image_detector().fit(good)).fit(X, y)
+    cross = TunedThresholdDetector(image_detector(), cv=2).fit(X, y)
     return {
-        "detector": picture_detector(),
+        "detector": image_detector(),
         "ensemble": ensemble(),
-        "tuned": TunedThresholdDetector(picture_detector()),
+        "tuned": TunedThresholdDetector(image_detector()),
         "tuned fitted": tuned,
         "tuned ensemble": TunedThresholdDetector(ensemble(), cv=2),
         "tuned frozen": TunedThresholdDetector(FrozenEstimator(tuned.estimator_)),
@@ -658,7 +658,7 @@ INNER = [
 @pytest.fixture(scope="module")
 def inner():
     rng = np.random.default_rng(0)
-    good, defects = make_pictures(rng, 12), make_pictures(rng, 3)
+    good, defects = make_images(rng, 12), make_images(rng, 3)
     defects[:, 8:14, 10:16] = 255
     return inner_detectors(good, defects), good, defects
 
@@ -671,7 +671,7 @@ def test_every_method_of_every_combination(inner, name, method):
     assert_array_equal(detector.predict(defects), -1)
     assert detector.predict_maps(defects).shape == (3, 24, 32)
     assert detector.predict_masks(defects)[:, 8:14, 10:16].any(axis=(1, 2)).all()
-    results = score_pictures(detector, defects)
+    results = score_images(detector, defects)
     assert_array_equal(results.score, detector.score_samples(defects))
     several = method == "cross" and "frozen" not in name
     assert hasattr(detector, "nearest_patches") != several
@@ -679,15 +679,15 @@ def test_every_method_of_every_combination(inner, name, method):
         return
     matches = detector.nearest_patches(good[:2])
     matches = matches.one if "ensemble" in name else matches
-    assert matches.picture.shape[0] == 2
+    assert matches.image.shape[0] == 2
 
 
-def test_matches_of_members_name_pictures_of_the_outer_fit(rng):
-    good = make_pictures(rng, 16)
+def test_matches_of_members_name_images_of_the_outer_fit(rng):
+    good = make_images(rng, 16)
     y = np.repeat([-1, 1], [4, 12])
     for method in ("split", "refit"):
         detector = conformal(ensemble(), method=method, cv=2, alpha=0.2)
-        found = detector.fit(good, y).nearest_patches(good[:2]).one.picture
+        found = detector.fit(good, y).nearest_patches(good[:2]).one.image
         used = np.setdiff1d(np.arange(4, 16), detector.calibration_indices_)
         assert np.isin(found, used if method == "split" else np.arange(4, 16)).all()
 
@@ -720,7 +720,7 @@ def test_tuned_threshold_has_the_maps_of_its_detector(inner):
         tuned.estimator_.predict_maps(defects, size="grid"),
     )
     assert tuned.predict_masks(defects).dtype == bool
-    assert tuned.nearest_patches(defects).picture.shape[0] == 3
+    assert tuned.nearest_patches(defects).image.shape[0] == 3
     assert not hasattr(TunedThresholdDetector(DistanceToMean()), "predict_maps")
 
 

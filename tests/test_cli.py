@@ -388,7 +388,7 @@ def test_an_interrupted_benchmark_keeps_what_it_has(data_root, tmp_path, monkeyp
     assert list(read_results(tmp_path)[0]) == ["steel", "mean"]
 
 
-def test_a_benchmark_on_real_pictures_reaches_what_is_known(assets, tmp_path):
+def test_a_benchmark_on_real_images_reaches_what_is_known(assets, tmp_path):
     result = run(
         "benchmark",
         assets / "data" / "mvtec_ad_reduced",
@@ -427,21 +427,21 @@ def test_scores_are_those_of_the_detector(data_root, model, tmp_path):
     assert [row["label"] for row in rows] == list(labels)
 
 
-def test_scores_go_to_standard_output_each_picture_once(data_root, model):
-    picture = data_root / "wood" / "test" / "good" / "005.png"
-    result = run("score", picture, picture.parent, "--model", model)
+def test_scores_go_to_standard_output_each_image_once(data_root, model):
+    image = data_root / "wood" / "test" / "good" / "005.png"
+    result = run("score", image, image.parent, "--model", model)
     rows = read_scores(result.stdout)
     assert list(rows[0]) == ["path", "score", "decision", "label"]
     assert [Path(row["path"]).name for row in rows] == ["005.png", "006.png"]
 
 
-def test_overlays_and_masks_are_as_large_as_their_pictures(data_root, model, tmp_path):
+def test_overlays_and_masks_are_as_large_as_their_images(data_root, model, tmp_path):
     source = data_root / "wood" / "test" / "spot" / "007.png"
-    with Image.open(source) as picture:
-        picture.resize((90, 70)).save(tmp_path / "wide.jpg")
-    picture_again = tmp_path / "sub" / "wide.png"
-    picture_again.parent.mkdir()
-    shutil.copy(source, picture_again)
+    with Image.open(source) as image:
+        image.resize((90, 70)).save(tmp_path / "wide.jpg")
+    image_again = tmp_path / "sub" / "wide.png"
+    image_again.parent.mkdir()
+    shutil.copy(source, image_again)
     shutil.copy(source, tmp_path / "wide.png")
     result = run(
         *("score", tmp_path, "--model", model),
@@ -465,7 +465,7 @@ def test_overlays_and_masks_are_as_large_as_their_pictures(data_root, model, tmp
     assert set(np.unique(mask)) <= {0, 255}
 
 
-def test_overlays_never_replace_the_pictures(data_root, model, tmp_path):
+def test_overlays_never_replace_the_images(data_root, model, tmp_path):
     shutil.copytree(data_root / "wood" / "test", tmp_path / "test")
     result = run(
         *("score", tmp_path / "test", "--model", model, "--overlays", tmp_path / "test")
@@ -475,31 +475,31 @@ def test_overlays_never_replace_the_pictures(data_root, model, tmp_path):
 
 
 def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
-    pictures = sorted((data_root / "wood" / "train" / "good").iterdir())[:2]
+    images = sorted((data_root / "wood" / "train" / "good").iterdir())[:2]
     result = run(
-        *("fit", *pictures, "--model", tmp_path / "a.skpc", *SMALL),
+        *("fit", *images, "--model", tmp_path / "a.skpc", *SMALL),
         *("--contamination", "0.2", "--include-backbone"),
     )
     assert result.exit_code == 0, result.output
-    assert "Learning from 2 pictures" in result.stderr
+    assert "Learning from 2 images" in result.stderr
     assert (tmp_path / "a.skpc").stat().st_size > 1e6
 
 
-def test_defective_training_pictures_are_not_learned_from(data_root, tmp_path):
+def test_defective_training_images_are_not_learned_from(data_root, tmp_path):
     shutil.copytree(data_root / "wood" / "train", tmp_path / "train")
     shutil.copytree(data_root / "wood" / "test" / "spot", tmp_path / "train" / "spot")
-    pictures, target = cli._gather_training([str(tmp_path), str(tmp_path / "x.png")])
-    assert (len(pictures), target.count(1), target.count(-1)) == (9, 6, 3)
+    images, target = cli._gather_training([str(tmp_path), str(tmp_path / "x.png")])
+    assert (len(images), target.count(1), target.count(-1)) == (9, 6, 3)
 
 
 def test_what_cannot_be_scored_is_named(data_root, model, tmp_path):
-    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "broken.png").write_bytes(b"no image")
     result = run("score", tmp_path, "--model", model)
     assert result.exit_code == 1
     assert "broken.png" in result.stderr
     (tmp_path / "empty").mkdir()
     result = run("score", tmp_path / "empty", "--model", model)
-    assert f"Found no pictures in {tmp_path / 'empty'}" in result.stderr
+    assert f"Found no images in {tmp_path / 'empty'}" in result.stderr
     result = run("score", tmp_path / "none.png", "--model", model)
     assert result.exit_code == 2
     result = run("score", tmp_path, "--model", tmp_path / "broken.png")
@@ -542,9 +542,9 @@ def test_the_demo_does_without_matplotlib(tmp_path, monkeypatch, quick_demo):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_demo_shows_the_good_picture_first():
+def test_the_demo_shows_the_good_image_first():
     kinds = np.array(["crack", "crack", "dent", "good", "wear"], dtype=object)
-    assert _demo.choose_pictures(kinds, 3) == [3, 0, 2]
+    assert _demo.choose_images(kinds, 3) == [3, 0, 2]
 
 
 def test_commands_can_be_documented():
@@ -571,7 +571,7 @@ def test_bars_are_shown_to_people_and_not_to_scripts(
     folder, model = data_root / "wood", tmp_path / "a.skpc"
     result = run("fit", folder, "--model", model, *SMALL, *options)
     assert result.exit_code == 0, result.output
-    for name in ("pictures", "coreset", "training scores"):
+    for name in ("images", "coreset", "training scores"):
         assert (f"{name}: 100%" in result.stderr) == shown
     assert "%|" not in result.stdout
 

@@ -47,7 +47,7 @@ BOTTLE = [
 ]
 ARCHIVE = _mvtec_fetch._ARCHIVE_NAME
 CHUNK = _download._CHUNK_SIZE
-# Of ten pictures of each texture; if they change, users' results change.
+# Of ten images of each texture; if they change, users' results change.
 CHECKSUMS = {
     "brick": 3946545633,
     "brushed": 1632728078,
@@ -62,7 +62,7 @@ CHECKSUMS = {
 
 
 def write_files(root: Path, names, size=(24, 16)) -> Path:
-    """Write pictures (width, height), and empty files where the name is no picture."""
+    """Write images (width, height), and empty files where the name is no image."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def load(request, data_home):
     }[request.param]
 
 
-def test_bunch_has_one_entry_for_each_picture(load):
+def test_bunch_has_one_entry_for_each_image(load):
     bunch = load()
     columns = ["data", "target", "masks", "defect_types", "split"]
     assert {*columns, "cv", "DESCR"} == set(bunch)
@@ -177,14 +177,14 @@ def test_mvtec_paths_are_absolute(data_home, monkeypatch):
     assert all(type(path) is str for path in bunch.data)
 
 
-@pytest.mark.parametrize(("subset", "n_pictures"), [("train", 2), ("test", 4)])
-def test_mvtec_subset_is_one_split_without_cv(data_home, subset, n_pictures):
+@pytest.mark.parametrize(("subset", "n_images"), [("train", 2), ("test", 4)])
+def test_mvtec_subset_is_one_split_without_cv(data_home, subset, n_images):
     bunch = load_mvtec_ad(data_home, "bottle", subset=subset)
-    assert bunch.split.tolist() == [subset] * n_pictures
+    assert bunch.split.tolist() == [subset] * n_images
     assert "cv" not in bunch
 
 
-def test_mvtec_validation_pictures_are_in_neither_part_of_cv(data_home):
+def test_mvtec_validation_images_are_in_neither_part_of_cv(data_home):
     write_files(data_home / "bottle", ["validation/good/000.png"])
     bunch = load_mvtec_ad(data_home, "bottle")
     assert bunch.split.tolist() == ["train"] * 2 + ["validation"] + ["test"] * 4
@@ -194,11 +194,11 @@ def test_mvtec_validation_pictures_are_in_neither_part_of_cv(data_home):
 
 @pytest.mark.parametrize("subset", ["validation", "test"])
 def test_mvtec_names_a_split_that_is_missing(data_home, subset):
-    with pytest.raises(ValueError, match=f"found no {subset} pictures in .*cable"):
+    with pytest.raises(ValueError, match=f"found no {subset} images in .*cable"):
         load_mvtec_ad(data_home, "cable", subset=subset)
 
 
-def test_mvtec_without_test_pictures_has_no_cv(data_home):
+def test_mvtec_without_test_images_has_no_cv(data_home):
     assert "cv" not in load_mvtec_ad(data_home, "cable")
 
 
@@ -208,7 +208,7 @@ def test_mvtec_ignores_hidden_files_and_other_files(data_home):
     assert len(load_mvtec_ad(data_home, "bottle").data) == 6
 
 
-def test_mvtec_knows_the_picture_formats_in_any_case(data_home):
+def test_mvtec_knows_the_image_formats_in_any_case(data_home):
     names = [
         f"train/good/x{i}.{s}" for i, s in enumerate(["JPG", "bmp", "WebP", "tif"])
     ]
@@ -242,7 +242,7 @@ def test_mvtec_3d_original_layout_is_read(tmp_path):
     ]
 
 
-def test_mvtec_loco_masks_of_a_picture_are_united(tmp_path):
+def test_mvtec_loco_masks_of_a_image_are_united(tmp_path):
     loco = tmp_path / "pushpins"
     write_files(loco, ["train/good/000.png", "test/logical/000.png"])
     for i in range(2):
@@ -261,7 +261,7 @@ def test_mvtec_without_ground_truth_has_no_masks(data_home):
     assert load_mvtec_ad(data_home, "cable").masks.tolist() == [None, None]
 
 
-def test_mvtec_names_the_picture_whose_mask_is_missing(data_home):
+def test_mvtec_names_the_image_whose_mask_is_missing(data_home):
     (data_home / "bottle/ground_truth/broken/001_mask.png").unlink()
     with pytest.raises(
         FileNotFoundError, match=r"broken.001\.png has no mask.*001_mask"
@@ -334,7 +334,7 @@ def test_real_categories_have_their_official_counts(
 # load_image_folder --------------------------------------------------------------------
 
 
-def test_flat_folder_is_all_good_training_pictures(tmp_path):
+def test_flat_folder_is_all_good_training_images(tmp_path):
     write_files(tmp_path, ["b.png", "a.JPG", "notes.txt", "raw/c.png"])
     bunch = load_image_folder(tmp_path)
     assert relative(bunch.data, tmp_path) == ["a.JPG", "b.png"]
@@ -375,7 +375,7 @@ def test_masks_match_by_stem(tmp_path, mask_root, mask):
     assert relative(bunch.masks, tmp_path) == [None, f"{mask_root}/dent/{mask}", None]
 
 
-def test_some_masks_missing_is_a_warning_that_names_a_picture(tmp_path):
+def test_some_masks_missing_is_a_warning_that_names_a_image(tmp_path):
     names = ["train/0.png", "test/dent/0.png", "test/dent/1.png", "masks/dent/0.png"]
     write_files(tmp_path, names)
     with pytest.warns(UserWarning, match=r"1 defective .*dent.1\.png") as record:
@@ -383,7 +383,7 @@ def test_some_masks_missing_is_a_warning_that_names_a_picture(tmp_path):
     assert record[0].filename == __file__
 
 
-def test_a_mask_of_two_pictures_is_refused(tmp_path):
+def test_a_mask_of_two_images_is_refused(tmp_path):
     names = ["train/0.png", "test/dent/0.png", "test/dent/0.jpg", "masks/dent/0.png"]
     write_files(tmp_path, names)
     with pytest.raises(ValueError, match=r"could be the mask of .*0\.jpg and .*0\.png"):
@@ -391,7 +391,7 @@ def test_a_mask_of_two_pictures_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_unsorted_test_pictures_are_refused_with_advice(tmp_path, split):
+def test_unsorted_test_images_are_refused_with_advice(tmp_path, split):
     write_files(tmp_path, ["train/0.png", f"{split}/0.png", f"{split}/good/1.png"])
     with pytest.raises(ValueError, match=r"for example 0\.png\. .*Move them to .*good"):
         load_image_folder(tmp_path)
@@ -407,22 +407,22 @@ def test_unsorted_test_pictures_are_refused_with_advice(tmp_path, split):
         ["0.png", "test/good/0.png"],
     ],
 )
-def test_no_training_pictures_is_an_error_that_shows_the_layout(tmp_path, names):
+def test_no_training_images_is_an_error_that_shows_the_layout(tmp_path, names):
     write_files(tmp_path, names)
     with pytest.raises(ValueError, match=r"found none\. Arrange[\s\S]*train/good"):
         load_image_folder(tmp_path)
 
 
-def test_only_defective_training_pictures_is_an_error(tmp_path):
+def test_only_defective_training_images_is_an_error(tmp_path):
     write_files(tmp_path, ["train/dent/0.png", "train/crack/0.png"])
     with pytest.raises(ValueError, match=r"only defective .*\(crack, dent\)"):
         load_image_folder(tmp_path)
 
 
-def test_test_pictures_alone_can_be_loaded(tmp_path):
+def test_test_images_alone_can_be_loaded(tmp_path):
     write_files(tmp_path, ["test/good/0.png"])
     assert load_image_folder(tmp_path, subset="test").target.tolist() == [1]
-    with pytest.raises(ValueError, match="found no validation pictures"):
+    with pytest.raises(ValueError, match="found no validation images"):
         load_image_folder(tmp_path, subset="validation")
 
 
@@ -484,10 +484,10 @@ def test_jpeg_masks_are_cut_half_way(tmp_path):
     assert_array_equal(mask, expected)
 
 
-def test_no_mask_is_all_false_in_the_size_of_each_picture(tmp_path):
+def test_no_mask_is_all_false_in_the_size_of_each_image(tmp_path):
     write_files(tmp_path, ["0.png"])
-    pictures = [tmp_path / "0.png", np.zeros((5, 7)), Image.new("RGB", (9, 8))]
-    masks = read_masks([None] * 3, pictures)
+    images = [tmp_path / "0.png", np.zeros((5, 7)), Image.new("RGB", (9, 8))]
+    masks = read_masks([None] * 3, images)
     assert [mask.shape for mask in masks] == [(16, 24), (5, 7), (8, 9)]
     assert not any(mask.any() for mask in masks)
 
@@ -513,7 +513,7 @@ def test_size_mismatch_names_both_files_and_sizes(tmp_path):
         read_masks([tmp_path / "mask.png"], [tmp_path / "image.png"])
 
 
-def test_as_many_masks_as_pictures():
+def test_as_many_masks_as_images():
     with pytest.raises(ValueError, match="1 masks for 2 images"):
         read_masks([None], np.zeros((2, 5, 7, 3)))
 
@@ -853,7 +853,7 @@ def test_surface_defects_are_sorted_by_split_and_kind():
     }
 
 
-def test_same_seed_gives_the_same_pictures_and_another_seed_others():
+def test_same_seed_gives_the_same_images_and_another_seed_others():
     first, again = (make_surface_defects(2, 1, 2, random_state=0) for _ in range(2))
     other = make_surface_defects(2, 1, 2, random_state=1)
     assert_array_equal(first.data, again.data)
@@ -861,20 +861,20 @@ def test_same_seed_gives_the_same_pictures_and_another_seed_others():
     assert (first.data != other.data).any(axis=(1, 2, 3)).all()
 
 
-def test_random_state_instance_gives_new_pictures_at_each_call():
+def test_random_state_instance_gives_new_images_at_each_call():
     rng = RandomState(0)
     first, second = (make_surface_defects(1, 0, 0, random_state=rng) for _ in range(2))
     assert (first.data != second.data).any()
 
 
-def test_training_pictures_do_not_depend_on_the_test_pictures():
+def test_training_images_do_not_depend_on_the_test_images():
     few = make_surface_defects(3, 0, 1, random_state=0)
     many = make_surface_defects(3, 5, 4, random_state=0)
     assert_array_equal(few.data[:3], many.data[:3])
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_pictures_are_the_same_on_every_platform(texture):
+def test_images_are_the_same_on_every_platform(texture):
     bunch = make_surface_defects(
         1, 1, 8, texture=texture, image_size=64, random_state=0
     )
@@ -882,14 +882,14 @@ def test_pictures_are_the_same_on_every_platform(texture):
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_good_pictures_differ_but_look_alike(texture):
-    pictures = make_surface_defects(
+def test_good_images_differ_but_look_alike(texture):
+    images = make_surface_defects(
         8, 0, 0, texture=texture, image_size=64, random_state=0
     ).data.astype(float)
-    colors = pictures.mean(axis=(1, 2))
+    colors = images.mean(axis=(1, 2))
     assert np.ptp(colors, axis=0).max() < 50
     for i in range(7):
-        assert np.abs(pictures[i] - pictures[i + 1]).mean() > 2
+        assert np.abs(images[i] - images[i + 1]).mean() > 2
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
@@ -907,7 +907,7 @@ def test_mask_is_what_the_defect_changed(texture, defect):
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_defects_are_painted_on_pictures_of_any_shape(defect):
+def test_defects_are_painted_on_images_of_any_shape(defect):
     surface = np.full((40, 90, 3), 0.5)
     for seed in range(20):
         painted, mask = paint_defect(surface, defect, RandomState(seed))
@@ -917,7 +917,7 @@ def test_defects_are_painted_on_pictures_of_any_shape(defect):
         assert 0 <= painted.min() <= painted.max() <= 1
 
 
-def test_larger_pictures_show_the_same_scene():
+def test_larger_images_show_the_same_scene():
     # Statistically: where it is and what it is is drawn before the size matters.
     small, large = (
         make_surface_defects(

@@ -1,4 +1,4 @@
-"""The detector end to end, on small pictures and a small network."""
+"""The detector end to end, on small images and a small network."""
 
 import pickle
 import tracemalloc
@@ -39,14 +39,14 @@ SETTINGS = [
 ]
 
 
-# Pictures, a network and definitions ------------------------------------------------
+# Images, a network and definitions ------------------------------------------------
 
 
 class TwoLayers(nn.Module):
     """Layers of 6 channels at stride 4 and of 8 at stride 8."""
 
     # Of all copies, since every fit works on one.
-    n_pictures = 0
+    n_images = 0
 
     def __init__(self):
         super().__init__()
@@ -58,17 +58,17 @@ class TwoLayers(nn.Module):
     def forward(self, x):
         # Probes of the layout have shapes alone.
         if not x.is_meta:
-            TwoLayers.n_pictures += len(x)
+            TwoLayers.n_images += len(x)
         return self.second(torch.relu(self.first(x)))
 
 
-def pictures(n=6, height=24, width=32, seed=0):
+def images(n=6, height=24, width=32, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, height, width, 3), np.uint8)
 
 
-def unequal_pictures():
-    return [*pictures(3), *pictures(2, 40, 32, seed=1), *pictures(2, 24, 48, seed=2)]
+def unequal_images():
+    return [*images(3), *images(2, 40, 32, seed=1), *images(2, 24, 48, seed=2)]
 
 
 def make_detector(fraction=0.3, **params):
@@ -99,8 +99,8 @@ def surfaces():
 
 @pytest.fixture
 def count_passes(monkeypatch):
-    monkeypatch.setattr(TwoLayers, "n_pictures", 0)
-    return lambda: TwoLayers.n_pictures
+    monkeypatch.setattr(TwoLayers, "n_images", 0)
+    return lambda: TwoLayers.n_images
 
 
 # Parameters -------------------------------------------------------------------------
@@ -114,9 +114,9 @@ def count_passes(monkeypatch):
         ({"augmentation": ["spin"]}, "augmentation holds 'spin'"),
     ],
 )
-def test_parameters_at_odds_are_found_before_pictures_are_read(params, message):
+def test_parameters_at_odds_are_found_before_images_are_read(params, message):
     with pytest.raises(ValueError, match=message):
-        make_detector(**params).fit(["no such picture.png"])
+        make_detector(**params).fit(["no such image.png"])
 
 
 # End to end -------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def fitted(surfaces):
     return detector.fit(surfaces.data, surfaces.target)
 
 
-def test_defective_pictures_score_lower_than_good_ones(fitted, surfaces):
+def test_defective_images_score_lower_than_good_ones(fitted, surfaces):
     test = surfaces.split == "test"
     scores = fitted.score_samples(surfaces.data[test])
     # Chance is 0.5; a ResNet-18 without training reaches more on plain defects.
@@ -169,7 +169,7 @@ def test_masks_are_maps_above_the_threshold(fitted, surfaces):
         assert_array_equal(found, fitted.predict_maps(X, size=size) > middle)
 
 
-def test_the_map_threshold_lets_99_of_100_training_pictures_pass(fitted, surfaces):
+def test_the_map_threshold_lets_99_of_100_training_images_pass(fitted, surfaces):
     X = surfaces.data[fitted.training_indices_]
     grids = fitted.predict_maps(X, size="grid")
     largest = grids.reshape(len(X), -1).max(axis=1)
@@ -181,7 +181,7 @@ def test_the_map_threshold_lets_99_of_100_training_pictures_pass(fitted, surface
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_scores_are_those_of_a_bank_on_features_extracted_before(settings):
-    X, new = pictures(), pictures(3, seed=1)
+    X, new = images(), images(3, seed=1)
     detector = make_detector(**settings).fit(X)
     features = clone(detector.features).set_params(random_state=0)
     bank = PatchMemoryBank(CoresetSampler(0.3), random_state=0, **settings)
@@ -196,8 +196,8 @@ def test_scores_are_those_of_a_bank_on_features_extracted_before(settings):
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_training_scores_are_the_scores_of_the_training_pictures(settings):
-    X = pictures()
+def test_training_scores_are_the_scores_of_the_training_images(settings):
+    X = images()
     detector = make_detector(**settings).fit(X)
     assert_allclose(detector.training_scores_, detector.score_samples(X), rtol=1e-5)
 
@@ -209,14 +209,14 @@ def test_sub_estimators_default_to_instances_of_their_own():
     features = detector._make_features()
     assert type(features) is PatchFeatureTransformer
     assert features.get_params() == PatchFeatureTransformer().get_params()
-    sampler = make_detector(sampler=None).fit(pictures()).memory_bank_.sampler_
+    sampler = make_detector(sampler=None).fit(images()).memory_bank_.sampler_
     assert type(sampler) is CoresetSampler
     assert sampler.fraction == CoresetSampler().fraction
 
 
 def test_the_sub_estimators_given_are_left_as_they_were():
     detector = make_detector(verbose=1)
-    detector.fit(pictures())
+    detector.fit(images())
     assert detector.features.random_state is None
     assert detector.features.verbose == detector.sampler.verbose == 0
     assert not hasattr(detector.features, "projection_")
@@ -227,13 +227,13 @@ def test_the_sub_estimators_given_are_left_as_they_were():
 def test_sub_estimators_keep_seeds_of_their_own(own):
     detector = make_detector(sampler=CoresetSampler(0.3, random_state=own))
     detector.set_params(features__random_state=own, features__projection=4)
-    detector.fit(pictures())
+    detector.fit(images())
     assert detector.features_.random_state == own
     assert detector.memory_bank_.sampler_.random_state == own
 
 
-def test_verbose_shows_bars_over_pictures_and_picks(capsys):
-    make_detector(fraction=20, verbose=1).fit(pictures())
+def test_verbose_shows_bars_over_images_and_picks(capsys):
+    make_detector(fraction=20, verbose=1).fit(images())
     shown = capsys.readouterr().err
     assert "6/6" in shown
     assert "20/20" in shown
@@ -244,7 +244,7 @@ def test_verbose_shows_bars_over_pictures_and_picks(capsys):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_an_int_seed_gives_the_same_detector_bit_for_bit(settings):
-    X, new = pictures(), pictures(3, seed=1)
+    X, new = images(), images(3, seed=1)
     first, again = (make_detector(**settings).fit(X) for _ in range(2))
     assert_array_equal(first.memory_bank_.bank_, again.memory_bank_.bank_)
     assert_array_equal(first.score_samples(new), again.score_samples(new))
@@ -253,7 +253,7 @@ def test_an_int_seed_gives_the_same_detector_bit_for_bit(settings):
 
 
 def test_another_seed_gives_another_bank():
-    X, sampler = pictures(), CoresetSampler(0.3, method="random")
+    X, sampler = images(), CoresetSampler(0.3, method="random")
     first, other = (
         make_detector(sampler=sampler, random_state=seed).fit(X) for seed in (0, 1)
     )
@@ -263,9 +263,9 @@ def test_another_seed_gives_another_bank():
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_a_picture_scores_the_same_alone_and_in_any_batch(settings):
-    X = pictures(9, seed=1)
-    detector = make_detector(**settings).fit(pictures())
+def test_a_image_scores_the_same_alone_and_in_any_batch(settings):
+    X = images(9, seed=1)
+    detector = make_detector(**settings).fit(images())
     together, maps = detector.score_samples(X), detector.predict_maps(X)
     alone = np.concatenate([detector.score_samples(x[None]) for x in X])
     assert_allclose(alone, together, rtol=1e-5)
@@ -278,7 +278,7 @@ def test_a_picture_scores_the_same_alone_and_in_any_batch(settings):
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_a_restored_detector_scores_bit_for_bit_the_same(settings, tmp_path):
-    X, new = pictures(), pictures(3, seed=1)
+    X, new = images(), images(3, seed=1)
     detector = make_detector(**settings).fit(X)
     joblib.dump(detector, tmp_path / "detector.joblib")
     for restored in (
@@ -288,12 +288,12 @@ def test_a_restored_detector_scores_bit_for_bit_the_same(settings, tmp_path):
         assert_array_equal(restored.score_samples(new), detector.score_samples(new))
         assert_array_equal(restored.predict_maps(new), detector.predict_maps(new))
         matches = restored.nearest_patches(new)
-        assert_array_equal(matches.picture, detector.nearest_patches(new).picture)
+        assert_array_equal(matches.image, detector.nearest_patches(new).image)
 
 
 def test_a_pickle_does_not_hold_a_network_given_by_name():
     detector = PatchCoreDetector(small_resnet(layers=("layer1",)), CoresetSampler(20))
-    detector.fit(pictures(2, 64, 64))
+    detector.fit(images(2, 64, 64))
     # The weights of the layers read alone are 600 KB, the bank 5 KB.
     assert len(pickle.dumps(detector)) < 50_000
 
@@ -301,8 +301,8 @@ def test_a_pickle_does_not_hold_a_network_given_by_name():
 # Labels and training ----------------------------------------------------------------
 
 
-def test_pictures_labelled_anomalous_are_left_out(count_passes):
-    X, y = pictures(8), np.array([1, -1, 1, 1, -1, 1, 1, 1])
+def test_images_labelled_anomalous_are_left_out(count_passes):
+    X, y = images(8), np.array([1, -1, 1, 1, -1, 1, 1, 1])
     detector = make_detector().fit(X, y)
     assert count_passes() == 6
     expected = make_detector().fit(X[y == 1])
@@ -313,32 +313,32 @@ def test_pictures_labelled_anomalous_are_left_out(count_passes):
 
 def test_only_anomalies_leave_nothing_to_learn_from():
     with pytest.raises(ValueError, match="All 6 samples are labelled -1"):
-        make_detector().fit(pictures(), -np.ones(6))
+        make_detector().fit(images(), -np.ones(6))
 
 
 def test_labels_0_and_1_warn():
     with pytest.warns(UserWarning, match="labels 0 and 1"):
-        make_detector().fit(pictures(), [0, 1, 0, 1, 0, 1])
+        make_detector().fit(images(), [0, 1, 0, 1, 0, 1])
 
 
 @pytest.mark.parametrize("y", [None, [1, 1, 1, 1, -1, 1]])
 def test_fit_predict_equals_fit_then_predict(y):
-    X = pictures()
+    X = images()
     fitted = make_detector(contamination=0.3).fit(X, y)
     found = make_detector(contamination=0.3).fit_predict(X, y)
     assert_array_equal(found, fitted.predict(X))
 
 
-def test_fit_predict_passes_every_picture_once(count_passes):
-    make_detector().fit_predict(pictures())
+def test_fit_predict_passes_every_image_once(count_passes):
+    make_detector().fit_predict(images())
     assert count_passes() == 6
 
 
 @pytest.mark.parametrize(
     "params", [{}, {"features__projection": PCA(3)}, {"features__layer_weights": None}]
 )
-def test_fit_passes_every_picture_once_and_so_does_every_method(count_passes, params):
-    X = pictures()
+def test_fit_passes_every_image_once_and_so_does_every_method(count_passes, params):
+    X = images()
     detector = make_detector().set_params(**params).fit(X)
     assert count_passes() == 6
     methods = ("score_samples", "predict", "predict_maps", "nearest_patches")
@@ -358,13 +358,13 @@ def test_fit_passes_every_picture_once_and_so_does_every_method(count_passes, pa
     ],
 )
 def test_a_failed_fit_leaves_the_earlier_one_usable(params, message):
-    X, new = pictures(), pictures(3, seed=1)
+    X, new = images(), images(3, seed=1)
     detector = make_detector().fit(X)
     expected = detector.score_samples(new)
     before = detector.get_params()
     detector.set_params(**params)
     with pytest.raises(ValueError, match=message):
-        detector.fit(pictures(seed=2))
+        detector.fit(images(seed=2))
     detector.set_params(**before)
     assert_array_equal(detector.score_samples(new), expected)
     assert_array_equal(detector.fit(X).score_samples(new), expected)
@@ -373,19 +373,19 @@ def test_a_failed_fit_leaves_the_earlier_one_usable(params, message):
 # Where a patch comes from -----------------------------------------------------------
 
 
-def features_of(detector, picture):
-    """Patch features (h, w, d) of one picture, by the fitted transformer."""
-    return detector.features_.transform([picture])[0]
+def features_of(detector, image):
+    """Patch features (h, w, d) of one image, by the fitted transformer."""
+    return detector.features_.transform([image])[0]
 
 
 def assert_matches_are_true(detector, X, new, metric="euclidean"):
     """Every match is a training patch at exactly the distance told."""
     matches = detector.nearest_patches(new, n_neighbors=2)
     grids = detector.predict_maps(new, size="grid")
-    for i, picture in enumerate(new):
-        patches = features_of(detector, picture)
+    for i, image in enumerate(new):
+        patches = features_of(detector, image)
         # Arrays of different shapes come as lists.
-        place = matches.picture[i], matches.row[i], matches.column[i]
+        place = matches.image[i], matches.row[i], matches.column[i]
         distance = matches.distance[i]
         assert distance.shape == (*patches.shape[:2], 2)
         assert_allclose(distance[..., 0], grids[i], rtol=1e-5, atol=1e-6)
@@ -400,24 +400,24 @@ def assert_matches_are_true(detector, X, new, metric="euclidean"):
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])
 def test_nearest_patches_are_training_patches_at_their_distance(metric):
-    X, new = pictures(), pictures(2, seed=1)
+    X, new = images(), images(2, seed=1)
     assert_matches_are_true(make_detector(metric=metric).fit(X), X, new, metric)
 
 
-def test_nearest_patches_of_unequal_pictures_with_some_left_out():
-    X = unequal_pictures()
+def test_nearest_patches_of_unequal_images_with_some_left_out():
+    X = unequal_images()
     y = np.array([-1, 1, 1, -1, 1, 1, 1])
     detector = make_detector(fraction=0.5).fit(X, y)
-    new = [*pictures(1, 24, 32, seed=5), *pictures(1, 40, 24, seed=6)]
+    new = [*images(1, 24, 32, seed=5), *images(1, 40, 24, seed=6)]
     assert_matches_are_true(detector, X, new)
     matches = detector.nearest_patches(X)
-    seen = np.concatenate([part.ravel() for part in matches.picture])
+    seen = np.concatenate([part.ravel() for part in matches.image])
     assert set(seen) <= {1, 2, 4, 5, 6}
 
 
 @pytest.mark.parametrize("unequal", [False, True])
 def test_training_patches_in_the_bank_match_themselves(unequal):
-    X = unequal_pictures() if unequal else pictures()
+    X = unequal_images() if unequal else images()
     y = np.where(np.arange(len(X)) == 1, -1, 1)
     sampler = CoresetSampler(method="none")
     detector = make_detector(sampler=sampler).fit(X, y)
@@ -426,7 +426,7 @@ def test_training_patches_in_the_bank_match_themselves(unequal):
         h, w = matches.distance[i].shape[:2]
         # Batches of other sizes may round the network's sums differently.
         assert matches.distance[i].max() < 1e-5
-        assert_array_equal(matches.picture[i], np.full((h, w, 1), i))
+        assert_array_equal(matches.image[i], np.full((h, w, 1), i))
         rows, columns = np.mgrid[:h, :w]
         assert_array_equal(matches.row[i][..., 0], rows)
         assert_array_equal(matches.column[i][..., 0], columns)
@@ -434,9 +434,9 @@ def test_training_patches_in_the_bank_match_themselves(unequal):
 
 
 def test_nearest_patches_come_as_arrays_where_grids_agree():
-    detector = make_detector(n_neighbors=2).fit(pictures())
-    matches = detector.nearest_patches(pictures(3, seed=1))
-    assert sorted(matches) == ["column", "distance", "picture", "row", "transform"]
+    detector = make_detector(n_neighbors=2).fit(images())
+    matches = detector.nearest_patches(images(3, seed=1))
+    assert sorted(matches) == ["column", "distance", "image", "row", "transform"]
     for name, values in matches.items():
         assert values.shape == (3, 6, 8, 2)
         assert values.dtype == (np.float64 if name == "distance" else np.int64)
@@ -445,27 +445,27 @@ def test_nearest_patches_come_as_arrays_where_grids_agree():
 # Sizes ------------------------------------------------------------------------------
 
 
-def test_pictures_of_unequal_sizes_are_fitted_scored_and_mapped():
-    X = unequal_pictures()
+def test_images_of_unequal_sizes_are_fitted_scored_and_mapped():
+    X = unequal_images()
     detector = make_detector().fit(X)
     scores = detector.score_samples(X)
     assert_allclose(scores, detector.training_scores_, rtol=1e-5)
     maps, masks = detector.predict_maps(X), detector.predict_masks(X)
     assert [m.shape for m in maps] == [x.shape[:2] for x in X]
     assert [m.shape for m in masks] == [x.shape[:2] for x in X]
-    for picture, score, found in zip(X, scores, maps, strict=True):
-        assert detector.score_samples([picture])[0] == pytest.approx(score, rel=1e-5)
-        assert_allclose(detector.predict_maps([picture])[0], found, rtol=1e-4)
+    for image, score, found in zip(X, scores, maps, strict=True):
+        assert detector.score_samples([image])[0] == pytest.approx(score, rel=1e-5)
+        assert_allclose(detector.predict_maps([image])[0], found, rtol=1e-4)
 
 
-def test_new_pictures_may_have_another_size_than_those_learned_from():
-    detector = make_detector().fit(pictures())
-    assert detector.predict_maps(pictures(2, 40, 56)).shape == (2, 40, 56)
+def test_new_images_may_have_another_size_than_those_learned_from():
+    detector = make_detector().fit(images())
+    assert detector.predict_maps(images(2, 40, 56)).shape == (2, 40, 56)
 
 
 def test_a_crop_leaves_a_rim_that_is_filled_or_marked():
-    detector = make_detector().set_params(features__crop_size=16).fit(pictures())
-    X = pictures(2, seed=1)
+    detector = make_detector().set_params(features__crop_size=16).fit(images())
+    X = images(2, seed=1)
     filled = detector.predict_maps(X)
     marked = detector.predict_maps(X, rim="nan")
     assert filled.shape == marked.shape == (2, 24, 32)
@@ -478,9 +478,9 @@ def test_a_crop_leaves_a_rim_that_is_filled_or_marked():
 
 
 def test_smoothing_evens_maps_out_and_0_does_not():
-    X = pictures(2, seed=1)
+    X = images(2, seed=1)
     rough, smooth = (
-        make_detector(smoothing=smoothing).fit(pictures()).predict_maps(X)
+        make_detector(smoothing=smoothing).fit(images()).predict_maps(X)
         for smoothing in (0, 4)
     )
     assert np.abs(np.diff(rough)).mean() > 2 * np.abs(np.diff(smooth)).mean()
@@ -490,7 +490,7 @@ def test_smoothing_evens_maps_out_and_0_does_not():
 def test_a_wrong_choice_for_maps_is_named(params):
     (name,) = params
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
-        make_detector().fit(pictures()).predict_maps(pictures(), **params)
+        make_detector().fit(images()).predict_maps(images(), **params)
 
 
 # scikit-learn's tools ---------------------------------------------------------------
@@ -499,7 +499,7 @@ def test_a_wrong_choice_for_maps_is_named(params):
 def test_nested_parameters_are_set_and_used():
     detector = make_detector()
     detector.set_params(features__layers=("first",), sampler__fraction=17)
-    detector.fit(pictures())
+    detector.fit(images())
     assert detector.memory_bank_.bank_.shape == (17, 6)
     assert detector.get_params()["features__layers"] == ("first",)
 
@@ -515,7 +515,7 @@ def test_a_grid_over_nested_parameters(surfaces):
     search.fit(surfaces.data, surfaces.target)
     assert search.best_score_ > 0.6
     assert len(search.cv_results_["params"]) == 4
-    # Refitting has left the defective pictures out.
+    # Refitting has left the defective images out.
     learned = search.best_estimator_.training_indices_
     assert_array_equal(learned, np.flatnonzero(surfaces.target == 1))
     assert search.best_estimator_.predict_maps(surfaces.data[:2]).shape == (2, 64, 64)
@@ -537,30 +537,30 @@ def test_cross_validation(surfaces):
 
 
 def test_the_detector_is_the_last_step_of_a_pipeline():
-    X = pictures()
+    X = images()
     pipeline = make_pipeline(FunctionTransformer(lambda x: 255 - x), make_detector())
     pipeline.fit(X)
     expected = make_detector().fit(255 - X).score_samples(255 - X)
     assert_array_equal(pipeline.score_samples(X), expected)
-    noisy = pictures(6, seed=3) // 4
+    noisy = images(6, seed=3) // 4
     scores = pipeline.decision_function(np.concatenate([X, noisy]))
     assert roc_auc_score([1] * 6 + [-1] * 6, scores) > 0.9
     assert pipeline[-1].predict_maps(255 - X).shape == (6, 24, 32)
 
 
 def test_a_clone_has_the_parameters_and_nothing_learned():
-    detector = make_detector(metric="cosine").fit(pictures())
+    detector = make_detector(metric="cosine").fit(images())
     copy = clone(detector)
     assert not hasattr(copy, "memory_bank_")
     assert copy.metric == "cosine"
     assert copy.sampler.fraction == 0.3
-    new = pictures(2, seed=1)
-    scores = copy.fit(pictures()).score_samples(new)
+    new = images(2, seed=1)
+    scores = copy.fit(images()).score_samples(new)
     assert_array_equal(scores, detector.score_samples(new))
 
 
 def test_it_shows_as_html_and_as_text():
-    for detector in (PatchCoreDetector(), make_detector().fit(pictures())):
+    for detector in (PatchCoreDetector(), make_detector().fit(images())):
         assert "PatchCoreDetector" in estimator_html_repr(detector)
         assert "PatchCoreDetector" in repr(detector)
 
@@ -568,7 +568,7 @@ def test_it_shows_as_html_and_as_text():
 def test_an_unfitted_detector_says_so():
     for name in ("score_samples", "predict", "predict_maps", "nearest_patches"):
         with pytest.raises(ValueError, match="not fitted yet"):
-            getattr(make_detector(), name)(pictures())
+            getattr(make_detector(), name)(images())
 
 
 # Memory -----------------------------------------------------------------------------
@@ -586,22 +586,22 @@ def peak_of(function):
 @pytest.fixture(scope="module")
 def streaming():
     detector = make_detector(0.01, device="cpu").set_params(features__batch_size=4)
-    return detector.fit(pictures(6, 64, 96))
+    return detector.fit(images(6, 64, 96))
 
 
-def test_scores_are_predicted_in_the_memory_of_a_few_pictures(streaming):
-    X = pictures(160, 64, 96)
+def test_scores_are_predicted_in_the_memory_of_a_few_images(streaming):
+    X = images(160, 64, 96)
     streaming.score_samples(X[:20])
     _, few = peak_of(lambda: streaming.score_samples(X[:20]))
     _, many = peak_of(lambda: streaming.score_samples(X))
-    # Eight times the pictures: their features alone would be 3 MB more.
+    # Eight times the images: their features alone would be 3 MB more.
     assert many - few < 300_000
 
 
 @pytest.mark.parametrize("method", ["predict_maps", "predict_masks"])
 @pytest.mark.parametrize("size", ["original", "resized"])
 def test_maps_are_held_once(streaming, method, size):
-    X = pictures(160, 64, 96)
+    X = images(160, 64, 96)
     predict = getattr(streaming, method)
     predict(X[:20], size=size)
     _, few = peak_of(lambda: predict(X[:20], size=size))

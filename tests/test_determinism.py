@@ -14,8 +14,8 @@ from skpatchcore import (
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 
-PICTURES = make_surface_defects(12, 3, 3, image_size=64, random_state=0).data
-GOOD, NEW = PICTURES[:12], PICTURES[12:]
+IMAGES = make_surface_defects(12, 3, 3, image_size=64, random_state=0).data
+GOOD, NEW = IMAGES[:12], IMAGES[12:]
 # What docs/user_guide.md promises for a network in single precision.
 NETWORK_BOUND = 1e-5
 

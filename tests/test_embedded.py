@@ -26,7 +26,7 @@ def _load(**params):
     return load_backbone("embedded", LAYERS, **{**defaults, **params})
 
 
-def _pictures(n, seed=0):
+def _images(n, seed=0):
     return np.random.RandomState(seed).randint(0, 256, (n, 64, 64, 3), dtype=np.uint8)
 
 
@@ -43,8 +43,8 @@ def test_no_network_and_no_other_file_is_needed(monkeypatch, tmp_path):
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    features = PatchFeatureTransformer("embedded", image_size=64).fit(_pictures(2))
-    assert features.transform(_pictures(2)).shape == (2, 8, 8, 501)
+    features = PatchFeatureTransformer("embedded", image_size=64).fit(_images(2))
+    assert features.transform(_images(2)).shape == (2, 8, 8, 501)
     assert not any(tmp_path.iterdir())
 
 
@@ -98,12 +98,12 @@ def test_vectors_have_a_fixed_length_for_each_of_their_parts():
 def test_other_layers_are_weighed_by_what_is_learned():
     features = PatchFeatureTransformer(
         "embedded", ("filters", "trunk.stage3"), image_size=64
-    ).fit(_pictures(3))
+    ).fit(_images(3))
     assert features.layer_weights_[1] != 1
 
 
 def test_layers_are_weighed_by_the_network_alone(monkeypatch):
-    pictures, seen = _pictures(5), []
+    images, seen = _images(5), []
     forward = _network.EmbeddedBackbone.forward
 
     def count(network, batch):
@@ -111,29 +111,29 @@ def test_layers_are_weighed_by_the_network_alone(monkeypatch):
         return forward(network, batch)
 
     monkeypatch.setattr(_network.EmbeddedBackbone, "forward", count)
-    features = PatchFeatureTransformer("embedded", image_size=64).fit(pictures)
+    features = PatchFeatureTransformer("embedded", image_size=64).fit(images)
     assert features.layer_weights_ == (1.0, 1.0)
     assert sum(seen) == 1
-    features.set_params(layer_weights=[1, 2]).fit(pictures)
+    features.set_params(layer_weights=[1, 2]).fit(images)
     assert features.layer_weights_ == (1.0, 2.0)
 
 
-def test_filters_are_those_of_the_gabor_bank_on_halved_pictures():
-    pictures = torch.rand(2, 3, 64, 48)
-    found = ColorsAndEnergies()(pictures, (8, 6))
-    halved = torch.nn.functional.avg_pool2d(pictures, 2)
+def test_filters_are_those_of_the_gabor_bank_on_halved_images():
+    images = torch.rand(2, 3, 64, 48)
+    found = ColorsAndEnergies()(images, (8, 6))
+    halved = torch.nn.functional.avg_pool2d(images, 2)
     # Colours, and six energies of each, of the bank's first octave.
     expected = GaborScales(range(1), stride=1)(halved)
     expected = torch.nn.functional.adaptive_avg_pool2d(expected, (8, 6))
     torch.testing.assert_close(found[:, 6:27], expected, rtol=1e-4, atol=1e-5)
     # The finest, of brightness: those of every second pixel.
-    whole = GaborScales(range(1), stride=1)(pictures)[:, 3:9, ::2, ::2]
+    whole = GaborScales(range(1), stride=1)(images)[:, 3:9, ::2, ::2]
     expected = torch.nn.functional.adaptive_avg_pool2d(whole, (8, 6))
     torch.testing.assert_close(found[:, :6], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(9, 9), (33, 70), (128, 95)])
-def test_pictures_of_any_size_have_layers_that_fit_together(shape):
+def test_images_of_any_size_have_layers_that_fit_together(shape):
     fine, coarse = _load()(torch.rand(1, 3, *shape))
     assert fine.shape[-2:] == tuple(-(-size // 8) for size in shape)
     assert coarse.shape[-2:] == tuple(-(-size // 16) for size in shape)

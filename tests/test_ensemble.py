@@ -21,13 +21,13 @@ from skpatchcore._detectors._maps import resize_map
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.metrics import image_auroc, image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold
-from skpatchcore.scoring import score_pictures
+from skpatchcore.scoring import score_images
 
 
 class Strided(nn.Module):
     """One layer of random filters with a stride of its own."""
 
-    n_pictures = 0
+    n_images = 0
 
     def __init__(self, stride, gain=1.0):
         super().__init__()
@@ -39,7 +39,7 @@ class Strided(nn.Module):
     def forward(self, x):
         # Probes of the layout have shapes alone.
         if not x.is_meta:
-            Strided.n_pictures += len(x)
+            Strided.n_images += len(x)
         return torch.relu(self.filters(x)) * self.gain
 
 
@@ -57,7 +57,7 @@ def make_ensemble(**params):
     return PatchCoreEnsemble(members, **{"cv": 2, "random_state": 0} | params)
 
 
-def pictures(n, seed=0, size=(32, 48)):
+def images(n, seed=0, size=(32, 48)):
     """Return smooth noise, alike but not equal."""
     rng = np.random.default_rng(seed)
     blocks = rng.integers(90, 150, (n, size[0] // 4, size[1] // 4, 3))
@@ -65,19 +65,19 @@ def pictures(n, seed=0, size=(32, 48)):
 
 
 def defective(n, seed=9):
-    X = pictures(n, seed)
+    X = images(n, seed)
     X[:, 8:16, 16:24] = [250, 20, 20]
     return X
 
 
 @pytest.fixture(scope="module")
 def good():
-    return pictures(9)
+    return images(9)
 
 
 @pytest.fixture(scope="module")
 def new():
-    return np.concatenate([pictures(3, 1), defective(3)])
+    return np.concatenate([images(3, 1), defective(3)])
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ def test_units_of_members_do_not_matter(good, new):
 def test_one_member_keeps_its_order_and_is_never_saturated(good):
     alone = make_ensemble().set_params(coarse="drop").fit(good)
     (inner,) = alone.estimators_
-    X = np.concatenate([pictures(5, 3), defective(5)])
+    X = np.concatenate([images(5, 3), defective(5)])
     assert_allclose(
         alone.score_samples(X), inner.score_samples(X) * alone.score_weights_[0]
     )
@@ -176,7 +176,7 @@ def test_defects_are_found_and_located(fitted, new):
     assert_array_equal(masks, fitted.predict_maps(new) > fitted.map_threshold_)
 
 
-def test_pictures_left_out_by_y_are_not_learned_from(good, fitted):
+def test_images_left_out_by_y_are_not_learned_from(good, fitted):
     X = np.concatenate([defective(2), good])
     y = np.repeat([-1, 1], [2, len(good)])
     ensemble = make_ensemble().fit(X, y)
@@ -184,12 +184,12 @@ def test_pictures_left_out_by_y_are_not_learned_from(good, fitted):
     assert_array_equal(ensemble.held_out_scores_, fitted.held_out_scores_)
     matches = ensemble.nearest_patches(X[3:4], 1)
     assert set(matches) == {"fine", "coarse"}
-    assert matches.fine.picture.shape == (1, 8, 12, 1)
+    assert matches.fine.image.shape == (1, 8, 12, 1)
     found = matches.fine.distance < 1e-6
-    assert_array_equal(np.unique(matches.fine.picture[found]), [3])
+    assert_array_equal(np.unique(matches.fine.image[found]), [3])
 
 
-def test_a_float_contamination_is_a_share_of_the_training_pictures(fitted, good):
+def test_a_float_contamination_is_a_share_of_the_training_images(fitted, good):
     ensemble = clone(fitted).set_params(contamination=0.4)
     labels = ensemble.fit_predict(good)
     assert_array_equal(labels, ensemble.predict(good))
@@ -201,7 +201,7 @@ def test_a_float_contamination_is_a_share_of_the_training_pictures(fitted, good)
 # Maps of members that see different things ------------------------------------------
 
 
-def test_maps_of_crops_are_put_together_in_the_picture(good, new):
+def test_maps_of_crops_are_put_together_in_the_image(good, new):
     members = [("all", member(4)), ("centre", member(4, crop_size=(16, 24)))]
     ensemble = PatchCoreEnsemble(members, cv=2, random_state=0).fit(good)
     maps = ensemble.predict_maps(new, rim="nan")
@@ -281,29 +281,29 @@ def test_wrong_members_are_refused_in_a_search(good, estimators):
 
 
 @pytest.mark.parametrize("cv", [[], [([0], range(1, 10))], [([0, 1], range(9))] * 2])
-def test_folds_must_hold_every_picture_out_once(good, cv):
+def test_folds_must_hold_every_image_out_once(good, cv):
     with pytest.raises(ValueError, match="each of 9 normal rows out exactly once"):
         make_ensemble(cv=cv).fit(good)
 
 
-def test_wrong_pictures_are_called_by_their_number_in_all_of_them(good):
-    X = [picture / 255 for picture in good]
+def test_wrong_images_are_called_by_their_number_in_all_of_them(good):
+    X = [image / 255 for image in good]
     X[7][0, 0] = np.nan
     y = np.repeat([-1, 1], [2, 7])
-    with pytest.raises(ValueError, match="picture 7 contains NaN"):
+    with pytest.raises(ValueError, match="image 7 contains NaN"):
         make_ensemble().fit(X, y)
     with pytest.raises(TypeError, match="For a folder see"):
         make_ensemble().fit("folder")
-    with pytest.raises(ValueError, match=r"\(32, 48, 3\).* a single picture"):
+    with pytest.raises(ValueError, match=r"\(32, 48, 3\).* a single image"):
         make_ensemble().fit(good[0])
 
 
-def test_few_pictures_are_held_out_one_by_one(new):
-    ensemble = make_ensemble(cv=5).fit(pictures(2))
+def test_few_images_are_held_out_one_by_one(new):
+    ensemble = make_ensemble(cv=5).fit(images(2))
     assert len(ensemble.held_out_scores_) == 2
     assert np.isfinite(ensemble.score_samples(new)).all()
     with pytest.raises(ValueError, match=r"at least 2 are needed; got n_samples = 1"):
-        make_ensemble().fit(pictures(1))
+        make_ensemble().fit(images(1))
 
 
 def test_a_failed_fit_leaves_an_earlier_one_as_it_was(good, new):
@@ -326,14 +326,14 @@ def test_seeds_are_handed_to_members_without_one(good, new):
 # Company ----------------------------------------------------------------------------
 
 
-def test_a_picture_passes_each_network_once_in_fit(good, monkeypatch):
-    monkeypatch.setattr(Strided, "n_pictures", 0)
+def test_a_image_passes_each_network_once_in_fit(good, monkeypatch):
+    monkeypatch.setattr(Strided, "n_images", 0)
     ensemble = make_ensemble().fit(good)
-    assert Strided.n_pictures == 2 * len(good)
-    monkeypatch.setattr(Strided, "n_pictures", 0)
+    assert Strided.n_images == 2 * len(good)
+    monkeypatch.setattr(Strided, "n_images", 0)
     detector = ConformalDetector(make_ensemble(), alpha=0.2, cv=2, random_state=0)
     detector.fit(good)
-    assert Strided.n_pictures == 2 * len(good)
+    assert Strided.n_images == 2 * len(good)
     for one in (ensemble, *detector.estimators_):
         parts = [*one.estimators_, *(part for _, part in one.estimators)]
         assert all(part.get_params()["features__memory"] is None for part in parts)
@@ -349,12 +349,12 @@ def test_in_a_conformal_detector(good, new, method):
     # Held out, at most the share alpha has a pixel above the threshold.
     assert np.mean(detector._calibration_peaks > detector.map_threshold_) <= 0.2
     assert detector.predict_maps(new).shape == new.shape[:3]
-    results = score_pictures(detector, new)
+    results = score_images(detector, new)
     assert_allclose(results.score, detector.score_samples(new))
 
 
 def test_in_a_search_with_a_cache(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(Strided, "n_pictures", 0)
+    monkeypatch.setattr(Strided, "n_images", 0)
     X = np.concatenate([good, defective(3)])
     y = np.repeat([1, -1], [len(good), 3])
     search = GridSearchCV(
@@ -363,7 +363,7 @@ def test_in_a_search_with_a_cache(good, tmp_path, monkeypatch):
         scoring=image_auroc_scorer,
         cv=OneClassKFold(2),
     ).fit(X, y)
-    assert Strided.n_pictures == 2 * len(X)
+    assert Strided.n_images == 2 * len(X)
     assert search.best_score_ == 1
     assert search.best_estimator_.predict_maps(X[:1]).shape == (1, 32, 48)
 
@@ -377,8 +377,8 @@ def test_scores_do_not_depend_on_the_batch_or_a_copy(fitted, new):
     assert not hasattr(clone(fitted), "offset_")
 
 
-def test_pictures_of_other_sizes(fitted):
-    X = [pictures(1, 4)[0], pictures(1, 5, (48, 32))[0]]
+def test_images_of_other_sizes(fitted):
+    X = [images(1, 4)[0], images(1, 5, (48, 32))[0]]
     maps = fitted.predict_maps(X)
     assert [values.shape for values in maps] == [(32, 48), (48, 32)]
     (seen, _) = fitted._inspect(fitted._validate_images(X, reset=False))
@@ -387,8 +387,8 @@ def test_pictures_of_other_sizes(fitted):
     assert_allclose(seen.patch_scores, first + second, rtol=1e-6)
 
 
-def test_more_pictures_than_members_look_at_at_once(fitted):
-    X = np.concatenate([pictures(40, 6), defective(2)])
+def test_more_images_than_members_look_at_at_once(fitted):
+    X = np.concatenate([images(40, 6), defective(2)])
     labels = np.repeat([1, -1], [40, 2])
     assert image_auroc(labels, fitted.score_samples(X)) == 1
     assert_allclose(fitted.score_samples(X)[35:36], fitted.score_samples(X[35:36]))

@@ -23,7 +23,7 @@ from skpatchcore._utils._patches import draw_evenly
 OUTPUTS = ["map", "flat", "mean"]
 
 
-# Pictures, a network and definitions ------------------------------------------------
+# Images, a network and definitions ------------------------------------------------
 
 
 class TwoLayers(nn.Module):
@@ -31,7 +31,7 @@ class TwoLayers(nn.Module):
 
     pretrained_cfg = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
     # Of all copies, since a transformer works on one.
-    n_pictures = 0
+    n_images = 0
 
     def __init__(self):
         super().__init__()
@@ -43,11 +43,11 @@ class TwoLayers(nn.Module):
     def forward(self, x):
         # Probes of the layout have shapes alone.
         if not x.is_meta:
-            TwoLayers.n_pictures += len(x)
+            TwoLayers.n_images += len(x)
         return self.second(torch.relu(self.first(x)))
 
 
-def pictures(n=5, height=24, width=32, seed=0):
+def images(n=5, height=24, width=32, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (n, height, width, 3), np.uint8)
 
@@ -103,7 +103,7 @@ def total_variance(block):
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
 @pytest.mark.parametrize("descriptor", ["concat", "centered"])
 def test_features_are_means_over_windows(descriptor, patch_size, patch_stride):
-    X = pictures()
+    X = images()
     features = make_features(
         ("first",),
         descriptor=descriptor,
@@ -117,7 +117,7 @@ def test_features_are_means_over_windows(descriptor, patch_size, patch_stride):
 
 @pytest.mark.parametrize("patch_stride", [1, 2])
 def test_only_the_first_layer_counts_the_centre_twice(patch_stride):
-    X = pictures()
+    X = images()
     plain, centered = (
         make_features(descriptor=descriptor, patch_stride=patch_stride).fit_transform(X)
         for descriptor in ("concat", "centered")
@@ -135,11 +135,11 @@ def test_a_descriptor_length_gives_as_many_features(length, patch_size, patch_st
         descriptor=length, patch_size=patch_size, patch_stride=patch_stride
     )
     grid = (6, 8) if patch_stride == 1 else (3, 4)
-    assert features.fit_transform(pictures()).shape == (5, *grid, length)
+    assert features.fit_transform(images()).shape == (5, *grid, length)
 
 
 def test_layers_come_in_the_order_asked_for_on_the_grid_of_the_first():
-    X = pictures()
+    X = images()
     forth = make_features().fit_transform(X)
     back = make_features(("second", "first")).fit_transform(X)
     assert forth.shape == (5, 6, 8, 10)
@@ -152,7 +152,7 @@ def test_layers_come_in_the_order_asked_for_on_the_grid_of_the_first():
 
 
 def test_layer_weights_scale_blocks_and_with_them_distances():
-    X = pictures()
+    X = images()
     plain = make_features(descriptor="concat").fit_transform(X)
     weighted = make_features(descriptor="concat", layer_weights=(2, 0.5))
     found = weighted.fit_transform(X)
@@ -166,7 +166,7 @@ def test_layer_weights_scale_blocks_and_with_them_distances():
 
 
 def test_layer_weights_of_a_pooled_descriptor_act_before_the_last_pooling():
-    X = pictures()
+    X = images()
     first, second, both = (
         make_features(descriptor=6, layer_weights=weights).fit_transform(X)
         for weights in [(1, 1e-9), (1e-9, 1), (2, 3)]
@@ -175,7 +175,7 @@ def test_layer_weights_of_a_pooled_descriptor_act_before_the_last_pooling():
 
 
 def test_automatic_weights_bring_layers_to_one_variance_and_favor_full_ranks():
-    X = pictures(8)
+    X = images(8)
     plain = make_features().fit_transform(X).reshape(-1, 10)
     features = make_features(layer_weights="auto")
     found = features.fit_transform(X).reshape(-1, 10)
@@ -188,7 +188,7 @@ def test_automatic_weights_bring_layers_to_one_variance_and_favor_full_ranks():
 
 
 def test_automatic_weights_are_learned_once_and_kept():
-    X, new = pictures(8), pictures(3, seed=1)
+    X, new = images(8), images(3, seed=1)
     features = make_features(layer_weights="auto").fit(X)
     learned = features.layer_weights_
     plain = make_features().fit(X).transform(new)
@@ -200,7 +200,7 @@ def test_automatic_weights_are_learned_once_and_kept():
 
 
 def test_layers_are_weighed_alike_if_one_does_not_vary():
-    """The first layer of an even picture; the second one sees the rim."""
+    """The first layer of an even image; the second one sees the rim."""
     X = np.full((3, 24, 32, 3), 100, np.uint8)
     features = make_features(layer_weights="auto", patch_size=1)
     assert total_variance(layer_maps(X, "first").reshape(-1, 4)) < 1e-12
@@ -209,8 +209,8 @@ def test_layers_are_weighed_alike_if_one_does_not_vary():
 
 
 def test_no_weights_and_pooled_descriptors_weigh_layers_alike():
-    assert make_features().fit(pictures()).layer_weights_ == (1.0, 1.0)
-    pooled = make_features(descriptor=6, layer_weights="auto").fit(pictures())
+    assert make_features().fit(images()).layer_weights_ == (1.0, 1.0)
+    pooled = make_features(descriptor=6, layer_weights="auto").fit(images())
     assert pooled.layer_weights_ == (1.0, 1.0)
 
 
@@ -218,7 +218,7 @@ def test_no_weights_and_pooled_descriptors_weigh_layers_alike():
 
 
 def test_an_int_projects_at_random_and_by_the_seed():
-    X, new = pictures(), pictures(3, seed=1)
+    X, new = images(), images(3, seed=1)
     plain = make_features().fit(X).transform(new)
     features = make_features(projection=3).fit(X)
     found = features.transform(new)
@@ -235,7 +235,7 @@ def test_an_int_projects_at_random_and_by_the_seed():
 
 
 def test_a_transformer_is_fitted_on_the_training_patches_alone():
-    X, new = pictures(), pictures(3, seed=1)
+    X, new = images(), images(3, seed=1)
     plain = make_features().fit(X)
     pca = PCA(4).fit(plain.transform(X).reshape(-1, 10))
     given = PCA(4)
@@ -252,7 +252,7 @@ def test_a_projection_of_very_many_patches_is_fitted_on_evenly_drawn_ones(monkey
     monkeypatch.setattr(
         "skpatchcore._features._transformer._MAX_PROJECTION_PATCHES", 50
     )
-    X = pictures()
+    X = images()
     patches = make_features().fit_transform(X).reshape(-1, 10)
     features = make_features(projection=PCA(2)).fit(X)
     sizes = np.full(len(X), len(patches) // len(X))
@@ -264,7 +264,7 @@ def test_a_projection_of_very_many_patches_is_fitted_on_evenly_drawn_ones(monkey
 @pytest.mark.parametrize("layer_weights", [None, "auto"])
 @pytest.mark.parametrize("projection", [None, 3, PCA(3)], ids=str)
 def test_fit_transform_equals_fit_then_transform(projection, layer_weights, output):
-    X = pictures()
+    X = images()
     params = {"projection": projection, "layer_weights": layer_weights}
     at_once = make_features(output=output, **params).fit_transform(X)
     in_turn = make_features(output=output, **params).fit(X).transform(X)
@@ -276,7 +276,7 @@ def test_fit_transform_equals_fit_then_transform(projection, layer_weights, outp
 
 
 def test_outputs_are_views_of_the_same_features():
-    X = pictures()
+    X = images()
     by_output = {
         output: make_features(output=output).fit_transform(X) for output in OUTPUTS
     }
@@ -289,7 +289,7 @@ def test_outputs_are_views_of_the_same_features():
 @pytest.mark.parametrize("projection", [None, 3])
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_there_is_a_name_for_every_feature_of_a_row(output, projection):
-    features = make_features(output=output, projection=projection).fit(pictures())
+    features = make_features(output=output, projection=projection).fit(images())
     d = projection or 10
     assert features.n_patch_features_ == d
     assert features.grid_shape_ == (6, 8)
@@ -300,7 +300,7 @@ def test_there_is_a_name_for_every_feature_of_a_row(output, projection):
 
 def test_mean_features_flow_through_a_pipeline_as_a_data_frame():
     pytest.importorskip("pandas")
-    X = pictures(12)
+    X = images(12)
     features = make_features(output="mean")
     pipeline = make_pipeline(features, IsolationForest(n_estimators=10))
     pipeline.set_output(transform="pandas").fit(X)
@@ -312,22 +312,22 @@ def test_mean_features_flow_through_a_pipeline_as_a_data_frame():
 
 
 @pytest.mark.parametrize("output", ["map", "flat"])
-def test_pictures_of_unequal_grids_fit_no_common_array(output):
-    X = [*pictures(2), *pictures(2, height=40)]
+def test_images_of_unequal_grids_fit_no_common_array(output):
+    X = [*images(2), *images(2, height=40)]
     with pytest.raises(ValueError, match=r"\[\[6, 8\], \[10, 8\]\]; give image_size="):
         make_features(output=output).fit_transform(X)
 
 
-def test_pictures_of_unequal_grids_have_means():
-    X = [*pictures(2), *pictures(1, height=40), *pictures(2, seed=1)]
+def test_images_of_unequal_grids_have_means():
+    X = [*images(2), *images(1, height=40), *images(2, seed=1)]
     found = make_features(output="mean", batch_size=2).fit_transform(X)
-    for row, picture in zip(found, X, strict=True):
-        alone = make_features(output="mean").fit_transform([picture])
+    for row, image in zip(found, X, strict=True):
+        alone = make_features(output="mean").fit_transform([image])
         assert_allclose(row, alone[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_batches_of_unequal_grids_are_gathered_in_the_order_of_pictures(as_tensor):
+def test_batches_of_unequal_grids_are_gathered_in_the_order_of_images(as_tensor):
     grids = {i: np.full((2 + i % 2, 3, 4), i, np.float32) for i in range(5)}
     batches = [
         (indices, np.stack([grids[i] for i in indices]), [f"g{i}" for i in indices])
@@ -349,46 +349,44 @@ def test_batches_of_unequal_grids_are_gathered_in_the_order_of_pictures(as_tenso
 
 @pytest.fixture
 def count_passes(monkeypatch):
-    monkeypatch.setattr(TwoLayers, "n_pictures", 0)
-    return lambda: TwoLayers.n_pictures
+    monkeypatch.setattr(TwoLayers, "n_images", 0)
+    return lambda: TwoLayers.n_images
 
 
 @pytest.mark.parametrize("layer_weights", [None, "auto"])
 @pytest.mark.parametrize("projection", [None, 3, PCA(3)], ids=str)
-def test_fit_transform_passes_every_picture_once(
-    count_passes, projection, layer_weights
-):
+def test_fit_transform_passes_every_image_once(count_passes, projection, layer_weights):
     features = make_features(projection=projection, layer_weights=layer_weights)
-    features.fit_transform(pictures(7))
+    features.fit_transform(images(7))
     assert count_passes() == 7
-    features.transform(pictures(2))
+    features.transform(images(2))
     assert count_passes() == 9
 
 
 @pytest.mark.parametrize("projection", [None, 3])
-def test_fit_passes_one_picture_if_there_is_nothing_to_learn(count_passes, projection):
-    make_features(projection=projection).fit(pictures(7))
+def test_fit_passes_one_image_if_there_is_nothing_to_learn(count_passes, projection):
+    make_features(projection=projection).fit(images(7))
     assert count_passes() == 1
 
 
 @pytest.mark.parametrize(
     "params", [{"projection": PCA(3)}, {"layer_weights": "auto"}], ids=str
 )
-def test_fit_passes_all_pictures_if_it_learns_from_them(count_passes, params):
-    make_features(**params).fit(pictures(7))
+def test_fit_passes_all_images_if_it_learns_from_them(count_passes, params):
+    make_features(**params).fit(images(7))
     assert count_passes() == 7
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 50])
 def test_the_batch_size_does_not_change_results(batch_size):
-    X = pictures(7)
+    X = images(7)
     expected = make_features().fit_transform(X)
     found = make_features(batch_size=batch_size).fit_transform(X)
     assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_picture_has_the_same_features_alone_and_in_a_batch():
-    X = pictures(7)
+def test_a_image_has_the_same_features_alone_and_in_a_batch():
+    X = images(7)
     features = make_features(layer_weights="auto", projection=3).fit(X)
     together = features.transform(X)
     alone = np.concatenate([features.transform(x[None]) for x in X])
@@ -396,15 +394,15 @@ def test_a_picture_has_the_same_features_alone_and_in_a_batch():
 
 
 @pytest.mark.parametrize(("verbose", "shown"), [(0, False), (1, True)])
-def test_verbose_shows_a_bar_over_pictures(capsys, verbose, shown):
-    make_features(verbose=verbose, batch_size=2).fit_transform(pictures(7))
+def test_verbose_shows_a_bar_over_images(capsys, verbose, shown):
+    make_features(verbose=verbose, batch_size=2).fit_transform(images(7))
     assert ("7/7" in capsys.readouterr().err) is shown
 
 
 def test_the_network_given_is_left_as_it_was():
     net = TwoLayers().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    PatchFeatureTransformer(net, ("first",), image_size=None).fit_transform(pictures())
+    PatchFeatureTransformer(net, ("first",), image_size=None).fit_transform(images())
     assert net.training
     assert not net.first._forward_hooks
     for name, value in net.state_dict().items():
@@ -415,7 +413,7 @@ def test_the_network_given_is_left_as_it_was():
 
 
 class Deep(nn.Module):
-    """32 channels at full resolution, in two layers: far more than the picture."""
+    """32 channels at full resolution, in two layers: far more than the image."""
 
     def __init__(self):
         super().__init__()
@@ -463,7 +461,7 @@ LABELS = {"no labels": None, "a defect": [1] * (N_DEEP - 1) + [-1]}
     "params", [{"layer_weights": None}, {}, {"projection": PCA(2)}], ids=str
 )
 def test_features_are_there_only_once(small_samples, params, labels):
-    X = pictures(N_DEEP, SIDE, SIDE)
+    X = images(N_DEEP, SIDE, SIDE)
     features = deep_features(**params)
     found, peak = peak_of(lambda: features.fit_transform(X, LABELS[labels]))
     assert found.size == DEEP_BYTES / 4 * (2 / 32 if "projection" in params else 1)
@@ -472,19 +470,19 @@ def test_features_are_there_only_once(small_samples, params, labels):
 
 def test_a_random_projection_takes_no_further_memory(small_samples):
     """Not even in a fit whose features are used up there and then."""
-    images = check_images(pictures(N_DEEP, SIDE, SIDE))
+    decoded = check_images(images(N_DEEP, SIDE, SIDE))
     features = deep_features(projection=24)
-    grids, peak = peak_of(lambda: features._fit_extract(images))
+    grids, peak = peak_of(lambda: features._fit_extract(decoded))
     assert grids.patches.shape == (N_DEEP * SIDE**2, 24)
     assert peak < 1.3 * DEEP_BYTES
-    found = features.fit_transform(pictures(N_DEEP, SIDE, SIDE))
+    found = features.fit_transform(images(N_DEEP, SIDE, SIDE))
     assert_array_equal(found.reshape(-1, 24), grids.patches)
     assert found.base is None or found.base.nbytes == found.nbytes
 
 
 @pytest.mark.parametrize("projection", [1, 3, 10, 12])
 def test_projections_in_place_are_those_of_copies(projection, monkeypatch):
-    X = pictures()
+    X = images()
     at_once = make_features(projection=projection)
     with warnings.catch_warnings():
         # More dimensions than there were.
@@ -509,13 +507,13 @@ def test_what_a_projection_was_fitted_on_is_left_alone():
             return self.fit(X).transform(X)
 
     features = make_features(projection=Keeping(2))
-    features.fit_transform(pictures())
+    features.fit_transform(images())
     kept = features.projection_
     assert_array_equal(kept.seen_, kept.expected_)
 
 
 @pytest.mark.parametrize("n", [7, 200])
-def test_a_sample_of_patches_is_that_of_the_pictures_named(n):
+def test_a_sample_of_patches_is_that_of_the_images_named(n):
     shapes = np.array([[2, 3], [1, 4], [3, 3], [2, 2]])
     sizes = shapes.prod(axis=1)
     patches = np.arange(sizes.sum() * 2, dtype=np.float32).reshape(-1, 2)
@@ -536,7 +534,7 @@ def test_a_network_given_by_name_is_left_out_of_pickles_and_built_again():
     features = PatchFeatureTransformer(
         "resnet18", ("layer1",), weights="random", image_size=32, random_state=3
     )
-    X = pictures(2, 32, 32)
+    X = images(2, 32, 32)
     expected = features.fit_transform(X)
     stored = pickle.dumps(features)
     assert len(stored) < 20_000
@@ -552,7 +550,7 @@ def test_a_network_given_by_name_is_left_out_of_pickles_and_built_again():
     ],
 )
 def test_a_failed_fit_leaves_the_earlier_one_usable(other, message):
-    X = pictures()
+    X = images()
     features = make_features(layer_weights=(2, 1), projection=3).fit(X)
     expected = features.transform(X)
     before = features.get_params()
@@ -565,7 +563,7 @@ def test_a_failed_fit_leaves_the_earlier_one_usable(other, message):
 
 def test_an_unfitted_transformer_says_so():
     with pytest.raises(ValueError, match="not fitted yet"):
-        make_features().transform(pictures())
+        make_features().transform(images())
 
 
 # Mistakes ---------------------------------------------------------------------------
@@ -581,15 +579,15 @@ def test_an_unfitted_transformer_says_so():
         ({"layer_weights": (1, np.inf)}, "a positive number for each of the 2 layers"),
         ({"image_size": (10, 10, 3)}, "image_size must be an int or"),
         ({"crop_size": (10, -1)}, "crop_size must be an int or"),
-        ({"crop_size": 1000}, "crop_size=.* is larger than picture 0"),
+        ({"crop_size": 1000}, "crop_size=.* is larger than image 0"),
         ({"layers": ("first", "third")}, "no layer 'third'"),
     ],
 )
 def test_a_wrong_parameter_is_named(params, message):
     with pytest.raises(ValueError, match=message):
-        make_features(**params).fit(pictures())
+        make_features(**params).fit(images())
 
 
 def test_weights_go_with_a_name_only():
     with pytest.raises(ValueError, match="only goes with a backbone given by name"):
-        make_features(weights="random").fit(pictures())
+        make_features(weights="random").fit(images())

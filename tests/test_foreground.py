@@ -22,7 +22,7 @@ from skpatchcore.persistence import load, save
 
 
 def scene(n, seed=0, size=96):
-    """Return pictures of a textured disc on dark ground."""
+    """Return images of a textured disc on dark ground."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:size, :size] - size / 2
     disc = np.hypot(rows, columns) < size / 3.2
@@ -136,7 +136,7 @@ def test_matches_are_places_in_the_whole_grid(fitted):
     assert known.sum() >= len(fitted.memory_bank_.bank_)
     rows, columns = np.mgrid[:12, :12]
     for i in range(4):
-        assert_array_equal(matches.picture[i, ..., 0][known[i]], i)
+        assert_array_equal(matches.image[i, ..., 0][known[i]], i)
         assert_array_equal(matches.row[i, ..., 0][known[i]], rows[known[i]])
         assert_array_equal(matches.column[i, ..., 0][known[i]], columns[known[i]])
 

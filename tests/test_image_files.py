@@ -13,7 +13,7 @@ from skpatchcore._images._files import accepted_formats, open_image, open_regula
 from skpatchcore._images._input import (
     UnreadableImageError,
     check_images,
-    picture_contents,
+    image_contents,
 )
 from skpatchcore.datasets import read_masks
 from skpatchcore.scoring import find_unreadable
@@ -102,7 +102,7 @@ def test_special_files_are_refused_without_being_opened(
     special = SPECIAL[kind]("special.png")
     unreadable = find_unreadable([image, special])
     assert [one.index for one in unreadable] == [1]
-    assert f"picture 1 ({special}) is {kind}" in unreadable[0].reason
+    assert f"image 1 ({special}) is {kind}" in unreadable[0].reason
 
 
 @posix
@@ -122,7 +122,7 @@ def test_a_file_that_became_a_pipe_is_unreadable(image):
     with pytest.raises(UnreadableImageError, match="it is a named pipe"):
         images[0]
     with pytest.raises(UnreadableImageError, match="it is a named pipe"):
-        picture_contents(images, 0)
+        image_contents(images, 0)
 
 
 @posix
@@ -141,7 +141,7 @@ def test_huge_files_are_refused_before_they_are_read(image):
     with pytest.raises(UnreadableImageError, match="3221225472 bytes; the limit is"):
         images[0]
     with pytest.raises(UnreadableImageError, match="the limit is"):
-        picture_contents(images, 0)
+        image_contents(images, 0)
 
 
 # Names --------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_paths_that_lead_nowhere_are_named_with_a_reason(tmp_path, image, make, 
     unreadable = find_unreadable([image, make(tmp_path)])
     assert [one.index for one in unreadable] == [1]
     assert reason.lower() in unreadable[0].reason.lower()
-    assert "picture 1 (" in unreadable[0].reason
+    assert "image 1 (" in unreadable[0].reason
 
 
 def link(folder, target):

@@ -1,4 +1,4 @@
-"""The same picture gets the same score, in whatever form it is given."""
+"""The same image gets the same score, in whatever form it is given."""
 
 import contextlib
 import copy
@@ -31,13 +31,13 @@ from skpatchcore._images._input import (
     resized_shape,
 )
 
-N_PICTURES = 4
+N_IMAGES = 4
 # End to end in float32, the rounding of the network itself.
 RTOL = 1e-5
 Transpose = Image.Transpose
 
 
-def make_pictures(n, shape, seed):
+def make_images(n, shape, seed):
     """Cells of 8 x 8 pixels of one colour each, which JPEG stores without blurring."""
     height, width = shape
     cells = np.random.default_rng(seed).integers(
@@ -46,16 +46,16 @@ def make_pictures(n, shape, seed):
     return cells.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def to_gray(pictures):
-    return pictures[..., 1]
+def to_gray(images):
+    return images[..., 1]
 
 
 def as_rgb(gray):
     return np.repeat(gray[..., np.newaxis], 3, axis=-1)
 
 
-def channels_first(pictures):
-    return torch.from_numpy(np.moveaxis(pictures, -1, 1).copy())
+def channels_first(images):
+    return torch.from_numpy(np.moveaxis(images, -1, 1).copy())
 
 
 def encode(image, file_format, **options):
@@ -71,24 +71,24 @@ def objects(items, shape=None):
     return array if shape is None else array.reshape(shape)
 
 
-def memory_mapped(pictures, folder):
-    path = folder / "pictures.npy"
-    np.save(path, pictures)
+def memory_mapped(images, folder):
+    path = folder / "images.npy"
+    np.save(path, images)
     return np.load(path, mmap_mode="r")
 
 
-def read_only(pictures):
-    pictures = pictures.copy()
-    pictures.flags.writeable = False
-    return pictures
+def read_only(images):
+    images = images.copy()
+    images.flags.writeable = False
+    return images
 
 
-def save_all(pictures, folder, suffix, **options):
-    paths = [str(folder / f"{i}{suffix}") for i in range(len(pictures))]
-    for picture, path in zip(pictures, paths, strict=True):
-        if isinstance(picture, np.ndarray):
-            picture = Image.fromarray(picture)
-        picture.save(path, **options)
+def save_all(images, folder, suffix, **options):
+    paths = [str(folder / f"{i}{suffix}") for i in range(len(images))]
+    for image, path in zip(images, paths, strict=True):
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        image.save(path, **options)
     return paths
 
 
@@ -108,23 +108,23 @@ def detector():
         "resnet18", weights="random", image_size=64, random_state=0
     )
     return PatchCoreDetector(features, random_state=0).fit(
-        make_pictures(4, (64, 64), seed=0)
+        make_images(4, (64, 64), seed=0)
     )
 
 
 @pytest.fixture(scope="module", params=[(64, 64), (40, 56)], ids=["fits", "resized"])
-def pictures(request):
-    return make_pictures(N_PICTURES, request.param, seed=1)
+def images(request):
+    return make_images(N_IMAGES, request.param, seed=1)
 
 
 @pytest.fixture(scope="module")
-def expected(detector, pictures):
-    return detector.score_samples(pictures)
+def expected(detector, images):
+    return detector.score_samples(images)
 
 
 @pytest.fixture(scope="module")
-def expected_gray(detector, pictures):
-    return detector.score_samples(as_rgb(to_gray(pictures)))
+def expected_gray(detector, images):
+    return detector.score_samples(as_rgb(to_gray(images)))
 
 
 COLOR_CONTAINERS = {
@@ -182,16 +182,14 @@ COLOR_CONTAINERS = {
 
 
 @pytest.mark.parametrize("form", COLOR_CONTAINERS)
-def test_same_score_from_any_container(detector, pictures, expected, form, tmp_path):
-    X = COLOR_CONTAINERS[form](pictures, tmp_path)
+def test_same_score_from_any_container(detector, images, expected, form, tmp_path):
+    X = COLOR_CONTAINERS[form](images, tmp_path)
     assert_allclose(detector.score_samples(X), expected, rtol=RTOL)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_pictures_score_nearly_the_same(
-    detector, pictures, expected, dtype
-):
-    X = (channels_first(pictures) / 255).to(dtype)
+def test_half_precision_images_score_nearly_the_same(detector, images, expected, dtype):
+    X = (channels_first(images) / 255).to(dtype)
     assert_allclose(detector.score_samples(X), expected, rtol=0.05)
 
 
@@ -208,15 +206,15 @@ def test_half_precision_pictures_score_nearly_the_same(
     ids=lambda value: str(value),
 )
 def test_same_score_from_any_lossless_file(
-    detector, pictures, expected, suffix, options, tmp_path
+    detector, images, expected, suffix, options, tmp_path
 ):
-    paths = save_all(pictures, tmp_path, suffix, **options)
+    paths = save_all(images, tmp_path, suffix, **options)
     assert_allclose(detector.score_samples(paths), expected, rtol=RTOL)
 
 
-def test_progressive_jpeg_scores_as_the_baseline_one(detector, pictures, tmp_path):
-    baseline = save_all(pictures, tmp_path, ".jpg", quality=90)
-    progressive = save_all(pictures, tmp_path, ".jpeg", quality=90, progressive=True)
+def test_progressive_jpeg_scores_as_the_baseline_one(detector, images, tmp_path):
+    baseline = save_all(images, tmp_path, ".jpg", quality=90)
+    progressive = save_all(images, tmp_path, ".jpeg", quality=90, progressive=True)
     assert_allclose(
         detector.score_samples(progressive),
         detector.score_samples(baseline),
@@ -269,16 +267,16 @@ def to_16_bits(gray, mode):
 
 
 @pytest.mark.parametrize("form", GRAY_CONTAINERS)
-def test_gray_pictures_score_as_their_color_twins(
-    detector, pictures, expected_gray, form, tmp_path
+def test_gray_images_score_as_their_color_twins(
+    detector, images, expected_gray, form, tmp_path
 ):
-    X = GRAY_CONTAINERS[form](to_gray(pictures), tmp_path)
+    X = GRAY_CONTAINERS[form](to_gray(images), tmp_path)
     assert_allclose(detector.score_samples(X), expected_gray, rtol=RTOL)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".bmp"])
-def test_one_bit_files_are_black_and_white(detector, pictures, suffix, tmp_path):
-    bits = to_gray(pictures) > 127
+def test_one_bit_files_are_black_and_white(detector, images, suffix, tmp_path):
+    bits = to_gray(images) > 127
     paths = save_all([Image.fromarray(b) for b in bits], tmp_path, suffix)
     assert mode_of(paths[0]) == "1"
     black_and_white = np.where(bits, 255, 0).astype(np.uint8)
@@ -295,22 +293,22 @@ def test_one_bit_files_are_black_and_white(detector, pictures, suffix, tmp_path)
     ids=["opaque", "one colour clear", "alpha per colour"],
 )
 def test_palette_files_have_the_palette_s_colors(
-    detector, pictures, transparency, tmp_path
+    detector, images, transparency, tmp_path
 ):
-    images = [Image.fromarray(picture).quantize(16) for picture in pictures]
+    opened = [Image.fromarray(image).quantize(16) for image in images]
     options = {} if transparency is None else {"transparency": transparency}
-    paths = save_all(images, tmp_path, ".png", **options)
+    paths = save_all(opened, tmp_path, ".png", **options)
     assert mode_of(paths[0]) == "P"
-    colors = [np.asarray(image.convert("RGB")) for image in images]
+    colors = [np.asarray(one.convert("RGB")) for one in opened]
     assert_allclose(
         detector.score_samples(paths), detector.score_samples(colors), rtol=RTOL
     )
 
 
 @pytest.mark.parametrize("form", ["array", "float array", "tensor", "PIL", ".png"])
-def test_alpha_is_dropped(detector, pictures, expected, form, tmp_path):
-    alpha = np.random.default_rng(2).integers(0, 256, pictures.shape[:-1], np.uint8)
-    rgba = np.concatenate([pictures, alpha[..., np.newaxis]], axis=-1)
+def test_alpha_is_dropped(detector, images, expected, form, tmp_path):
+    alpha = np.random.default_rng(2).integers(0, 256, images.shape[:-1], np.uint8)
+    rgba = np.concatenate([images, alpha[..., np.newaxis]], axis=-1)
     X = {
         "array": lambda: rgba,
         "float array": lambda: rgba / 255,
@@ -321,18 +319,18 @@ def test_alpha_is_dropped(detector, pictures, expected, form, tmp_path):
     assert_allclose(detector.score_samples(X), expected, rtol=RTOL)
 
 
-def test_cmyk_jpeg_scores_as_its_colors(detector, pictures, tmp_path):
-    images = [Image.fromarray(picture).convert("CMYK") for picture in pictures]
-    paths = save_all(images, tmp_path, ".jpg", quality=100, subsampling=0)
+def test_cmyk_jpeg_scores_as_its_colors(detector, images, tmp_path):
+    converted = [Image.fromarray(image).convert("CMYK") for image in images]
+    paths = save_all(converted, tmp_path, ".jpg", quality=100, subsampling=0)
     assert mode_of(paths[0]) == "CMYK"
-    assert_allclose(check_images(paths)[0], pictures[0] / 255, atol=0.02)
+    assert_allclose(check_images(paths)[0], images[0] / 255, atol=0.02)
     colors = [decoded(path) for path in paths]
     assert_allclose(
         detector.score_samples(paths), detector.score_samples(colors), rtol=RTOL
     )
 
 
-# EXIF 2.32, tag 0x0112: what was done to the upright picture before it was stored.
+# EXIF 2.32, tag 0x0112: what was done to the upright image before it was stored.
 STORED_AS = {
     1: None,
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -357,11 +355,11 @@ def save_rotated(array, path, orientation, **options):
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["path", "PIL"])
 def test_all_orientations_of_a_jpeg_score_as_the_upright_one(
-    detector, pictures, lazy, tmp_path
+    detector, images, lazy, tmp_path
 ):
     paths = [
         save_rotated(
-            pictures[0],
+            images[0],
             tmp_path / f"{orientation}.jpg",
             orientation,
             quality=100,
@@ -370,8 +368,8 @@ def test_all_orientations_of_a_jpeg_score_as_the_upright_one(
         for orientation in STORED_AS
     ]
     with contextlib.ExitStack() as stack:
-        images = [stack.enter_context(Image.open(path)) for path in paths]
-        scores = detector.score_samples(images if lazy else paths)
+        opened = [stack.enter_context(Image.open(path)) for path in paths]
+        scores = detector.score_samples(opened if lazy else paths)
     assert_allclose(scores, scores[0], rtol=RTOL)
 
 
@@ -390,7 +388,7 @@ def test_all_orientations_of_a_jpeg_score_as_the_upright_one(
 @pytest.mark.parametrize("orientation", STORED_AS)
 def test_orientation_is_undone_pixel_for_pixel(orientation, suffix, kind, tmp_path):
     """Opened by its path, a grey TIFF on its side comes garbled from Pillow."""
-    array = make_pictures(1, (40, 56), seed=3)[0]
+    array = make_images(1, (40, 56), seed=3)[0]
     if kind != "RGB":
         array = to_gray(array)
     if kind == "I;16":
@@ -409,21 +407,21 @@ def odd_sizes():
 
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_mixed_sizes_keep_their_order_and_scores(detector, odd_sizes, batch_size):
-    one_by_one = [detector.score_samples([picture])[0] for picture in odd_sizes]
+    one_by_one = [detector.score_samples([image])[0] for image in odd_sizes]
     detector = copy.deepcopy(detector)
     detector.features_.set_params(batch_size=batch_size)
     assert_allclose(detector.score_samples(odd_sizes), one_by_one, rtol=RTOL)
 
 
-def test_no_two_pictures_of_a_size(detector):
+def test_no_two_images_of_a_size(detector):
     rng = np.random.default_rng(5)
-    pictures = [
+    images = [
         rng.integers(0, 256, (32, 32 + 2 * i, 3), dtype=np.uint8) for i in range(11)
     ]
-    one_by_one = [detector.score_samples([picture])[0] for picture in pictures]
+    one_by_one = [detector.score_samples([image])[0] for image in images]
     detector = copy.deepcopy(detector)
     detector.features_.set_params(batch_size=2)
-    assert_allclose(detector.score_samples(pictures), one_by_one, rtol=RTOL)
+    assert_allclose(detector.score_samples(images), one_by_one, rtol=RTOL)
 
 
 def test_fit_on_mixed_sizes(odd_sizes):
@@ -438,31 +436,31 @@ def test_fit_on_mixed_sizes(odd_sizes):
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_scores_do_not_depend_on_the_batch(detector, batch_size):
-    pictures = make_pictures(30, (64, 64), seed=6)
-    expected = detector.score_samples(pictures)
+    images = make_images(30, (64, 64), seed=6)
+    expected = detector.score_samples(images)
     detector = copy.deepcopy(detector)
     detector.features_.set_params(batch_size=batch_size)
-    assert_allclose(detector.score_samples(pictures), expected, rtol=RTOL)
+    assert_allclose(detector.score_samples(images), expected, rtol=RTOL)
 
 
-def test_a_single_picture(detector, pictures, expected):
-    assert_allclose(detector.score_samples(pictures[:1]), expected[:1], rtol=RTOL)
+def test_a_single_image(detector, images, expected):
+    assert_allclose(detector.score_samples(images[:1]), expected[:1], rtol=RTOL)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (9, 3), (64, 1)])
-def test_tiny_pictures_do(detector, shape):
-    picture = np.full((*shape, 3), 200, dtype=np.uint8)
-    assert np.isfinite(detector.score_samples([picture])).all()
+def test_tiny_images_do(detector, shape):
+    image = np.full((*shape, 3), 200, dtype=np.uint8)
+    assert np.isfinite(detector.score_samples([image])).all()
 
 
-def test_a_picture_is_not_changed(detector, pictures):
-    X = (pictures / 255).astype(np.float32)
+def test_a_image_is_not_changed(detector, images):
+    X = (images / 255).astype(np.float32)
     before = X.copy()
     detector.score_samples(X)
     assert_array_equal(X, before)
 
 
-class CountedPictures(list):
+class CountedImages(list):
     n_read = 0
 
     def __getitem__(self, index):
@@ -471,43 +469,41 @@ class CountedPictures(list):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
-def test_batches_hold_each_picture_once_and_one_size(odd_sizes, batch_size):
+def test_batches_hold_each_image_once_and_one_size(odd_sizes, batch_size):
     seen = []
-    pictures = [picture.astype(np.float32) for picture in odd_sizes]
-    for indices, batch, geometries in iter_batches(pictures, None, None, batch_size):
+    images = [image.astype(np.float32) for image in odd_sizes]
+    for indices, batch, geometries in iter_batches(images, None, None, batch_size):
         assert len(indices) == len(batch) == len(geometries) <= batch_size
         for i, tensor, geometry in zip(indices, batch, geometries, strict=True):
-            assert geometry.original == pictures[i].shape[:2]
-            assert_array_equal(tensor.numpy(), pictures[i].transpose(2, 0, 1))
+            assert geometry.original == images[i].shape[:2]
+            assert_array_equal(tensor.numpy(), images[i].transpose(2, 0, 1))
         seen.extend(indices)
-    assert sorted(seen) == list(range(len(pictures)))
+    assert sorted(seen) == list(range(len(images)))
 
 
-def test_few_pictures_are_held_at_once():
-    pictures = CountedPictures(
-        np.zeros((8, 8 + i, 3), dtype=np.float32) for i in range(40)
-    )
+def test_few_images_are_held_at_once():
+    images = CountedImages(np.zeros((8, 8 + i, 3), dtype=np.float32) for i in range(40))
     n_yielded, n_ahead = 0, max(2, torch.get_num_threads())
-    for indices, _, _ in iter_batches(pictures, None, None, 2):
-        assert pictures.n_read - n_yielded <= 8 + n_ahead
+    for indices, _, _ in iter_batches(images, None, None, 2):
+        assert images.n_read - n_yielded <= 8 + n_ahead
         n_yielded += len(indices)
     assert n_yielded == 40
 
 
-def test_large_pictures_are_not_read_far_ahead(monkeypatch):
+def test_large_images_are_not_read_far_ahead(monkeypatch):
     """Four of them are what is affordable, each held twice in three floats."""
     monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 4 * 40 * 40 * 24)
-    pictures = CountedPictures([np.zeros((40, 40, 3), dtype=np.float32)] * 40)
-    with contextlib.closing(iter_batches(pictures, None, None, 1)) as batches:
+    images = CountedImages([np.zeros((40, 40, 3), dtype=np.float32)] * 40)
+    with contextlib.closing(iter_batches(images, None, None, 1)) as batches:
         for n_yielded, _ in enumerate(batches):
-            assert pictures.n_read - n_yielded <= 1 + 4
+            assert images.n_read - n_yielded <= 1 + 4
 
 
-def sequential_inputs(pictures, image_size, crop_size):
-    """What the network gets, picture by picture, channels first from the start."""
-    for picture in pictures:
-        geometry = plan_geometry(picture.shape[:2], image_size, crop_size)
-        tensor = torch.from_numpy(picture.transpose(2, 0, 1).copy())
+def sequential_inputs(images, image_size, crop_size):
+    """What the network gets, image by image, channels first from the start."""
+    for image in images:
+        geometry = plan_geometry(image.shape[:2], image_size, crop_size)
+        tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
         yield resize_and_crop(tensor, geometry)
 
 
@@ -532,10 +528,10 @@ def test_reading_ahead_changes_no_bit(
 
 
 def test_the_batch_size_may_depend_on_the_input_size(odd_sizes):
-    pictures = [picture.astype(np.float32) for picture in odd_sizes * 4]
+    images = [image.astype(np.float32) for image in odd_sizes * 4]
     sizes_of_batches = {}
     for indices, batch, _ in iter_batches(
-        pictures, None, None, lambda size: 1 + size[0] // 32
+        images, None, None, lambda size: 1 + size[0] // 32
     ):
         height = batch.shape[2]
         assert len(indices) <= 1 + height // 32
@@ -545,14 +541,14 @@ def test_the_batch_size_may_depend_on_the_input_size(odd_sizes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_of_several_bad_pictures_the_first_is_named(batch_size, tmp_path):
-    paths = save_all(make_pictures(12, (64, 64), seed=9), tmp_path, ".png")
+def test_of_several_bad_images_the_first_is_named(batch_size, tmp_path):
+    paths = save_all(make_images(12, (64, 64), seed=9), tmp_path, ".png")
     for i in (5, 6, 11):
         Path(paths[i]).write_bytes(Path(paths[i]).read_bytes()[:100])
     batches = iter_batches(check_images(paths), 32, None, batch_size)
     before = [i for _ in range(5 // batch_size) for i in next(batches)[0]]
     assert before == list(range(5 - 5 % batch_size))
-    with pytest.raises(UnreadableImageError, match=r"picture 5 \(.*5\.png\)"):
+    with pytest.raises(UnreadableImageError, match=r"image 5 \(.*5\.png\)"):
         next(batches)
     assert not n_reading()
 
@@ -570,7 +566,7 @@ def test_no_thread_is_left_by_an_error_of_the_network(detector):
     handle = detector.features_._network.module.register_forward_pre_hook(fail)
     try:
         with pytest.raises(MemoryError) as raised:
-            detector.score_samples(make_pictures(40, (64, 64), seed=10))
+            detector.score_samples(make_images(40, (64, 64), seed=10))
     finally:
         handle.remove()
     # The traceback still holds every frame.
@@ -586,15 +582,15 @@ def test_an_interrupt_leaves_no_thread(detector):
     handle = detector.features_._network.module.register_forward_pre_hook(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt) as raised:
-            detector.predict_maps(make_pictures(40, (64, 64), seed=10))
+            detector.predict_maps(make_images(40, (64, 64), seed=10))
     finally:
         handle.remove()
     assert raised.tb
     assert not n_reading()
 
 
-def test_one_lazy_pil_image_many_times_over(detector, pictures, tmp_path):
-    (path,) = save_all(pictures[:1], tmp_path, ".png")
+def test_one_lazy_pil_image_many_times_over(detector, images, tmp_path):
+    (path,) = save_all(images[:1], tmp_path, ".png")
     with Image.open(path) as image:
         scores = detector.score_samples([image] * 12)
     assert_allclose(scores, detector.score_samples([path] * 12), rtol=RTOL)
@@ -602,9 +598,9 @@ def test_one_lazy_pil_image_many_times_over(detector, pictures, tmp_path):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_batches_for_a_gpu_lie_in_pinned_memory(odd_sizes):
-    pictures = [picture.astype(np.float32) for picture in odd_sizes]
-    plain = iter_batches(pictures, 32, 24, 3)
-    pinned = iter_batches(pictures, 32, 24, 3, pinned=True)
+    images = [image.astype(np.float32) for image in odd_sizes]
+    plain = iter_batches(images, 32, 24, 3)
+    pinned = iter_batches(images, 32, 24, 3, pinned=True)
     for (_, expected, _), (_, batch, _) in zip(plain, pinned, strict=True):
         assert batch.is_pinned()
         assert_array_equal(batch, expected)
@@ -617,8 +613,8 @@ sizes = st.integers(1, 160)
 @given(shape=st.tuples(sizes, sizes), image_size=st.integers(1, 80))
 def test_resized_shape_keeps_the_short_side_as_torchvision_does(shape, image_size):
     functional = pytest.importorskip("torchvision.transforms.functional")
-    picture = torch.zeros((1, *shape))
-    expected = functional.resize(picture, image_size).shape[1:]
+    image = torch.zeros((1, *shape))
+    expected = functional.resize(image, image_size).shape[1:]
     assert resized_shape(shape, image_size) == tuple(expected)
 
 
@@ -666,10 +662,10 @@ def test_crop_offset(shape, crop_size, offset):
 
 @pytest.mark.parametrize("size", [(24, 24), (64, 31), (101, 140), (1, 1)])
 def test_resizing_is_pillow_s_antialiased_bilinear(size):
-    picture = np.random.default_rng(7).random((50, 70)).astype(np.float32)
-    geometry = plan_geometry(picture.shape, size, None)
-    resized = resize_and_crop(torch.from_numpy(picture)[None], geometry)[0]
-    pillow = Image.fromarray(picture).resize(size[::-1], Image.Resampling.BILINEAR)
+    image = np.random.default_rng(7).random((50, 70)).astype(np.float32)
+    geometry = plan_geometry(image.shape, size, None)
+    resized = resize_and_crop(torch.from_numpy(image)[None], geometry)[0]
+    pillow = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)
     assert_allclose(resized, np.asarray(pillow), atol=1e-5)
 
 
@@ -689,13 +685,13 @@ def test_masks_shrink_to_what_they_were_grown_from(mask, factor):
 
 @pytest.mark.parametrize(("image_size", "crop_size"), [(32, None), (64, 48), (21, 15)])
 @pytest.mark.parametrize("dtype", [bool, np.uint8, float])
-def test_masks_stay_where_their_pictures_are(image_size, crop_size, dtype):
+def test_masks_stay_where_their_images_are(image_size, crop_size, dtype):
     mask = np.zeros((63, 99), dtype=dtype)
     mask[21:42, 36:60] = 1
     (resized,) = resize_masks([mask], image_size, crop_size)
     geometry = plan_geometry(mask.shape, image_size, crop_size)
-    picture = torch.from_numpy(mask.astype(np.float32))[None]
-    soft = resize_and_crop(picture, geometry)[0].numpy()
+    image = torch.from_numpy(mask.astype(np.float32))[None]
+    soft = resize_and_crop(image, geometry)[0].numpy()
     assert resized.dtype == bool
     assert resized.shape == soft.shape
     for axis in (0, 1):
@@ -753,7 +749,7 @@ def test_a_thin_image_is_refused_before_it_is_resized(
     with pytest.raises(UnreadableImageError) as caught:
         next(batches)
     message = str(caught.value)
-    expected = ("picture 1", "256", "5120000", "1310720000 pixels (15.7 GB)")
+    expected = ("image 1", "256", "5120000", "1310720000 pixels (15.7 GB)")
     assert all(part in message for part in expected)
     assert f"{Image.MAX_IMAGE_PIXELS} pixels" in message
     assert "(height, width)" in message
@@ -791,10 +787,10 @@ def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
     """Four of them are what is affordable, as large as they become."""
     monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 4 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
-    pictures = CountedPictures([np.zeros((4, 40, 3), dtype=np.float32)] * 60)
-    with contextlib.closing(iter_batches(pictures, 40, None, 32)) as batches:
+    images = CountedImages([np.zeros((4, 40, 3), dtype=np.float32)] * 60)
+    with contextlib.closing(iter_batches(images, 40, None, 32)) as batches:
         for n_yielded, _ in enumerate(batches):
-            assert pictures.n_read - 32 * (n_yielded + 1) <= 1 + 4
+            assert images.n_read - 32 * (n_yielded + 1) <= 1 + 4
 
 
 def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
@@ -802,22 +798,22 @@ def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
     monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 2 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     small, thin = (np.zeros((4, n, 3), dtype=np.float32) for n in (4, 40))
-    pictures = CountedPictures([small] * 30 + [thin] * 50)
-    with contextlib.closing(iter_batches(pictures, 40, None, 20)) as batches:
+    images = CountedImages([small] * 30 + [thin] * 50)
+    with contextlib.closing(iter_batches(images, 40, None, 20)) as batches:
         next(batches)
         time.sleep(0.1)
         # Two threads may each have begun one before the first was seen to be large.
-        assert pictures.n_read <= 30 + 2
+        assert images.n_read <= 30 + 2
 
 
 # Damaged files -----------------------------------------------------------------------
 
 
-def test_a_part_of_the_pictures_keeps_their_names():
+def test_a_part_of_the_images_keeps_their_names():
     images = check_images(
         np.zeros((5, 8, 8, 3)) + np.array([0, 0, 0, 9, 0])[:, None, None, None]
     )
-    with pytest.raises(ValueError, match="picture 3 holds floats"):
+    with pytest.raises(ValueError, match="image 3 holds floats"):
         images.take([4, 3])[1]
 
 
@@ -837,7 +833,7 @@ def test_a_damaged_file_loads_or_is_named(file_format, tmp_path):
     """Pillow raises half a dozen types for damaged files; the user gets one."""
     rng = np.random.default_rng(8)
     file = io.BytesIO()
-    Image.fromarray(make_pictures(1, (16, 24), seed=8)[0]).save(file, file_format)
+    Image.fromarray(make_images(1, (16, 24), seed=8)[0]).save(file, file_format)
     path = tmp_path / "damaged"
     n_refused = 0
     for length in rng.integers(1, len(file.getvalue()), 40):
@@ -852,5 +848,5 @@ def test_a_damaged_file_loads_or_is_named(file_format, tmp_path):
                 assert image.dtype == np.float32
             except UnreadableImageError as error:
                 n_refused += 1
-                assert f"picture 0 ({path})" in str(error)  # noqa: PT017
+                assert f"image 0 ({path})" in str(error)  # noqa: PT017
     assert n_refused

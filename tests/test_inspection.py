@@ -23,7 +23,7 @@ def _close_figures():
 
 @pytest.fixture
 def images():
-    """Two pictures of different sizes."""
+    """Two images of different sizes."""
     rng = np.random.default_rng(0)
     return [rng.integers(0, 256, (h, w, 3), np.uint8) for h, w in ((20, 24), (16, 30))]
 
@@ -52,7 +52,7 @@ def legend_of(display):
     return [] if legend is None else [text.get_text() for text in legend.get_texts()]
 
 
-def test_a_sheet_has_a_row_for_each_picture(images):
+def test_a_sheet_has_a_row_for_each_image(images):
     display = AnomalyMapDisplay.from_estimator(Ramp(), images)
     assert display.axes_.shape == (2, 4)
     assert display.figure_ is display.axes_[1, 3].figure
@@ -85,7 +85,7 @@ def test_without_a_threshold_the_scale_is_the_range_of_the_maps(images, maps):
 
 @pytest.fixture(scope="module")
 def calibrated():
-    """A calibrated detector, and its training pictures."""
+    """A calibrated detector, and its training images."""
     train = make_surface_defects(6, 0, 0, image_size=32, random_state=0).data
     features = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
     detector = PatchCoreDetector(features, random_state=0)
@@ -145,7 +145,7 @@ def test_masks_are_shown_beside_predictions(images, maps):
     assert titles_of(display) == ["bad", "good"]
     tint = display.axes_[0, 3].images[1].get_array()
     np.testing.assert_array_equal(tint[..., 3] > 0, mask)
-    # The outline leaves the limits of the picture as they are.
+    # The outline leaves the limits of the image as they are.
     assert display.axes_[0, 3].get_xlim() == (-0.5, 23.5)
     assert display.axes_[0, 3].get_ylim() == (19.5, -0.5)
 
@@ -178,7 +178,7 @@ def test_pixels_that_nobody_looked_at_stay_as_they_are(images, maps):
     display.figure_.canvas.draw()
 
 
-def test_one_axes_is_divided_among_the_pictures(images, maps):
+def test_one_axes_is_divided_among_the_images(images, maps):
     figure, (left, right) = plt.subplots(1, 2)
     display = AnomalyMapDisplay.from_predictions(images, maps, ax=left)
     assert display.figure_ is figure
@@ -204,19 +204,19 @@ def test_a_sheet_can_be_drawn_again(images, maps):
     assert display.axes_.shape == (2, 1)
 
 
-@pytest.mark.parametrize("columns", [["picture"], [], "map"])
+@pytest.mark.parametrize("columns", [["image"], [], "map"])
 def test_unknown_columns_are_named(images, maps, columns):
     with pytest.raises(ValueError, match=r"columns=.*input, map, overlay, mask"):
         AnomalyMapDisplay(images, maps).plot(columns=columns)
 
 
-def test_a_map_of_another_size_than_its_picture_is_named(images, maps):
+def test_a_map_of_another_size_than_its_image_is_named(images, maps):
     maps[1] = maps[1][::2, ::2]
     with pytest.raises(ValueError, match=r"maps\[1\].*image 1 is 16 x 30"):
         AnomalyMapDisplay.from_predictions(images, maps)
 
 
-def test_as_many_maps_as_pictures_are_needed(images, maps):
+def test_as_many_maps_as_images_are_needed(images, maps):
     with pytest.raises(ValueError, match="inconsistent numbers"):
         AnomalyMapDisplay.from_predictions(images, maps[:1])
 
@@ -232,7 +232,7 @@ def test_without_matplotlib_the_way_to_get_it_is_told(images, maps, monkeypatch)
         AnomalyMapDisplay(images, maps).plot()
 
 
-def test_an_overlay_of_low_values_is_the_picture():
+def test_an_overlay_of_low_values_is_the_image():
     image = np.random.default_rng(0).random((4, 5, 3))
     low = blend_overlay(image, np.full((4, 5), 0.5), (0.5, 1.5))
     np.testing.assert_array_equal(low, np.rint(255 * image))

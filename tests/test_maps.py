@@ -109,7 +109,7 @@ def test_nan_marks_just_what_the_crop_did_not_look_at(
     marked = anomaly_map(grid, geometry, smoothing=smoothing, rim="nan")
     assert filled.shape == marked.shape == shape
     assert np.isfinite(filled).all()
-    # The centre of a pixel, in pixels of the resized picture.
+    # The centre of a pixel, in pixels of the resized image.
     inside = np.ones(shape, bool)
     for axis in (0, 1):
         center = (np.arange(shape[axis]) + 0.5) * geometry.resized[axis] / shape[axis]
@@ -232,8 +232,8 @@ def make_detector(image_size=64, crop_size=None, **params):
         pytest.param((64, 64), 64, None, id="as it is"),
         pytest.param((48, 80), 64, None, id="not square"),
         pytest.param((96, 128), 64, 48, id="cropped"),
-        pytest.param((32, 40), 64, None, id="picture smaller than the input"),
-        pytest.param((160, 130), 64, None, id="picture larger than the input"),
+        pytest.param((32, 40), 64, None, id="image smaller than the input"),
+        pytest.param((160, 130), 64, None, id="image larger than the input"),
         pytest.param((80, 80), (64, 96), None, id="stretched"),
         pytest.param((80, 100), (64, 96), (48, 56), id="stretched and cropped"),
     ],
@@ -242,13 +242,13 @@ def test_map_lights_up_at_the_defect(shape, image_size, crop_size):
     detector = make_detector(image_size, crop_size, smoothing=2.0)
     detector.fit(textures(4, shape, seed=0))
     height, width = shape
-    # Both corners of the defect, in the quarters of the picture that a crop keeps.
+    # Both corners of the defect, in the quarters of the image that a crop keeps.
     for top, left in [(0.3, 0.3), (0.3, 0.6), (0.55, 0.35), (0.6, 0.6)]:
-        picture = textures(1, shape, seed=1)
+        image = textures(1, shape, seed=1)
         rows = slice(int(top * height), int(top * height) + height // 10)
         columns = slice(int(left * width), int(left * width) + height // 10)
-        picture[0, rows, columns] = 255
-        (values,) = detector.predict_maps(picture)
+        image[0, rows, columns] = 255
+        (values,) = detector.predict_maps(image)
         assert values.shape == shape
         peak = np.unravel_index(values.argmax(), shape)
         resized = plan_geometry(shape, image_size, crop_size).resized
@@ -265,32 +265,32 @@ def cropping_detector():
     return make_detector(64, 48).fit(textures(3, (70, 90), seed=0))
 
 
-def test_maps_of_unequal_pictures_have_each_its_own_size(cropping_detector):
+def test_maps_of_unequal_images_have_each_its_own_size(cropping_detector):
     shapes = [(70, 90), (64, 64), (40, 100), (64, 64)]
-    pictures = [textures(1, shape, seed=2)[0] for shape in shapes]
-    maps = cropping_detector.predict_maps(pictures)
+    images = [textures(1, shape, seed=2)[0] for shape in shapes]
+    maps = cropping_detector.predict_maps(images)
     assert isinstance(maps, list)
     assert [values.shape for values in maps] == shapes
-    masks = cropping_detector.predict_masks(pictures)
+    masks = cropping_detector.predict_masks(images)
     assert [mask.shape for mask in masks] == shapes
-    for picture, values in zip(pictures, maps, strict=True):
-        (alone,) = cropping_detector.predict_maps([picture])
+    for image, values in zip(images, maps, strict=True):
+        (alone,) = cropping_detector.predict_maps([image])
         assert_allclose(alone, values, rtol=1e-4)
     # The crop makes inputs and grids equal.
-    assert cropping_detector.predict_maps(pictures, size="resized").shape == (4, 48, 48)
-    assert cropping_detector.predict_maps(pictures, size="grid").shape == (4, 12, 12)
+    assert cropping_detector.predict_maps(images, size="resized").shape == (4, 48, 48)
+    assert cropping_detector.predict_maps(images, size="grid").shape == (4, 12, 12)
 
 
-def test_maps_of_equal_pictures_are_one_array(cropping_detector):
+def test_maps_of_equal_images_are_one_array(cropping_detector):
     maps = cropping_detector.predict_maps(textures(2, (70, 90), seed=2))
     assert maps.shape == (2, 70, 90)
     assert maps.dtype == np.float32
     assert np.isfinite(maps).all()
 
 
-def test_rim_of_cropped_pictures_is_marked_on_request(cropping_detector):
-    pictures = textures(2, (70, 90), seed=2)
-    maps = cropping_detector.predict_maps(pictures, rim="nan")
+def test_rim_of_cropped_images_is_marked_on_request(cropping_detector):
+    images = textures(2, (70, 90), seed=2)
+    maps = cropping_detector.predict_maps(images, rim="nan")
     seen = seen_pixels(plan_geometry((70, 90), 64, 48))
     assert 0 < seen.sum() < seen.size
     assert_array_equal(np.isfinite(maps), np.broadcast_to(seen, maps.shape))
@@ -303,22 +303,22 @@ def test_without_a_crop_there_is_no_nan(size):
     assert np.isfinite(maps).all()
 
 
-def test_grid_holds_the_score_of_the_picture(cropping_detector):
-    pictures = textures(3, (70, 90), seed=2)
-    grids = cropping_detector.predict_maps(pictures, size="grid")
+def test_grid_holds_the_score_of_the_image(cropping_detector):
+    images = textures(3, (70, 90), seed=2)
+    grids = cropping_detector.predict_maps(images, size="grid")
     assert_allclose(
-        -grids.max(axis=(1, 2)), cropping_detector.score_samples(pictures), rtol=1e-5
+        -grids.max(axis=(1, 2)), cropping_detector.score_samples(images), rtol=1e-5
     )
 
 
 def test_masks_are_maps_beyond_the_threshold(cropping_detector):
-    pictures = textures(2, (70, 90), seed=2)
-    maps = cropping_detector.predict_maps(pictures)
+    images = textures(2, (70, 90), seed=2)
+    maps = cropping_detector.predict_maps(images)
     threshold = float(np.median(maps))
-    masks = cropping_detector.predict_masks(pictures, threshold=threshold)
+    masks = cropping_detector.predict_masks(images, threshold=threshold)
     assert masks.dtype == bool
     assert_array_equal(masks, maps > threshold)
     assert_array_equal(
-        cropping_detector.predict_masks(pictures),
+        cropping_detector.predict_masks(images),
         maps > cropping_detector.map_threshold_,
     )

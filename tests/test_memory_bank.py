@@ -196,12 +196,12 @@ def test_a_score_does_not_depend_on_the_batch(settings):
 @pytest.mark.parametrize("copies", [1, 4])
 def test_real_features_score_the_same_in_any_batch(assets, copies):
     """384 features as they are, and 1536 as four copies that differ a little."""
-    pictures = sorted((assets / "data/mvtec_ad_reduced").rglob("train/good/*.*"))[:7]
+    images = sorted((assets / "data/mvtec_ad_reduced").rglob("train/good/*.*"))[:7]
     features = PatchFeatureTransformer(
         "resnet18",
         weights=assets / "weights/resnet18_tv_in1k_trunk.safetensors",
         crop_size=96,
-    ).fit_transform(pictures)
+    ).fit_transform(images)
     noise = patches(*features.shape[:-1], d=384 * copies, dtype=np.float32)
     features = np.tile(features, copies) + 1e-3 * (copies > 1) * noise
     bank = make_bank(0.1, reweight=9).fit(features[:5])

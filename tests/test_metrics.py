@@ -56,7 +56,7 @@ SCORERS = {
 
 
 def naive_aupro(masks, maps, max_fpr=0.3):
-    """AUPRO by its definition: one pass over every picture for every threshold."""
+    """AUPRO by its definition: one pass over every image for every threshold."""
     seen = [~np.isnan(scores) for scores in maps]
     n_normal = sum(((mask == 0) & s).sum() for mask, s in zip(masks, seen, strict=True))
     points = [(0.0, 0.0)]
@@ -120,7 +120,7 @@ def labelled_scores(draw):
 
 @st.composite
 def masked_maps(draw):
-    """One to three pictures of different sizes, few distinct scores, perhaps NaN."""
+    """One to three images of different sizes, few distinct scores, perhaps NaN."""
     sizes = draw(
         st.lists(
             st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3
@@ -144,8 +144,8 @@ def masked_maps(draw):
 def cut_in_two(masks, maps):
     """Pieces 30 and 2 pixels wide; no defect of `inspected` crosses the cut."""
     return [
-        [piece for picture in pictures for piece in np.split(picture, [30], axis=1)]
-        for pictures in (masks, maps)
+        [piece for image in images for piece in np.split(image, [30], axis=1)]
+        for images in (masks, maps)
     ]
 
 
@@ -246,13 +246,13 @@ def test_of_equal_f1_the_fewest_false_alarms_win():
         (["good", "bad"], [1.0, 2.0], "got 'bad', 'good'"),
         (["-1", "1"], [1.0, 2.0], "got '-1', '1'"),
         (np.linspace(0, 1, 9), np.ones(9), r"got 0\.0, 0\.125, .*, \.\.\."),
-        ([1, 1, 1], [1.0, 2.0, 3.0], r"no anomalous picture \(-1\) among its 3"),
-        ([-1, -1], [1.0, 2.0], r"no normal picture \(\+1\) among its 2"),
+        ([1, 1, 1], [1.0, 2.0, 3.0], r"no anomalous image \(-1\) among its 3"),
+        ([-1, -1], [1.0, 2.0], r"no normal image \(\+1\) among its 2"),
         ([1, -1], [1.0, np.nan], "y_score contains NaN"),
         ([1, -1], [1.0, -np.inf], "y_score contains infinity"),
         ([1, -1], [1.0, 2.0, 3.0], r"inconsistent numbers of samples: \[2, 3\]"),
         ([1, -1], [[1.0, 2.0], [3.0, 4.0]], r"1d array.*\(2, 2\)"),
-        ([], [], "y_true holds no normal picture"),
+        ([], [], "y_true holds no normal image"),
     ],
 )
 def test_bad_labels_and_scores_are_refused(metric, y_true, y_score, message):
@@ -358,7 +358,7 @@ def test_report_ranks_the_pixels_once(inspected, monkeypatch):
     ],
     ids=["list", "uint8", "float64", "None", "reversed", "flipped", "sizes"],
 )
-def test_the_way_pictures_are_given_does_not_matter(inspected, as_given):
+def test_the_way_images_are_given_does_not_matter(inspected, as_given):
     masks, maps = inspected
     expected, got = pixel_metrics(masks, maps), pixel_metrics(*as_given(masks, maps))
     # The threshold is rounded to the dtype of the maps.
@@ -405,7 +405,7 @@ def test_small_regions_weigh_as_much_as_large_ones():
     assert aupro([mask], [scores], max_fpr=0.9) == pytest.approx(0.5)
 
 
-def test_regions_do_not_join_across_pictures():
+def test_regions_do_not_join_across_images():
     mask = np.array([[1], [0]])
     scores = [np.array([[9.0], [0.0]]), np.array([[-1.0], [0.0]])]
     assert aupro([mask, mask], scores) == pytest.approx(0.5)
@@ -437,8 +437,8 @@ def test_float32_maps_are_ranked_as_float32(inspected):
 @pytest.mark.parametrize(
     ("masks", "maps", "message"),
     [
-        (np.zeros((2, 3, 3)), np.ones((2, 3, 3)), "anomalous .* of 2 picture"),
-        ([None], np.ones((1, 3, 3)), "anomalous .* of 1 picture"),
+        (np.zeros((2, 3, 3)), np.ones((2, 3, 3)), "anomalous .* of 2 image"),
+        ([None], np.ones((1, 3, 3)), "anomalous .* of 1 image"),
         (np.ones((2, 3, 3)), np.ones((2, 3, 3)), "is normal"),
         ([[[1, 0]]], [[[np.nan, 1.0]]], "None of the pixels with a score is anomalous"),
         (

@@ -128,7 +128,7 @@ def test_unequal_grids_are_compared_where_centres_lie(method):
 
 
 def contaminated(n=20, n_bad=2, seed=0):
-    """Pictures of 4 x 5 patches; in the last ones, two patches are far off."""
+    """Images of 4 x 5 patches; in the last ones, two patches are far off."""
     X = np.random.default_rng(seed).normal(size=(n, 4, 5, 6)).astype(np.float32)
     X[n - n_bad :, 1, 2:4] += 20 * np.arange(1, n_bad + 1)[:, None, None]
     return X
@@ -231,7 +231,7 @@ def test_labelled_anomalies_are_left_out_before_the_filter():
     assert_array_equal(labelled.outlier_indices_, without.outlier_indices_)
 
 
-def pictures(n=10, n_bad=1, size=32, seed=0):
+def images(n=10, n_bad=1, size=32, seed=0):
     X = np.random.default_rng(seed).integers(90, 110, (n, size, size, 3), np.uint8)
     X[n - n_bad :, 8:20, 8:20] = 255
     return X
@@ -251,22 +251,22 @@ def make_detector(**params):
     )
 
 
-def test_a_detector_leaves_defective_pictures_out_and_finds_them():
-    X = pictures()
+def test_a_detector_leaves_defective_images_out_and_finds_them():
+    X = images()
     detector = make_detector(position_window=3).fit(X)
     assert detector.predict(X)[-1] == -1
-    assert 9 not in detector.nearest_patches(X).picture
+    assert 9 not in detector.nearest_patches(X).image
     assert detector.offset_ == np.quantile(detector.training_scores_[:9], 0.01)
     plain = clone(detector).set_params(outlier_filter=None).fit(X)
-    assert 9 in plain.nearest_patches(X).picture
+    assert 9 in plain.nearest_patches(X).image
 
 
-def test_unequal_pictures_go_through_filter_and_window():
-    X = [*pictures(5, 0), *pictures(5, 1, size=40)]
+def test_unequal_images_go_through_filter_and_window():
+    X = [*images(5, 0), *images(5, 1, size=40)]
     detector = make_detector(position_window=5)
     detector.set_params(features__image_size=None)
     assert detector.fit_predict(X)[-1] == -1
-    assert 9 not in detector.nearest_patches(X[-1:]).picture
+    assert 9 not in detector.nearest_patches(X[-1:]).image
     assert detector.memory_bank_.position_grid_ == (10, 10)
 
 

@@ -17,7 +17,7 @@ from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._benchmark._tables import COLUMNS, format_csv, write_results
 from skpatchcore._cli import _commands as cli
 from skpatchcore.persistence import _save_load as persistence
-from skpatchcore.scoring import find_unreadable, score_pictures
+from skpatchcore.scoring import find_unreadable, score_images
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 SMALL = ("--backbone", "gabor", "--layers", "fine", "--image-size", "16")
@@ -261,7 +261,7 @@ def test_a_thin_image_ends_a_run_that_is_to_end_with_a_reason(large_model, thin)
 def test_thin_arrays_are_skipped_as_files_are(large_model):
     detector = persistence.load(large_model)
     arrays = [np.zeros((16, 16)), np.zeros((20_000, 1)), np.zeros((16, 16))]
-    results = score_pictures(detector, arrays, on_error="skip")
+    results = score_images(detector, arrays, on_error="skip")
     assert results.index.tolist() == [0, 2]
     assert "1920000 x 96" in results.unreadable[0].reason
 

@@ -53,7 +53,7 @@ def test_a_box_is_where_the_patch_was_before_resizing_and_cropping():
     np.testing.assert_allclose(larger, [50, 108, 110, 156])
 
 
-def test_what_is_shown_of_a_picture_stays_inside_it():
+def test_what_is_shown_of_a_image_stays_inside_it():
     assert window(4, 6, 3, 10) == (2, 8)
     assert window(0, 2, 3, 10) == (0, 6)
     assert window(-1, 1, 3, 10) == (0, 6)
@@ -61,11 +61,11 @@ def test_what_is_shown_of_a_picture_stays_inside_it():
     assert window(4, 6, 30, 10) == (0, 10)
 
 
-def test_a_training_picture_matches_itself_patch_for_patch(detector, train):
+def test_a_training_image_matches_itself_patch_for_patch(detector, train):
     """With every patch kept, the oracle is the patch itself."""
     patches = [(2, 3), (7, 0)]
     found = find_matches(detector, train[[4, 1]], train, patches, 2)
-    np.testing.assert_array_equal(found.match_pictures[:, 0], [4, 1])
+    np.testing.assert_array_equal(found.match_images[:, 0], [4, 1])
     np.testing.assert_allclose(found.match_boxes[:, 0], found.boxes)
     np.testing.assert_allclose(found.distances[:, 0], 0, atol=1e-6)
     assert (np.diff(found.distances, axis=1) >= 0).all()
@@ -90,13 +90,13 @@ def test_matches_of_a_coreset_are_patches_that_were_kept(train, surfaces):
     found = find_matches(detector, surfaces.data[-2:], train, None, 5)
     # With five patches kept, all of them are among the five nearest.
     kept = detector.memory_bank_.bank_indices_
-    per_picture = np.bincount(kept // detector._training_shapes[0].prod(), minlength=6)
-    for pictures in found.match_pictures:
-        np.testing.assert_array_equal(np.bincount(pictures, minlength=6), per_picture)
+    per_image = np.bincount(kept // detector._training_shapes[0].prod(), minlength=6)
+    for images in found.match_images:
+        np.testing.assert_array_equal(np.bincount(images, minlength=6), per_image)
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_conformal_detector_names_pictures_of_its_own_fit(detector, train, frozen):
+def test_a_conformal_detector_names_images_of_its_own_fit(detector, train, frozen):
     if frozen:
         outer = ConformalDetector(FrozenEstimator(detector), alpha=0.2).fit(train)
     else:
@@ -104,7 +104,7 @@ def test_a_conformal_detector_names_pictures_of_its_own_fit(detector, train, fro
         outer = ConformalDetector(detector, alpha=0.2, **method).fit(train)
     kept = np.setdiff1d(range(6), [] if frozen else outer.calibration_indices_)
     found = find_matches(outer, train[kept], train, None, 1)
-    np.testing.assert_array_equal(found.match_pictures[:, 0], kept)
+    np.testing.assert_array_equal(found.match_images[:, 0], kept)
     np.testing.assert_allclose(found.match_boxes[:, 0], found.boxes)
 
 
@@ -119,7 +119,7 @@ def test_what_has_no_bank_or_several_is_refused(detector, train, surfaces):
         PatchPlaces(PatchCoreDetector(), train)
 
 
-def test_fewer_training_pictures_than_were_learned_from_are_refused(detector, train):
+def test_fewer_training_images_than_were_learned_from_are_refused(detector, train):
     with pytest.raises(ValueError, match=r"has 4 images.*fitted on image 5"):
         PatchPlaces(detector, train[:4])
 
@@ -132,9 +132,9 @@ def files(train, tmp_path):
     return paths
 
 
-def test_only_training_pictures_that_match_must_still_be_there(detector, train, files):
+def test_only_training_images_that_match_must_still_be_there(detector, train, files):
     files[0].unlink()
-    files[1].write_bytes(b"no picture")
+    files[1].write_bytes(b"no image")
     display = PatchMatchDisplay.from_estimator(
         detector, train[2:3], training_images=files, n_neighbors=1
     )
@@ -146,7 +146,7 @@ def test_only_training_pictures_that_match_must_still_be_there(detector, train, 
             )
 
 
-def test_a_sheet_shows_picture_patch_and_matches(detector, train, surfaces):
+def test_a_sheet_shows_image_patch_and_matches(detector, train, surfaces):
     display = PatchMatchDisplay.from_estimator(
         detector, surfaces.data[-2:], training_images=train, titles=["a", "b"]
     )
@@ -154,7 +154,7 @@ def test_a_sheet_shows_picture_patch_and_matches(detector, train, surfaces):
     assert [row[0].get_ylabel() for row in display.axes_] == ["a", "b"]
     assert display.axes_[0, 2].get_title().startswith("nearest normal patch\ndistance")
     assert display.axes_[1, 4].get_title().startswith("distance")
-    # Cut out round the patch, but of the whole picture's pixels.
+    # Cut out round the patch, but of the whole image's pixels.
     cell = display.axes_[1, 2]
     assert cell.images[0].get_array().shape == (64, 64, 3)
     assert np.ptp(cell.get_xlim()) == pytest.approx(2.5 * cell.patches[0].get_width())
@@ -185,7 +185,7 @@ def test_a_patch_outside_the_grid_is_named(detector, train, patch):
 def test_places_that_are_known_can_be_drawn(train):
     places = {
         "training_images": train,
-        "match_pictures": [[3, 0]],
+        "match_images": [[3, 0]],
         "match_boxes": [[[0, 0, 8, 8], [8, 8, 16, 16]]],
         "distances": [[1.0, 2.0]],
     }

@@ -47,16 +47,16 @@ from skpatchcore.persistence import _save_load as persistence
 from skpatchcore.persistence import _schema as _model_schema
 from skpatchcore.persistence._arrays import ArrayWriter
 
-PICTURES = make_surface_defects(6, 1, 1, image_size=64, random_state=0).data
-TRAIN, TEST = PICTURES[:6], PICTURES[6:]
-UNEQUAL = [*TRAIN[:3], *(picture[:48] for picture in TRAIN[3:])]
+IMAGES = make_surface_defects(6, 1, 1, image_size=64, random_state=0).data
+TRAIN, TEST = IMAGES[:6], IMAGES[6:]
+UNEQUAL = [*TRAIN[:3], *(image[:48] for image in TRAIN[3:])]
 
 
-def make(features=None, pictures=TRAIN, **params):
+def make(features=None, images=TRAIN, **params):
     """Return a fitted detector with a small random network."""
     given = {"weights": "random", "image_size": 32, "layers": ("layer1", "layer2")}
     transformer = PatchFeatureTransformer("resnet18", **given | (features or {}))
-    return PatchCoreDetector(transformer, **{"random_state": 0} | params).fit(pictures)
+    return PatchCoreDetector(transformer, **{"random_state": 0} | params).fit(images)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -115,14 +115,14 @@ def seal(manifest, arrays: bytes):
     return {"model.json": json.dumps(manifest), "arrays.safetensors": arrays}
 
 
-def assert_same(loaded, detector, pictures=TEST):
+def assert_same(loaded, detector, images=TEST):
     np.testing.assert_array_equal(
-        loaded.score_samples(pictures), detector.score_samples(pictures)
+        loaded.score_samples(images), detector.score_samples(images)
     )
     np.testing.assert_array_equal(
-        loaded.predict_maps(pictures), detector.predict_maps(pictures)
+        loaded.predict_maps(images), detector.predict_maps(images)
     )
-    found, expected = (d.nearest_patches(pictures) for d in (loaded, detector))
+    found, expected = (d.nearest_patches(images) for d in (loaded, detector))
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
     for name in ("offset_", "map_threshold_"):
         assert getattr(loaded, name) == getattr(detector, name)
@@ -146,12 +146,12 @@ ROUND_TRIPS = {
     "random subset": {"sampler": CoresetSampler(30, method="random", device="cpu")},
     "every patch": {"sampler": CoresetSampler(method="none")},
     "RandomState": {"random_state": np.random.RandomState(1)},
-    "unequal sizes": {"features": {"image_size": None}, "pictures": UNEQUAL},
+    "unequal sizes": {"features": {"image_size": None}, "images": UNEQUAL},
     "outlier filter": {"outlier_filter": "lof", "outlier_fraction": 0.3},
     "window": {"position_window": (3, 5), "n_neighbors": 2},
     "window of unequal sizes": {
         "features": {"image_size": None},
-        "pictures": UNEQUAL,
+        "images": UNEQUAL,
         "position_window": 3,
         "outlier_filter": "nearest",
     },
@@ -452,7 +452,7 @@ def test_device_is_chosen_when_loading(members, tmp_path):
 
 
 def calibrated(estimator=None, **params):
-    """Return a fitted ConformalDetector; three pictures a fold support alpha=0.2."""
+    """Return a fitted ConformalDetector; three images a fold support alpha=0.2."""
     given = {"alpha": 0.2, "cv": 3, "random_state": 0} | params
     return ConformalDetector(estimator or make(), **given).fit(TRAIN)
 
@@ -633,7 +633,7 @@ def test_fitted_on_a_gpu_and_loaded_where_there_is_none(make_one, tmp_path):
         )
 
 
-def test_size_on_real_pictures(assets, tmp_path):
+def test_size_on_real_images(assets, tmp_path):
     """A file is the bank and at most 64 KB: bottle, ResNet-18, 1 %."""
     data = load_mvtec_ad(assets / "data" / "mvtec_ad", "bottle", subset="train")
     weights = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
@@ -761,7 +761,7 @@ def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
         ('{"format": "skpatchcore model", "x": NaN}', "NaN"),
         ('{"format": "skpatchcore model", "x": -Infinity}', "-Infinity"),
         ('{"format": "skpatchcore model", "x": 1e999}', "1e999"),
-        ('{"format": "a picture"}', "'a picture'"),
+        ('{"format": "an image"}', "'an image'"),
         ('{"format": "skpatchcore model"}', "'format_version' must be"),
         ('{"format": "skpatchcore model", "format_version": true}', "format_version"),
         ('{"format": "skpatchcore model", "format_version": 2}', "version 2.*newer"),
@@ -1145,11 +1145,11 @@ def test_unpickled_detector_is_saved_like_the_original(detector, members, tmp_pa
 @pytest.mark.parametrize("include_backbone", [False, True])
 def test_detector_on_filters_without_weights_round_trips(tmp_path, include_backbone):
     features = PatchFeatureTransformer("gabor", ("fine", "coarse"), image_size=64)
-    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
-    detector = PatchCoreDetector(features, random_state=0).fit(pictures)
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    detector = PatchCoreDetector(features, random_state=0).fit(images)
     save(detector, tmp_path / "gabor.skpc", include_backbone=include_backbone)
     loaded = load(tmp_path / "gabor.skpc")
-    assert (loaded.score_samples(pictures) == detector.score_samples(pictures)).all()
+    assert (loaded.score_samples(images) == detector.score_samples(images)).all()
 
 
 # Ensembles --------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def test_scores_do_not_depend_on_the_batch(monkeypatch):
 
 
 def test_grids_of_other_shapes_are_scaled():
-    """Pictures of twice the size: where a patch lies is what counts."""
+    """Images of twice the size: where a patch lies is what counts."""
     X, new = patches(8), patches(2, seed=1)
     bank = make_bank().fit(X)
     larger = new.repeat(2, axis=1).repeat(2, axis=2)

@@ -25,7 +25,7 @@ from skpatchcore.datasets import make_surface_defects
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-# Half of the good pictures may be flagged: some are, and the report has what to show.
+# Half of the good images may be flagged: some are, and the report has what to show.
 ALPHA = 0.5
 FEATURES = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
 OPTIONS = (
@@ -93,11 +93,11 @@ def test_the_threshold_is_that_of_a_refitted_conformal_detector(evaluation, judg
     np.testing.assert_array_equal(judgement.flagged, labels == -1)
 
 
-def test_a_rate_that_the_pictures_do_not_support_is_raised(evaluation):
+def test_a_rate_that_the_images_do_not_support_is_raised(evaluation):
     assert judge(evaluation, 0.001).alpha == 1 / 9
 
 
-def test_groups_of_training_pictures_are_held_out_and_counted(evaluation):
+def test_groups_of_training_images_are_held_out_and_counted(evaluation):
     groups = np.arange(8) // 2
     judgement = judge(evaluation, 0.3, groups)
     assert_array_equal(np.bincount(judgement.held_out.groups), [2, 2, 2, 2])
@@ -139,7 +139,7 @@ def test_wrong_groups_are_told_before_anything_is_computed(
     assert not list(tmp_path.iterdir())
 
 
-def test_misjudged_pictures_and_close_calls_are_those_of_the_threshold(
+def test_misjudged_images_and_close_calls_are_those_of_the_threshold(
     evaluation, judgement
 ):
     wrong, close = (f(evaluation, judgement) for f in (misjudged, closest_calls))
@@ -190,7 +190,7 @@ def test_a_report_is_one_file_that_needs_no_other(report):
     assert "a &lt;b&gt; &amp; c" in text
 
 
-def test_the_pictures_of_a_report_are_beside_it(report, evaluation, judgement):
+def test_the_images_of_a_report_are_beside_it(report, evaluation, judgement):
     names = {path.name for path in (report.parent / "steel").iterdir()}
     shown = misjudged(evaluation, judgement) + closest_calls(evaluation, judgement)
     assert names == {
@@ -200,7 +200,7 @@ def test_the_pictures_of_a_report_are_beside_it(report, evaluation, judgement):
     }
 
 
-def test_misjudged_pictures_are_listed_with_what_they_matched(
+def test_misjudged_images_are_listed_with_what_they_matched(
     report, evaluation, judgement
 ):
     with open(report.parent / "steel" / "misjudged.csv", newline="") as file:
@@ -213,7 +213,7 @@ def test_misjudged_pictures_are_listed_with_what_they_matched(
         assert float(line["score"]) == evaluation.scores[i]
         # With k = 1 and the maximum, the distance of the worst patch is the score.
         assert float(line["distance"]) == pytest.approx(-evaluation.scores[i], rel=1e-6)
-        assert line["nearest_picture"] in set(evaluation.train.data)
+        assert line["nearest_image"] in set(evaluation.train.data)
 
 
 def test_the_command_tells_where_the_report_is(command, report):
@@ -251,13 +251,13 @@ addEventListener("message", event => {
 </script><iframe src="probed.html" width="%d" height="900" frameborder="0"></iframe>"""
 PROBE = """<script>
 addEventListener("load", () => {
-  const pictures = [...document.images];
+  const images = [...document.images];
   const root = document.documentElement;
   parent.postMessage({
     width: innerWidth,
-    pictures: pictures.length,
-    broken: pictures.filter(p => !p.complete || p.naturalWidth === 0).length,
-    hidden: pictures.filter(p => p.getBoundingClientRect().width < 100).length,
+    images: images.length,
+    broken: images.filter(p => !p.complete || p.naturalWidth === 0).length,
+    hidden: images.filter(p => p.getBoundingClientRect().width < 100).length,
     overflow: root.scrollWidth - root.clientWidth,
   }, "*");
 });
@@ -306,7 +306,7 @@ def test_a_report_is_whole_in_a_browser(report, tmp_path, width):
     seen, said = look_at(alone, width, tmp_path)
     assert said == []
     assert seen["width"] == width
-    assert seen["pictures"] == len(list((report.parent / "steel").glob("*.[jp][pn]g")))
+    assert seen["images"] == len(list((report.parent / "steel").glob("*.[jp][pn]g")))
     assert (seen["broken"], seen["hidden"], seen["overflow"]) == (0, 0, 0)
 
 

@@ -75,7 +75,7 @@ def mvtec_rows(names=published.CATEGORIES, **values):
 
 
 def test_counts_add_up_to_those_of_the_data_set():
-    """Bergmann et al., 2021: 3629 pictures to train, 1725 to test with."""
+    """Bergmann et al., 2021: 3629 images to train, 1725 to test with."""
     train, test = zip(*COUNTS.values(), strict=True)
     assert (sum(train), sum(test)) == (3629, 1725)
 
@@ -123,7 +123,7 @@ def test_only_settings_of_the_same_network_and_coreset_are_compared():
     assert names_for(weights="random") == []
 
 
-def test_a_category_of_the_same_name_with_other_pictures_is_not_compared():
+def test_a_category_of_the_same_name_with_other_images_is_not_compared():
     assert names_for([row("screw", n_train=5, n_test=4)]) == []
     rows = [*mvtec_rows(["bottle"]), row("screw", n_train=5, n_test=4)]
     amazon = published.comparable(WIDE, rows)[1]

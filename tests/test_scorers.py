@@ -66,8 +66,8 @@ class BrightnessDetector(OutlierMixin, BaseEstimator):
 
 
 @pytest.fixture
-def pictures():
-    """Nine dark pictures and six with a brighter square, which noise outshines."""
+def images():
+    """Nine dark images and six with a brighter square, which noise outshines."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 160, (15, 12, 16), np.uint8)
     masks = np.zeros(X.shape, dtype=bool)
@@ -86,8 +86,8 @@ def routing():
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_scorer_is_its_metric(pictures, name):
-    X, y, masks = pictures
+def test_scorer_is_its_metric(images, name):
+    X, y, masks = images
     scorer, metric = SCORERS[name]
     detector = BrightnessDetector().fit(X)
     value = scorer(detector, X, y, masks=masks)
@@ -96,8 +96,8 @@ def test_scorer_is_its_metric(pictures, name):
     assert scorer(detector, X, masks=masks) == value
 
 
-def test_all_metrics_come_from_one_pass(pictures):
-    X, y, masks = pictures
+def test_all_metrics_come_from_one_pass(images):
+    X, y, masks = images
     detector = BrightnessDetector().fit(X)
     values = pixel_metrics_scorer(detector, X, y, masks=masks)
     assert detector.n_maps_ == 1
@@ -107,8 +107,8 @@ def test_all_metrics_come_from_one_pass(pictures):
     }
 
 
-def test_masks_are_paths_arrays_or_none(pictures, tmp_path):
-    X, y, masks = pictures
+def test_masks_are_paths_arrays_or_none(images, tmp_path):
+    X, y, masks = images
     files = [tmp_path / f"{i}.png" for i in range(len(X))]
     for mask, file in zip(masks, files, strict=True):
         Image.fromarray(mask.astype(np.uint8) * 255).save(file)
@@ -119,21 +119,21 @@ def test_masks_are_paths_arrays_or_none(pictures, tmp_path):
 
 
 @pytest.mark.parametrize("scorer", [s for s, _ in SCORERS.values()])
-def test_missing_masks_are_asked_for(pictures, scorer):
-    X, y, _ = pictures
+def test_missing_masks_are_asked_for(images, scorer):
+    X, y, _ = images
     message = f"{scorer!r} needs the ground-truth masks.*enable_metadata_routing=True"
     with pytest.raises(ValueError, match=message):
         scorer(BrightnessDetector().fit(X), X, y)
 
 
-def test_masks_that_do_not_fit_are_refused(pictures):
-    X, y, masks = pictures
+def test_masks_that_do_not_fit_are_refused(images):
+    X, y, masks = images
     detector = BrightnessDetector().fit(X)
     with pytest.raises(ValueError, match="Got 14 masks for 15 images"):
         aupro_scorer(detector, X, y, masks=masks[1:])
     with pytest.raises(ValueError, match="Mask and image differ in size: mask 0"):
         aupro_scorer(detector, X, y, masks=masks[:, 1:])
-    with pytest.raises(ValueError, match="of 9 picture"):
+    with pytest.raises(ValueError, match="of 9 image"):
         aupro_scorer(detector, X[:9], y[:9], masks=masks[:9])
 
 
@@ -160,15 +160,15 @@ def shift(X):
     ],
     ids=["alone", "transformer", "passthrough", "nested", "search"],
 )
-def test_maps_are_found_in_pipelines_and_searches(pictures, wrap):
-    X, y, masks = pictures
+def test_maps_are_found_in_pipelines_and_searches(images, wrap):
+    X, y, masks = images
     wrapped = wrap(BrightnessDetector()).fit(X, y)
     expected = aupro_scorer(BrightnessDetector().fit(X), X, masks=masks)
     assert aupro_scorer(wrapped, X, y, masks=masks) == pytest.approx(expected, abs=0.01)
 
 
-def test_a_pipeline_transforms_before_its_last_step(pictures):
-    X, y, masks = pictures
+def test_a_pipeline_transforms_before_its_last_step(images):
+    X, y, masks = images
     pipeline = make_pipeline(FunctionTransformer(np.invert), BrightnessDetector())
     value = pixel_auroc_scorer(pipeline.fit(X), X, y, masks=masks)
     straight = pixel_auroc_scorer(BrightnessDetector().fit(X), X, y, masks=masks)
@@ -184,8 +184,8 @@ def test_a_pipeline_transforms_before_its_last_step(pictures):
     ],
     ids=["detector", "pipeline", "unfitted search"],
 )
-def test_an_estimator_without_maps_is_refused(pictures, estimator, name):
-    X, y, masks = pictures
+def test_an_estimator_without_maps_is_refused(images, estimator, name):
+    X, y, masks = images
     with pytest.raises(TypeError, match=rf"need an estimator with predict.*got {name}"):
         aupro_scorer(estimator, X, y, masks=masks)
 
@@ -195,8 +195,8 @@ def test_an_estimator_without_maps_is_refused(pictures, estimator, name):
 
 @pytest.mark.usefixtures("routing")
 @pytest.mark.parametrize("name", SCORERS)
-def test_masks_are_routed_to_each_fold(pictures, name):
-    X, y, masks = pictures
+def test_masks_are_routed_to_each_fold(images, name):
+    X, y, masks = images
     scorer, metric = SCORERS[name]
     detector = BrightnessDetector()
     expected = [
@@ -215,8 +215,8 @@ def test_masks_are_routed_to_each_fold(pictures, name):
 
 
 @pytest.mark.usefixtures("routing")
-def test_a_halving_search_routes_masks(pictures):
-    X, y, masks = pictures
+def test_a_halving_search_routes_masks(images):
+    X, y, masks = images
     search = HalvingGridSearchCV(
         BrightnessDetector(),
         {"sign": [-1, 1]},
@@ -231,8 +231,8 @@ def test_a_halving_search_routes_masks(pictures):
 
 @pytest.mark.usefixtures("routing")
 @pytest.mark.parametrize("n_jobs", [None, 2])
-def test_scorers_of_both_levels_go_together(pictures, n_jobs):
-    X, y, masks = pictures
+def test_scorers_of_both_levels_go_together(images, n_jobs):
+    X, y, masks = images
     scoring = {name: scorer for name, (scorer, _) in SCORERS.items()}
     scoring["image_auroc"] = image_auroc_scorer
     settings = {"cv": CV, "params": {"masks": masks}, "error_score": "raise"}
@@ -247,8 +247,8 @@ def test_scorers_of_both_levels_go_together(pictures, n_jobs):
 
 
 @pytest.mark.usefixtures("routing")
-def test_a_search_refits_by_one_of_all_metrics(pictures):
-    X, y, masks = pictures
+def test_a_search_refits_by_one_of_all_metrics(images):
+    X, y, masks = images
     search = GridSearchCV(
         BrightnessDetector(),
         {"sign": [-1, 1]},
@@ -262,8 +262,8 @@ def test_a_search_refits_by_one_of_all_metrics(pictures):
 
 
 @pytest.mark.usefixtures("routing")
-def test_masks_may_have_another_name(pictures):
-    X, y, masks = pictures
+def test_masks_may_have_another_name(images):
+    X, y, masks = images
     scorer = clone(aupro_scorer)
     assert scorer.set_score_request(masks="truth") is scorer
     for scoring in (scorer, {"aupro": scorer}):
@@ -282,8 +282,8 @@ def test_masks_may_have_another_name(pictures):
         )
 
 
-def test_without_routing_the_message_says_what_to_do(pictures):
-    X, y, _ = pictures
+def test_without_routing_the_message_says_what_to_do(images):
+    X, y, _ = images
     with pytest.raises(ValueError, match=r"set_config\(enable_metadata_routing=True\)"):
         cross_validate(
             BrightnessDetector(), X, y, cv=CV, scoring=aupro_scorer, error_score="raise"
@@ -296,8 +296,8 @@ def test_without_routing_the_message_says_what_to_do(pictures):
 @pytest.mark.parametrize(
     "copy", [clone, lambda s: pickle.loads(pickle.dumps(s))], ids=["clone", "pickle"]
 )
-def test_copies_keep_the_request_and_leave_the_original_alone(pictures, copy):
-    X, _, masks = pictures
+def test_copies_keep_the_request_and_leave_the_original_alone(images, copy):
+    X, _, masks = images
     renamed = copy(copy(pixel_metrics_scorer).set_score_request(masks="truth"))
     requested = renamed.get_metadata_routing().score.requests
     assert requested == {"masks": "truth"}
@@ -343,7 +343,7 @@ def test_smoothing_is_searched_by_pixel_metrics():
         key = f"mean_test_{name}"
         assert piped.cv_results_[key].tolist() == plain.cv_results_[key].tolist()
     assert plain.best_score_ > 0.3
-    # Refitted on the same pictures, as the anomalies are left out.
+    # Refitted on the same images, as the anomalies are left out.
     test = surfaces.split == "test"
     score = aupro_scorer(piped, surfaces.data[test], masks=surfaces.masks[test])
     assert score == pytest.approx(plain.best_score_)

@@ -130,14 +130,14 @@ class Backbone:
             if out_of_memory or not expected or size == expected:
                 raise
             raise ValueError(
-                f"The network {type(module).__name__} cannot take pictures of "
+                f"The network {type(module).__name__} cannot take images of "
                 f"{size[0]} x {size[1]} pixels; it was made for "
                 f"image_size={expected}: {error}"
             ) from error
 
     @property
     def fingerprint(self) -> str | None:
-        """What maps depend on, but for the picture: weights, code and arithmetic.
+        """What maps depend on, but for the image: weights, code and arithmetic.
 
         None where that cannot be described.
         """
@@ -271,7 +271,7 @@ def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
 
 
 def _create_for_any_size(create, name: str, pretrained: bool) -> nn.Module:
-    """Let transformers take pictures of any size, where timm can."""
+    """Let transformers take images of any size, where timm can."""
     state = torch.default_generator.get_state()
     try:
         # Position embeddings are resampled at every pass.

@@ -50,9 +50,9 @@ def _level_names(module: nn.Module) -> list[str]:
 
 
 def fit_to_patches(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """Resize pictures (b, c, h, w) to whole patches, if `module` takes no others.
+    """Resize images (b, c, h, w) to whole patches, if `module` takes no others.
 
-    The whole picture stays in view, so that maps keep their place on it; sides change
+    The whole image stays in view, so that maps keep their place on it; sides change
     by half a patch at most.
     """
     whole = whole_size(module, batch.shape[-2:])

@@ -36,9 +36,9 @@ class GaborBank(nn.Module):
         self.fine = GaborScales(range(2))
         self.coarse = GaborScales(range(2, 4))
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the channels of both layers, concatenated: (b, 84, h / 8, w / 8)."""
-        return torch.cat([self.fine(pictures), self.coarse(pictures)], dim=1)
+        return torch.cat([self.fine(images), self.coarse(images)], dim=1)
 
 
 class GaborScales(nn.Module):
@@ -51,10 +51,10 @@ class GaborScales(nn.Module):
         self.register_buffer("opponent", torch.tensor(OPPONENT), persistent=False)
         self.register_buffer("filters", gabor_filters(), persistent=False)
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return maps (b, 21 * len(octaves), h, w) with one position every 8 pixels."""
-        grid = [max(1, size // self.stride) for size in pictures.shape[-2:]]
-        colors = torch.einsum("oc,bchw->bohw", self.opponent, pictures)
+        grid = [max(1, size // self.stride) for size in images.shape[-2:]]
+        colors = torch.einsum("oc,bchw->bohw", self.opponent, images)
         return torch.cat([self._octave(colors, o, grid) for o in self.octaves], dim=1)
 
     def _octave(self, colors: torch.Tensor, octave: int, grid) -> torch.Tensor:

@@ -91,7 +91,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         row stands for those that it was the coreset's nearest pick to, so every
         training position has one, however small the coreset. Where fewer than
         `n_neighbors` rows are allowed, the whole bank is searched. For parts that lie
-        alike in all pictures; None compares patches wherever they are. Grids of other
+        alike in all images; None compares patches wherever they are. Grids of other
         shapes than ``position_grid_`` are scaled to it. Samples must have a grid: (n,
         height, width, d), or (n, width, d). Eq. 7 looks at neighbours in the whole
         bank. Searches in a window are exact with any `algorithm`, and not kept in
@@ -107,7 +107,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         - "lof", "nearest", "gaussian": single patches, compared with those at the same
           place of the grid in other samples, as in SoftPatch (Jiang et al., 2022):
           local outlier factor, distance to the nearest, Mahalanobis distance. They are
-          for parts that lie alike in all pictures.
+          for parts that lie alike in all images.
 
         None leaves nothing out. Work grows with the square of the number of samples;
         rows of a matrix are samples of one patch.
@@ -178,7 +178,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
 
     See Also
     --------
-    PatchCoreDetector : The same on pictures.
+    PatchCoreDetector : The same on images.
     CoresetSampler : Chooses the patches to keep.
 
     References

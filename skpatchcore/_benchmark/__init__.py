@@ -6,7 +6,7 @@ reports.
 
 from skpatchcore._benchmark._evaluate import (
     build_detector,
-    measure_pictures,
+    measure_images,
     measure_pixels,
     score_and_map,
 )
@@ -26,7 +26,7 @@ __all__ = [
     "format_csv",
     "format_table",
     "IMAGE_COLUMNS",
-    "measure_pictures",
+    "measure_images",
     "measure_pixels",
     "NAME_BYTES",
     "PIXEL_COLUMNS",

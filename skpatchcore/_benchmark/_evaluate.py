@@ -96,7 +96,7 @@ def try_settings(
 def find_groups(
     find: Callable[[Sequence], np.ndarray], data_root, categories: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Return the group of each training picture, by category."""
+    """Return the group of each training image, by category."""
     groups = {}
     for category in categories:
         try:
@@ -152,7 +152,7 @@ def evaluate_category(
         "category": category,
         "n_train": len(train.data),
         "n_test": len(test.data),
-        **measure_pictures(test.target, scores),
+        **measure_images(test.target, scores),
         **measure_pixels(test, maps, detector.features_),
         "fit_seconds": fitted - started,
         "predict_seconds": predicted - fitted,
@@ -172,7 +172,7 @@ def score_and_map(
     return scores, maps
 
 
-def measure_pictures(target: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+def measure_images(target: np.ndarray, scores: np.ndarray) -> dict[str, float]:
     """Return the image-level columns."""
     return {
         "image_auroc": image_auroc(target, scores),

@@ -41,7 +41,7 @@ _DPI = 110
 _JPEG_QUALITY = 85
 _CSV_COLUMNS = (
     *("path", "kind", "verdict", "score", "decision", "p_value"),
-    *("nearest_picture", "distance"),
+    *("nearest_image", "distance"),
 )
 # JPEG for photographs, PNG for line graphics.
 _MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
@@ -309,7 +309,7 @@ def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
                 score,
                 score - judgement.offset,
                 float(judgement.held_out.p_values(score)),
-                evaluation.train.data[places[i]["match_pictures"][0]],
+                evaluation.train.data[places[i]["match_images"][0]],
                 float(places[i]["distances"][0]),
             ]
         )

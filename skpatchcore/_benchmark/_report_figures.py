@@ -157,7 +157,7 @@ def draw_match_row(image, training_images: Sequence, places: dict):
         [image],
         [places["boxes"]],
         training_images=training_images,
-        match_pictures=[places["match_pictures"]],
+        match_images=[places["match_images"]],
         match_boxes=[places["match_boxes"]],
         distances=[places["distances"]],
         titles=[""],

@@ -100,7 +100,7 @@ def _watched() -> int:
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="skpatchcore")
 def main():
-    """Find defects in pictures, having seen only good parts (PatchCore)."""
+    """Find defects in images, having seen only good parts (PatchCore)."""
 
 
 @main.command()
@@ -113,10 +113,10 @@ def main():
 @random_state_option
 @common_options
 def demo(output, random_state):
-    """Try it out on generated pictures.
+    """Try it out on generated images.
 
     Needs neither data nor a download. Prints how well defects are found, and draws
-    pictures, anomaly maps and masks on a sheet.
+    images, anomaly maps and masks on a sheet.
     """
     from skpatchcore._benchmark import format_table
     from skpatchcore._cli._demo import COLUMNS, draw_sheet, run_demo
@@ -129,13 +129,13 @@ def demo(output, random_state):
     try:
         check_matplotlib()
     except ImportError as error:
-        click.echo(f"No sheet of pictures was drawn. {error}", err=True)
+        click.echo(f"No sheet of images was drawn. {error}", err=True)
     else:
         draw_sheet(found, output / "demo_sheet.png")
-        _print(f"\nPictures, anomaly maps and masks: {output / 'demo_sheet.png'}")
+        _print(f"\nImages, anomaly maps and masks: {output / 'demo_sheet.png'}")
     click.echo(
-        "Next, your own pictures:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc\n"
-        "                          skpatchcore score --model part.skpc NEW_PICTURES"
+        "Next, your own images:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc\n"
+        "                          skpatchcore score --model part.skpc NEW_IMAGES"
     )
 
 
@@ -156,14 +156,14 @@ def demo(output, random_state):
 @option(
     "--report",
     is_flag=True,
-    help="Write an HTML page for each category: curves, threshold, misjudged pictures.",
+    help="Write an HTML page for each category: curves, threshold, misjudged images.",
 )
 @option(
     "--alpha",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     default=0.05,
-    help="Share of good pictures that the threshold of reports may flag.",
+    help="Share of good images that the threshold of reports may flag.",
 )
 @group_options
 @detector_options
@@ -299,20 +299,20 @@ def _summarize(row: dict) -> str:
     metavar="auto|SHARE",
     type=KeywordOr(click.FloatRange(0, 0.5, min_open=True), "auto"),
     default="auto",
-    help="Share of the training pictures to put beyond the threshold; auto: 0.01.",
+    help="Share of the training images to put beyond the threshold; auto: 0.01.",
 )
 @option(
     "--on-error",
     type=click.Choice(["raise", "skip"]),
     default="raise",
-    help="Pictures that cannot be read: end with an error, or leave them out.",
+    help="Images that cannot be read: end with an error, or leave them out.",
 )
 @detector_options
 @common_options
 def fit(train, model, include_backbone, on_error, **settings):
-    """Learn from pictures of good parts.
+    """Learn from images of good parts.
 
-    TRAIN are pictures, or folders: either with pictures of good parts directly inside,
+    TRAIN are images, or folders: either with images of good parts directly inside,
     or with train/good. What was learned is written to a model file.
     """
     from skpatchcore._benchmark import build_detector
@@ -324,26 +324,26 @@ def fit(train, model, include_backbone, on_error, **settings):
             f"The folder {model.parent} does not exist.", param_hint="'--model'"
         )
     check_writable(model)
-    pictures, target = _gather_training(train)
+    images, target = _gather_training(train)
     if on_error == "skip":
-        pictures, target = _leave_out_unreadable(pictures, target)
-    click.echo(f"Learning from {target.count(1)} pictures ...", err=True)
+        images, target = _leave_out_unreadable(images, target)
+    click.echo(f"Learning from {target.count(1)} images ...", err=True)
     started = time.perf_counter()
     detector = build_detector(settings)
     detector.set_params(verbose=detector.verbose or _watched())
-    detector.fit(pictures, target)
+    detector.fit(images, target)
     seconds = time.perf_counter() - started
     save(detector, model, include_backbone=include_backbone)
     n_kept, n_features = detector.memory_bank_.bank_.shape
     _print(
         f"Kept {n_kept} patches of {n_features} features after {seconds:.1f} s; "
-        f"pictures that score below {detector.offset_:.4g} are anomalous.\n"
+        f"images that score below {detector.offset_:.4g} are anomalous.\n"
         f"Model: {model} ({model.stat().st_size / 1e6:.1f} MB)"
     )
 
 
 def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return pictures and labels of files and folders, each picture once."""
+    """Return images and labels of files and folders, each image once."""
     from skpatchcore.datasets import Resolver, load_image_folder
 
     resolve, found = Resolver(), {}
@@ -352,51 +352,51 @@ def _gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
         if os.path.isdir(path):
             data, labels = load_image_folder(path, subset="train", return_X_y=True)
             labelled = zip(data.tolist(), labels.tolist(), strict=True)
-        for picture, label in labelled:
-            name, known = found.setdefault(resolve(picture), (picture, label))
+        for image, label in labelled:
+            name, known = found.setdefault(resolve(image), (image, label))
             if label != known:
                 raise ValueError(
-                    f"{name} and {picture} are the same image, given as good and as "
+                    f"{name} and {image} are the same image, given as good and as "
                     "defective. Leave one of them out."
                 )
     return [name for name, _ in found.values()], [label for _, label in found.values()]
 
 
-def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:
-    from skpatchcore.scoring import unreadable_pictures
+def _leave_out_unreadable(images, target) -> tuple[list[str], list[int]]:
+    from skpatchcore.scoring import unreadable_images
 
-    unreadable = unreadable_pictures(pictures, progress=True)
-    _tell_unreadable(unreadable, len(pictures))
+    unreadable = unreadable_images(images, progress=True)
+    _tell_unreadable(unreadable, len(images))
     bad = {one.index for one in unreadable}
-    kept = [i for i in range(len(pictures)) if i not in bad]
-    return [pictures[i] for i in kept], [target[i] for i in kept]
+    kept = [i for i in range(len(images)) if i not in bad]
+    return [images[i] for i in kept], [target[i] for i in kept]
 
 
 @main.command()
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(exists=True))
+@click.argument("images", nargs=-1, required=True, type=click.Path(exists=True))
 @option("--model", type=EXISTING_FILE, required=True, help="File that fit wrote.")
 @option("--output", type=NEW_FILE, help="CSV file.  [default: standard output]")
 @option(
     "--overlays",
     type=NEW_FOLDER,
-    help="Folder for PNG files of the pictures with their anomaly maps laid over.",
+    help="Folder for PNG files of the images with their anomaly maps laid over.",
 )
 @option(
     "--masks",
     type=NEW_FOLDER,
-    help="Folder for PNG files that are white where a picture is anomalous.",
+    help="Folder for PNG files that are white where an image is anomalous.",
 )
 @option(
     "--on-error",
     type=click.Choice(["raise", "skip", "nan"]),
     default="raise",
-    help="Pictures that cannot be read: end with an error, leave them out and go on, "
+    help="Images that cannot be read: end with an error, leave them out and go on, "
     "or list them with the score nan.",
 )
 @option(
     "--report",
     type=NEW_FILE,
-    help="CSV file of the pictures that could not be read, and why.",
+    help="CSV file of the images that could not be read, and why.",
 )
 @option(
     "--weights",
@@ -405,63 +405,61 @@ def _leave_out_unreadable(pictures, target) -> tuple[list[str], list[int]]:
 )
 @device_option
 @common_options
-def score(pictures, model, output, overlays, masks, on_error, report, weights, device):
-    """Score new pictures.
+def score(images, model, output, overlays, masks, on_error, report, weights, device):
+    """Score new images.
 
-    PICTURES are files, or folders that are searched with all their subfolders. The
+    IMAGES are files, or folders that are searched with all their subfolders. The
     result is a CSV of path, score, decision and label, and of p-values if the model has
-    them. Scores and decisions are higher for more normal pictures; a decision below 0
+    them. Scores and decisions are higher for more normal images; a decision below 0
     is anomalous.
     """
     from skpatchcore._benchmark import NAME_BYTES, replace_text
     from skpatchcore._cli import _score_output as _scoring
     from skpatchcore._utils import check_writable
     from skpatchcore.persistence import load
-    from skpatchcore.scoring import as_results, inspect_pictures
+    from skpatchcore.scoring import as_results, inspect_images
 
     for path in (output, report):
         if path and path.parent.is_dir():
             check_writable(path)
-    pictures = _scoring.find_pictures(pictures)
-    names = {
-        folder: _scoring.png_paths(pictures, folder) for folder in (overlays, masks)
-    }
+    images = _scoring.find_images(images)
+    names = {folder: _scoring.png_paths(images, folder) for folder in (overlays, masks)}
     detector = load(model, weights=weights, device=device)
-    images, found, unreadable = inspect_pictures(
-        detector, pictures, on_error, progress=True
+    images, found, unreadable = inspect_images(
+        detector, images, on_error, progress=True
     )
     seen = [found[i] for i in sorted(found)]
     kept = range(len(images)) if on_error == "nan" else sorted(found)
-    table = _scoring.as_csv(pictures, as_results(detector, kept, found, unreadable))
+    table = _scoring.as_csv(images, as_results(detector, kept, found, unreadable))
     if output is None:
         _print(table, nl=False)
     else:
         replace_text(output, table, NAME_BYTES)
-    _tell_unreadable(unreadable, len(pictures))
+    _tell_unreadable(unreadable, len(images))
     if report:
-        replace_text(report, _scoring.as_report(pictures, unreadable), NAME_BYTES)
+        replace_text(report, _scoring.as_report(images, unreadable), NAME_BYTES)
     for folder, draw in (
-        (overlays, lambda: _scoring.draw_overlays(detector, pictures, seen)),
+        (overlays, lambda: _scoring.draw_overlays(detector, images, seen)),
         (masks, lambda: _scoring.draw_masks(detector, seen)),
     ):
         if folder:
             _save_pngs(draw(), [names[folder][one.index] for one in seen])
 
 
-def _tell_unreadable(unreadable: Sequence, n_pictures: int) -> None:
+def _tell_unreadable(unreadable: Sequence, n_images: int) -> None:
     for bad in unreadable:
         click.echo(f"Unreadable: {bad.reason}", err=True)
     if unreadable:
-        click.echo(f"{len(unreadable)} of {n_pictures} were unreadable.", err=True)
+        click.echo(f"{len(unreadable)} of {n_images} were unreadable.", err=True)
 
 
-def _save_pngs(pictures: Iterable, paths: Sequence[Path]) -> None:
+def _save_pngs(images: Iterable, paths: Sequence[Path]) -> None:
     from PIL import Image
     from tqdm.auto import tqdm
 
     from skpatchcore._utils import atomic_write
 
-    pairs = zip(pictures, paths, strict=True)
+    pairs = zip(images, paths, strict=True)
     # None: only where a terminal is.
     for pixels, path in tqdm(pairs, "writing", total=len(paths), disable=None):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from skpatchcore._benchmark import (
     IMAGE_COLUMNS,
     PIXEL_COLUMNS,
-    measure_pictures,
+    measure_images,
     measure_pixels,
     score_and_map,
 )
@@ -65,7 +65,7 @@ def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
     threshold = detector.predict_maps(train.data[-N_HELD_OUT:]).max()
     scores, maps = score_and_map(detector, test.data, size="resized")
     metrics = {
-        **measure_pictures(test.target, scores),
+        **measure_images(test.target, scores),
         **measure_pixels(test, maps, detector.features_),
     }
     return Demo(test, maps, float(threshold), metrics)
@@ -78,7 +78,7 @@ def draw_sheet(demo: Demo, path: Path) -> None:
     check_matplotlib()
     from matplotlib.figure import Figure
 
-    shown = choose_pictures(demo.test.defect_types, N_SHOWN)
+    shown = choose_images(demo.test.defect_types, N_SHOWN)
     # Not pyplot, which may need a window system.
     figure = Figure(figsize=(10.5, 1.95 * len(shown) + 0.6), layout="compressed")
     AnomalyMapDisplay.from_predictions(
@@ -94,7 +94,7 @@ def draw_sheet(demo: Demo, path: Path) -> None:
         figure.savefig(file, dpi=110, format="png")
 
 
-def choose_pictures(defect_types: np.ndarray, n: int) -> list[int]:
+def choose_images(defect_types: np.ndarray, n: int) -> list[int]:
     """Return the index of the first image of each of `n` kinds, the good one first."""
     kinds, firsts = np.unique(defect_types.astype(str), return_index=True)
     order = np.argsort(kinds != "good", kind="stable")

@@ -144,7 +144,7 @@ detector_options = _options(
         metavar="N|H,W|none",
         type=KeywordOr(Size(), "none"),
         default="256",
-        help="Resize pictures to this short side, or height and width.",
+        help="Resize images to this short side, or height and width.",
     ),
     option(
         "--crop-size",
@@ -232,7 +232,7 @@ detector_options = _options(
         metavar="max|SHARE",
         type=KeywordOr(click.FloatRange(0, 1, min_open=True), "max"),
         default="max",
-        help="A picture's score: that of its worst patch, or mean of a top share.",
+        help="An image's score: that of its worst patch, or mean of a top share.",
     ),
     option(
         "--reweight",
@@ -253,7 +253,7 @@ detector_options = _options(
         type=KeywordOr(click.Choice(["sample", "lof", "nearest", "gaussian"]), "none"),
         metavar="sample|lof|nearest|gaussian|none",
         default="none",
-        help="Leave outliers among the training pictures out.",
+        help="Leave outliers among the training images out.",
     ),
     option(
         "--outlier-fraction",
@@ -267,7 +267,7 @@ detector_options = _options(
         metavar="A,B|none",
         type=KeywordOr(CommaSeparated(_AUGMENTATION), "none"),
         default="none",
-        help="Learn from training pictures turned, mirrored, brighter too: any of "
+        help="Learn from training images turned, mirrored, brighter too: any of "
         "rotate, flip and brightness.",
     ),
     option(
@@ -296,7 +296,7 @@ detector_options = _options(
         type=_POSITIVE,
         metavar="N",
         default=32,
-        help="Pictures at a time.",
+        help="Images at a time.",
     ),
     random_state_option,
     option(

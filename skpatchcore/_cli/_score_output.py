@@ -12,7 +12,7 @@ from skpatchcore._images import check_images
 from skpatchcore.datasets import (
     Resolver,
     list_folders,
-    list_pictures,
+    list_images,
     walk_folders,
     without_aliases,
 )
@@ -22,8 +22,8 @@ from skpatchcore.scoring import map_of, map_threshold
 _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
-def find_pictures(paths: Sequence[str]) -> list[str]:
-    """Return files as they are and the pictures in folders.
+def find_images(paths: Sequence[str]) -> list[str]:
+    """Return files as they are and the images in folders.
 
     Each is listed once, however many paths and links lead to it, under the first of
     `paths` that does.
@@ -32,29 +32,29 @@ def find_pictures(paths: Sequence[str]) -> list[str]:
     for path in paths:
         inside = _search(Path(path)) if os.path.isdir(path) else [path]
         if not inside:
-            raise ValueError(f"Found no pictures in {path} or its subfolders.")
-        for picture in inside:
-            found.setdefault(resolve(picture), str(picture))
+            raise ValueError(f"Found no images in {path} or its subfolders.")
+        for image in inside:
+            found.setdefault(resolve(image), str(image))
     return list(found.values())
 
 
 def _search(root: Path) -> list[Path]:
-    """Return the pictures in a folder, and after them those in its subfolders."""
+    """Return the images in a folder, and after them those in its subfolders."""
     folders = walk_folders(root, list_folders)
-    pictures = [path for folder in folders for path in list_pictures(folder)]
+    images = [path for folder in folders for path in list_images(folder)]
 
     def order(path: Path) -> list[tuple[bool, str]]:
         *above, name = path.relative_to(root).parts
         return [*((True, part) for part in above), (False, name)]
 
-    return without_aliases(sorted(pictures, key=order), root)
+    return without_aliases(sorted(images, key=order), root)
 
 
-def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
-    """Return a file in `folder` for each picture, arranged as the pictures are."""
+def png_paths(images: Sequence[str], folder: Path | None) -> list[Path]:
+    """Return a file in `folder` for each image, arranged as the images are."""
     if folder is None:
         return []
-    sources = [Path(os.path.abspath(picture)) for picture in pictures]
+    sources = [Path(os.path.abspath(image)) for image in images]
     root = os.path.commonpath([source.parent for source in sources])
     relative = [source.relative_to(root) for source in sources]
     counts = Counter(path.with_suffix(".png") for path in relative)
@@ -65,7 +65,7 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
         for path in relative
     ]
     paths = [Path(os.path.abspath(folder)) / name for name in names]
-    # By links, a file may be the picture that it is drawn from.
+    # By links, a file may be the image that it is drawn from.
     read = {os.path.realpath(source) for source in sources}
     lost = [path for path in paths if os.path.realpath(path) in read]
     if lost:
@@ -75,28 +75,28 @@ def png_paths(pictures: Sequence[str], folder: Path | None) -> list[Path]:
     return paths
 
 
-def as_csv(pictures: Sequence[str], results) -> str:
-    """Return a table of scores, decisions and labels, a line for each picture."""
+def as_csv(images: Sequence[str], results) -> str:
+    """Return a table of scores, decisions and labels, a line for each image."""
     columns = ["score", "decision", "p_value"]
     columns = [name for name in columns if name in results]
     table = [["path", *columns, "label"]]
     numbers = zip(*(results[name].tolist() for name in columns), strict=True)
     for i, row, label in zip(results.index, numbers, results.label, strict=True):
-        table.append([pictures[i], *row, _LABELS[label]])
+        table.append([images[i], *row, _LABELS[label]])
     return format_csv(table)
 
 
-def as_report(pictures: Sequence[str], unreadable: Sequence) -> str:
-    """Return a table of the pictures that could not be read, and why."""
-    rows = [[pictures[bad.index], bad.reason] for bad in unreadable]
+def as_report(images: Sequence[str], unreadable: Sequence) -> str:
+    """Return a table of the images that could not be read, and why."""
+    rows = [[images[bad.index], bad.reason] for bad in unreadable]
     return format_csv([["path", "reason"], *rows])
 
 
 def draw_overlays(
-    detector, pictures: Sequence[str], found: Sequence
+    detector, images: Sequence[str], found: Sequence
 ) -> Iterator[np.ndarray]:
-    """Yield each picture with its anomaly map laid over, all on one colour scale."""
-    images = check_images([pictures[seen.index] for seen in found])
+    """Yield each image with its anomaly map laid over, all on one colour scale."""
+    images = check_images([images[seen.index] for seen in found])
     limits = color_limits(
         map_threshold(detector), [seen.patch_scores for seen in found]
     )
@@ -105,7 +105,7 @@ def draw_overlays(
 
 
 def draw_masks(detector, found: Sequence) -> Iterator[np.ndarray]:
-    """Yield for each picture 255 where it is anomalous, else 0."""
+    """Yield for each image 255 where it is anomalous, else 0."""
     for seen in found:
         mask = map_of(detector, seen, "original") > map_threshold(detector)
         yield mask.astype("uint8") * 255

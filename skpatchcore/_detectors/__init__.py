@@ -4,7 +4,7 @@ The contract that they all fulfil, `PatchCoreDetector`, `PatchCoreEnsemble`, and
 these need: anomaly maps, foreground masks and cross-fitting.
 """
 
-from skpatchcore._detectors._base import PictureDetectorMixin
+from skpatchcore._detectors._base import ImageDetectorMixin
 from skpatchcore._detectors._cross_fit import (
     check_apart,
     features_once,
@@ -25,7 +25,7 @@ __all__ = [
     "Inspection",
     "PatchCoreDetector",
     "PatchCoreEnsemble",
-    "PictureDetectorMixin",
+    "ImageDetectorMixin",
     "route_fit",
     "split_samples",
 ]

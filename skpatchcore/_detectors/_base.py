@@ -1,4 +1,4 @@
-"""What detectors of pictures have in common: scores, decisions, maps and masks."""
+"""What detectors of images have in common: scores, decisions, maps and masks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -13,8 +13,8 @@ from skpatchcore._images import check_images
 from skpatchcore._utils import labels_from_decision
 
 
-class PictureDetectorMixin(OutlierMixin):
-    """Methods of detectors that look at a picture once for its score and its map.
+class ImageDetectorMixin(OutlierMixin):
+    """Methods of detectors that look at an image once for its score and its map.
 
     A class has ``_inspect(images)``, which yields, not always in order, what has an
     ``index`` and a ``score``; ``_map(seen, size, rim)`` for the map of that;
@@ -22,11 +22,11 @@ class PictureDetectorMixin(OutlierMixin):
     """
 
     def fit_predict(self, X, y=None):
-        """Fit, and decide on the same pictures.
+        """Fit, and decide on the same images.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         y : array-like of shape (n,) or None, default=None
@@ -35,7 +35,7 @@ class PictureDetectorMixin(OutlierMixin):
         Returns
         -------
         labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous pictures.
+            +1 for normal and -1 for anomalous images.
         """
         self.fit(X, y)
         if y is None:
@@ -44,18 +44,18 @@ class PictureDetectorMixin(OutlierMixin):
         return self.predict(X)
 
     def score_samples(self, X):
-        """Return the negative anomaly score of pictures: higher is more normal.
+        """Return the negative anomaly score of images: higher is more normal.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         Returns
         -------
         scores : ndarray of shape (n,), float64
             At most 0, in the unit of the `metric` of a detector, and of what a typical
-            normal picture gets from an ensemble.
+            normal image gets from an ensemble.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
@@ -66,11 +66,11 @@ class PictureDetectorMixin(OutlierMixin):
         return scores
 
     def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous pictures.
+        """Return ``score_samples(X) - offset_``: negative for anomalous images.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         Returns
@@ -81,17 +81,17 @@ class PictureDetectorMixin(OutlierMixin):
         return self.score_samples(X) - self.offset_
 
     def predict(self, X):
-        """Decide whether pictures are normal.
+        """Decide whether images are normal.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         Returns
         -------
         labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous pictures.
+            +1 for normal and -1 for anomalous images.
         """
         return labels_from_decision(self.decision_function(X))
 
@@ -107,16 +107,16 @@ class PictureDetectorMixin(OutlierMixin):
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         size : {"original", "resized", "grid"}, default="original"
-            "original" maps have the pixels of the picture as it was given; "resized"
+            "original" maps have the pixels of the image as it was given; "resized"
             those of the network's input, after resizing and cropping; "grid" is one
             unsmoothed value per patch.
 
         rim : {"nearest", "nan"}, default="nearest"
-            What "original" maps hold where `crop_size` removed the picture: the value
+            What "original" maps hold where `crop_size` removed the image: the value
             of the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
 
         Returns
@@ -137,11 +137,11 @@ class PictureDetectorMixin(OutlierMixin):
         prefer_skip_nested_validation=True,
     )
     def predict_masks(self, X, *, threshold=None, size="original"):
-        """Return where pictures are anomalous.
+        """Return where images are anomalous.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         threshold : float or None, default=None
@@ -163,17 +163,17 @@ class PictureDetectorMixin(OutlierMixin):
             return _gather(masks, len(images))
 
     def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
-        """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
+        """Return the images as a sequence of arrays (h, w, c), decoded on access."""
         return check_images(X)
 
     def _iter_maps(self, images, size: str, rim: str = "nearest") -> Iterator[tuple]:
-        """Yield (index, map) of each picture, not always in their order."""
+        """Yield (index, map) of each image, not always in their order."""
         with closing(self._inspect(images)) as inspections:
             for seen in inspections:
                 yield seen.index, self._map(seen, size, rim)
 
     def _peak(self, seen) -> float:
-        """Return the largest value of a picture's map."""
+        """Return the largest value of an image's map."""
         # Enlarging or shrinking a map interpolates: it cannot exceed this.
         return self._map(seen, "resized").max()
 

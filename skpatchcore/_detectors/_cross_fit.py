@@ -134,7 +134,7 @@ def check_apart(cv, splits: list[tuple], rows: np.ndarray, groups) -> None:
 
 @contextmanager
 def features_once(estimator, n_fits: int) -> Iterator[tuple[object, Callable]]:
-    """Yield an estimator whose clones pass a picture through the network only once.
+    """Yield an estimator whose clones pass an image through the network only once.
 
     It comes with a function that makes fitted clones forget the folder that layer maps
     were kept in for the time being.

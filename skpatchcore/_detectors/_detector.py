@@ -1,4 +1,4 @@
-"""PatchCore on pictures: features, coreset, memory bank and maps composed."""
+"""PatchCore on images: features, coreset, memory bank and maps composed."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._coreset import CoresetSampler
-from skpatchcore._detectors._base import PictureDetectorMixin
+from skpatchcore._detectors._base import ImageDetectorMixin
 from skpatchcore._detectors._foreground import Foreground, fit_foreground
 from skpatchcore._detectors._maps import anomaly_map
 from skpatchcore._features import PatchFeatureTransformer
@@ -39,7 +39,7 @@ from skpatchcore._utils import (
 
 
 class Inspection(NamedTuple):
-    """What one pass over a picture gives.
+    """What one pass over an image gives.
 
     `score` is scikit-learn's (higher is more normal); `patch_scores` (h, w) are
     distances to the bank.
@@ -51,22 +51,22 @@ class Inspection(NamedTuple):
     geometry: Geometry
 
 
-class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
-    """Detect defective pictures, and where they are defective, from normal ones only.
+class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
+    """Detect defective images, and where they are defective, from normal ones only.
 
     PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
-    those of the training pictures as memory bank, and the distance to the bank as
-    anomaly score. A picture is as anomalous as its most anomalous patch.
+    those of the training images as memory bank, and the distance to the bank as
+    anomaly score. An image is as anomalous as its most anomalous patch.
 
-    Signs are scikit-learn's for pictures: ``score_samples`` and ``decision_function``
-    are higher for more *normal* pictures, ``predict`` gives +1 for normal and -1 for
+    Signs are scikit-learn's for images: ``score_samples`` and ``decision_function``
+    are higher for more *normal* images, ``predict`` gives +1 for normal and -1 for
     anomalous. Maps and plots are the other way round: ``predict_maps`` is higher where
-    a picture is more *anomalous*.
+    an image is more *anomalous*.
 
     Parameters
     ----------
     features : PatchFeatureTransformer or None, default=None
-        Turns pictures into patch features. None is ``PatchFeatureTransformer()``.
+        Turns images into patch features. None is ``PatchFeatureTransformer()``.
 
     sampler : estimator or None, default=None
         Chooses the patches of the memory bank; None is ``CoresetSampler()``: 10 % of
@@ -82,7 +82,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         Nearest-neighbour search; see :class:`PatchMemoryBank`.
 
     reduction : "max" or float, default="max"
-        A picture's score from those of its patches: the largest, or the mean of the top
+        An image's score from those of its patches: the largest, or the mean of the top
         fraction in (0, 1].
 
     reweight : int or None, default=None
@@ -90,54 +90,54 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
 
     position_window : int, (int, int) or None, default=None
         Height and width, odd numbers of grid positions, of a window that patches are
-        compared in, for parts that lie alike in all pictures; see
+        compared in, for parts that lie alike in all images; see
         :class:`PatchMemoryBank`.
 
     outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
-        What is left out of the bank where some training pictures may be defective:
-        "sample" leaves out whole pictures, the others single patches; see
+        What is left out of the bank where some training images may be defective:
+        "sample" leaves out whole images, the others single patches; see
         :class:`PatchMemoryBank`.
 
     outlier_fraction : float, default=0.15
-        Share of the training pictures ("sample"), or of their patches, to leave out, in
+        Share of the training images ("sample"), or of their patches, to leave out, in
         (0, 1).
 
     contamination : "auto" or float, default="auto"
-        Share of the training pictures, in (0, 0.5], that `offset_` puts on the
+        Share of the training images, in (0, 0.5], that `offset_` puts on the
         anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
-        normal pictures are flagged more often than this: set thresholds that matter on
-        normal pictures that were held out.
+        normal images are flagged more often than this: set thresholds that matter on
+        normal images that were held out.
 
     augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
             None, default=None
-        What to make of the training pictures to learn from it as well; for few pictures
+        What to make of the training images to learn from it as well; for few images
         of parts that come in more positions, or in more light, than these show. Each
-        is applied to each picture as it was given, not on top of each other; thresholds
-        and training scores are of the given pictures alone.
+        is applied to each image as it was given, not on top of each other; thresholds
+        and training scores are of the given images alone.
 
         - "rotate": 7 turns, by 45 to 315 degrees, about the centre; the size is kept,
           and what turns in from outside is mirrored at the rim;
         - "flip": 2, left to right and top to bottom;
         - "brightness": 2, of 0.8 and 1.25 times the brightness, clipped;
-        - a function of a picture, float32 (h, w, 3) in [0, 1], that returns another of
-          the same shape, always the same one for the same picture.
+        - a function of an image, float32 (h, w, 3) in [0, 1], that returns another of
+          the same shape, always the same one for the same image.
 
     foreground : "auto" or None, default=None
         "auto" looks at the object alone: the first principal component of the features
         of all training patches is cut in two by Otsu's threshold, and the side that is
-        rarer at the rim of pictures, grown by a patch, is the object. Other patches
-        are neither learned nor scored: they are 0 in maps. In training pictures without
-        two such sides, it warns and looks at everything; so it does at any picture
+        rarer at the rim of images, grown by a patch, is the object. Other patches
+        are neither learned nor scored: they are 0 in maps. In training images without
+        two such sides, it warns and looks at everything; so it does at any image
         without object. None looks at everything.
 
     smoothing : float, default=4.0
         Standard deviation of the Gaussian that smooths maps, in pixels of the network's
-        input, so that it scales with the picture. 0 does not smooth.
+        input, so that it scales with the image. 0 does not smooth.
 
     memory : str, path-like, joblib.Memory or None, default=None
         Cache on disk for `features`, `sampler` and the search for neighbours. With it,
-        a whole grid search passes every picture through the network once, runs the
-        greedy once per training set, and compares every picture with a bank once. None
+        a whole grid search passes every image through the network once, runs the
+        greedy once per training set, and compares every image with a bank once. None
         keeps nothing. See :class:`BoundedMemory`.
 
     device : str, torch.device or None, default=None
@@ -159,14 +159,14 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
     memory_bank_ : PatchMemoryBank
         The fitted bank of patches.
 
-    training_indices_ : ndarray of shape (n_training_pictures,), int64
-        The pictures of `X` that were learned from.
+    training_indices_ : ndarray of shape (n_training_images,), int64
+        The images of `X` that were learned from.
 
     foreground_ : tuple of (ndarray of shape (d,), float) or None
         Direction and threshold: patches are of the object where their product with the
         direction is above. None: all are.
 
-    training_scores_ : ndarray of shape (n_training_pictures,), float64
+    training_scores_ : ndarray of shape (n_training_images,), float64
         Their ``score_samples``, of those left out as outliers too. All 0 if every patch
         was kept and `n_neighbors` is 1.
 
@@ -175,12 +175,12 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
 
     map_threshold_ : float
         Default threshold of `predict_masks`: the quantile that belongs to
-        `contamination` of the largest patch distance in training pictures.
+        `contamination` of the largest patch distance in training images.
 
     See Also
     --------
     PatchMemoryBank : The same on patch features extracted before.
-    PatchFeatureTransformer : Turns pictures into patch features.
+    PatchFeatureTransformer : Turns images into patch features.
 
     Notes
     -----
@@ -194,7 +194,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
 
     Damm, S., Laszkiewicz, M., Lederer, J., Fischer, A. "AnomalyDINO: Boosting
     Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025, arXiv:2405.14529,
-    for turned references and foreground masks; there each picture has a component of
+    for turned references and foreground masks; there each image has a component of
     its own, and a threshold fixed for DINOv2.
 
     Examples
@@ -284,12 +284,12 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
             tensors (n, c, h, w). Sizes may differ.
 
         y : array-like of shape (n,) or None, default=None
-            Pictures labelled -1 (anomalous) are left out; all others are learned from.
+            Images labelled -1 (anomalous) are left out; all others are learned from.
 
         Returns
         -------
@@ -299,10 +299,10 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            If a parameter or a picture is not as described; the message names the
+            If a parameter or an image is not as described; the message names the
             culprit.
         """
-        # What needs no picture is found out before the network sees them all.
+        # What needs no image is found out before the network sees them all.
         bank = PatchMemoryBank(**self._bank_params())
         bank._check_params_agree()
         transforms = find_transforms(self.augmentation)
@@ -339,11 +339,11 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         prefer_skip_nested_validation=True,
     )
     def nearest_patches(self, X, n_neighbors=None):
-        """Return the training patches that every patch of a picture is nearest to.
+        """Return the training patches that every patch of an image is nearest to.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         n_neighbors : int or None, default=None
@@ -352,12 +352,12 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         Returns
         -------
         matches : Bunch
-            The arrays ``picture`` (position in the `X` given to `fit`), ``row`` and
-            ``column`` (position in that picture's patch grid), ``transform`` (0 for the
-            picture as it was given, i for the i-th that `augmentation` stands for), all
+            The arrays ``image`` (position in the `X` given to `fit`), ``row`` and
+            ``column`` (position in that image's patch grid), ``transform`` (0 for the
+            image as it was given, i for the i-th that `augmentation` stands for), all
             int64, and ``distance`` (float64, ascending, in the unit of `metric`), each
             of shape (n, h, w, n_neighbors), where h times w is the patch grid; lists of
-            n arrays if grids differ. Of pictures that were turned or mirrored, row and
+            n arrays if grids differ. Of images that were turned or mirrored, row and
             column are led back to where the patch comes from, to the nearest patch; of
             those that a function made, they are positions in what it made. With
             `foreground`, patches beside the object have matches too, if no score.
@@ -380,7 +380,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
                 places = [part.reshape(shape) for part in self._locate(rows)]
                 for j, i in enumerate(indices):
                     found[i] = [part[j] for part in (*places, distances.reshape(shape))]
-        names = ("picture", "row", "column", "transform", "distance")
+        names = ("image", "row", "column", "transform", "distance")
         columns = zip(*found, strict=True)
         return Bunch(
             **{n: _stack(list(c)) for n, c in zip(names, columns, strict=True)}
@@ -404,7 +404,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         return {name: getattr(self, name) for name in names}
 
     def _inspect(self, images) -> Iterator[Inspection]:
-        """Yield what one pass over each picture gives, not always in their order."""
+        """Yield what one pass over each image gives, not always in their order."""
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
                 scores, patch_scores = self._score_grids(grids)
@@ -434,7 +434,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         )
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return picture, row, column and transform of bank rows."""
+        """Return image, row, column and transform of bank rows."""
         patches = self.memory_bank_.bank_indices_[rows]
         sizes = self._training_shapes.prod(axis=1)
         ends = sizes.cumsum()
@@ -442,7 +442,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
         row, column = np.divmod(
             patches - (ends - sizes)[made], self._training_shapes[made, 1]
         )
-        number, picture = np.divmod(made, len(self.training_indices_))
+        number, image = np.divmod(made, len(self.training_indices_))
         for i, transform in enumerate(find_transforms(self._augmentation), start=1):
             of_it = number == i
             if of_it.any() and isinstance(transform, Transform):
@@ -452,7 +452,7 @@ class PatchCoreDetector(PictureDetectorMixin, BaseEstimator):
                     self._training_shapes[made[of_it]],
                     self._training_aspects[made[of_it]],
                 )
-        return self.training_indices_[picture], row, column, number
+        return self.training_indices_[image], row, column, number
 
 
 def _stack(arrays: list[np.ndarray]):

@@ -1,4 +1,4 @@
-"""Several detectors of pictures as one, each calibrated on held-out normal pictures."""
+"""Several detectors of images as one, each calibrated on held-out normal images."""
 
 from collections.abc import Iterator
 from numbers import Integral
@@ -12,7 +12,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import AUTO_CONTAMINATION, PatchMemoryBank
-from skpatchcore._detectors._base import PictureDetectorMixin
+from skpatchcore._detectors._base import ImageDetectorMixin
 from skpatchcore._detectors._cross_fit import features_once, held_out_splits
 from skpatchcore._detectors._detector import Inspection, PatchCoreDetector
 from skpatchcore._detectors._maps import resize_map, seen_pixels
@@ -27,12 +27,12 @@ from skpatchcore._utils import (
     upper_quantile,
 )
 
-# Members take turns with so many pictures at a time.
+# Members take turns with so many images at a time.
 _WINDOW = 32
 
 
 class EnsembleInspection(NamedTuple):
-    """What the members of an ensemble see in a picture."""
+    """What the members of an ensemble see in an image."""
 
     index: int
     score: float
@@ -49,19 +49,19 @@ class EnsembleInspection(NamedTuple):
         )
 
 
-class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
+class PatchCoreEnsemble(ImageDetectorMixin, _BaseComposition):
     """Average detectors with other networks or layers, each in a unit of its own.
 
     Distances of two networks have nothing in common: a mean of them is decided by the
     one with the larger numbers, or the noisier one. So every member is cross-fitted:
-    detectors fitted without some of the normal pictures say what it gives for normal
-    pictures it has not seen. Its scores are divided by the standard deviation of
-    those. No defect, and no picture of a test set, is needed for that.
+    detectors fitted without some of the normal images say what it gives for normal
+    images it has not seen. Its scores are divided by the standard deviation of
+    those. No defect, and no image of a test set, is needed for that.
 
     The mean is then multiplied by one number, so that 1 is what a typical new normal
-    picture gets, in scores (as -1, since they are higher for more *normal* pictures)
+    image gets, in scores (as -1, since they are higher for more *normal* images)
     and as largest value of its map. Every step is linear: nothing saturates, and the
-    order in which one member puts pictures is never changed by its calibration.
+    order in which one member puts images is never changed by its calibration.
 
     Parameters
     ----------
@@ -71,14 +71,14 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         names, ``name__features__layers``.
 
     cv : int or splitter, default=5
-        Folds of the normal pictures; every picture must be held out exactly once. An
-        int is a shuffled :class:`~sklearn.model_selection.KFold`, of one fold a picture
+        Folds of the normal images; every image must be held out exactly once. An
+        int is a shuffled :class:`~sklearn.model_selection.KFold`, of one fold an image
         where there are fewer.
 
     contamination : "auto" or float, default="auto"
-        "auto" puts `offset_` where 1 % of the *held-out* pictures are on the anomalous
-        side; a float in (0, 0.5] is the share of the *training* pictures there, as in
-        scikit-learn's detectors, and flags new normal pictures more often. For a stated
+        "auto" puts `offset_` where 1 % of the *held-out* images are on the anomalous
+        side; a float in (0, 0.5] is the share of the *training* images there, as in
+        scikit-learn's detectors, and flags new normal images more often. For a stated
         rate of false alarms, put a
         :class:`~skpatchcore.calibration.ConformalDetector` round the ensemble.
 
@@ -98,7 +98,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
     Attributes
     ----------
     estimators_ : list of PatchCoreDetector
-        The members, fitted on all normal pictures; without those that are dropped.
+        The members, fitted on all normal images; without those that are dropped.
 
     named_estimators_ : Bunch
         The same by name.
@@ -109,21 +109,21 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
     map_weights_ : ndarray of shape (n_members,), float64
         The same for maps.
 
-    held_out_scores_ : ndarray of shape (n_training_pictures,), float64
-        ``score_samples`` of the training pictures by members that had not seen them.
+    held_out_scores_ : ndarray of shape (n_training_images,), float64
+        ``score_samples`` of the training images by members that had not seen them.
 
-    training_scores_ : ndarray of shape (n_training_pictures,), float64
-        ``score_samples`` of the training pictures by the members that learned them.
+    training_scores_ : ndarray of shape (n_training_images,), float64
+        ``score_samples`` of the training images by the members that learned them.
 
-    training_indices_ : ndarray of shape (n_training_pictures,), int64
-        The pictures of `X` that were learned from.
+    training_indices_ : ndarray of shape (n_training_images,), int64
+        The images of `X` that were learned from.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
 
     map_threshold_ : float
         Default threshold of `predict_masks`: a share `contamination` of the held-out
-        pictures (1 % for "auto") has a larger value in its map.
+        images (1 % for "auto") has a larger value in its map.
 
     See Also
     --------
@@ -132,9 +132,9 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
 
     Notes
     -----
-    `fit` makes ``cv + 1`` coresets for each member; a picture passes each network once.
+    `fit` makes ``cv + 1`` coresets for each member; an image passes each network once.
 
-    Maps are averaged pixel by pixel in the size of the picture, so members may have
+    Maps are averaged pixel by pixel in the size of the image, so members may have
     grids and input sizes of their own. The sizes "resized" and "grid" are for members
     that agree about them.
 
@@ -227,18 +227,18 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, groups=None):
-        """Fit the members, and calibrate each on pictures that were held out.
+        """Fit the members, and calibrate each on images that were held out.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `PatchCoreDetector.fit`.
 
         y : array-like of shape (n,) or None, default=None
-            Pictures labelled -1 (anomalous) are left out; all others are learned from.
+            Images labelled -1 (anomalous) are left out; all others are learned from.
 
         groups : array-like of shape (n,) or None, default=None
-            What pictures belong together, such as the part that they show. Groups are
+            What images belong together, such as the part that they show. Groups are
             held out as a whole, by `cv` as by that of
             :class:`~skpatchcore.calibration.ConformalDetector`.
 
@@ -250,8 +250,8 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            If a parameter or a picture is not as described, no member is left, or there
-            are fewer than two normal pictures, so that none can be held out.
+            If a parameter or an image is not as described, no member is left, or there
+            are fewer than two normal images, so that none can be held out.
         """
         members = self._members()
         (X,) = indexable(X)
@@ -286,7 +286,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         n_neighbors : int or None, default=None
@@ -331,7 +331,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         n = len(rows) if groups is None else len(np.unique(groups[rows]))
         if n < 2:
             raise ValueError(
-                "Calibration holds normal pictures, or groups of them, out, so at "
+                "Calibration holds normal images, or groups of them, out, so at "
                 f"least 2 are needed; got n_samples = {n}. A single PatchCoreDetector "
                 "takes one."
             )
@@ -351,7 +351,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         )
 
     def _calibrate(self, held_out: list[list[Inspection]]) -> None:
-        """Set weights and thresholds from what each member saw in held-out pictures."""
+        """Set weights and thresholds from what each member saw in held-out images."""
         scores = np.array([[-seen.score for seen in member] for member in held_out])
         peaks = np.array(
             [
@@ -370,15 +370,15 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         if share == "auto":
             share, scores = AUTO_CONTAMINATION, self.held_out_scores_
         self.offset_ = lower_quantile(scores, share)
-        pictures = zip(self.held_out_scores_, zip(*held_out, strict=True), strict=True)
+        images = zip(self.held_out_scores_, zip(*held_out, strict=True), strict=True)
         peaks = [
             self._peak(EnsembleInspection(i, score, list(members), self.map_weights_))
-            for i, (score, members) in enumerate(pictures)
+            for i, (score, members) in enumerate(images)
         ]
         self.map_threshold_ = upper_quantile(peaks, share)
 
     def _inspect(self, images) -> Iterator[EnsembleInspection]:
-        """Yield what the members see in each picture, in their order."""
+        """Yield what the members see in each image, in their order."""
         for start in range(0, len(images), _WINDOW):
             window = np.arange(start, min(start + _WINDOW, len(images)))
             part = take_images(images, window)
@@ -407,7 +407,7 @@ class PatchCoreEnsemble(PictureDetectorMixin, _BaseComposition):
         return merged.astype(np.float32)
 
     def _peak(self, seen: EnsembleInspection) -> float:
-        """Return the largest value of a picture's map."""
+        """Return the largest value of an image's map."""
         # Means of maps that are interpolated alike cannot exceed those of the inputs.
         return self._map(
             seen, "resized" if _agree(seen, "resized") else "original"
@@ -419,8 +419,8 @@ def balanced_weights(anomaly: NDArray) -> NDArray:
 
     Parameters
     ----------
-    anomaly : ndarray of shape (n_members, n_pictures)
-        What members give for normal pictures they have not seen, at least 0.
+    anomaly : ndarray of shape (n_members, n_images)
+        What members give for normal images they have not seen, at least 0.
 
     Returns
     -------
@@ -428,7 +428,7 @@ def balanced_weights(anomaly: NDArray) -> NDArray:
         Proportional to 1 / standard deviation; the mean of ``weights @ anomaly`` is 1.
     """
     center, spread = anomaly.mean(axis=1), anomaly.std(axis=1)
-    # Pictures that are all alike have no spread; rounding may leave some.
+    # Images that are all alike have no spread; rounding may leave some.
     tiny = spread <= 1e-6 * center
     weights = 1 / np.where(tiny, np.where(center > 0, center, 1), spread)
     typical = weights @ center

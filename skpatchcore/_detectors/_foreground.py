@@ -1,4 +1,4 @@
-"""The object in a picture, by the first principal component of its patches."""
+"""The object in an image, by the first principal component of its patches."""
 
 import warnings
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _N_BINS = 256
 _MIN_SEPARATION = 0.8
 # Shares of patches that a foreground of the references may have.
 _MIN_SHARE, _MAX_SHARE = 0.05, 0.95
-# What counts as rim of a picture, beside the outermost patch, as a share of its side.
+# What counts as rim of an image, beside the outermost patch, as a share of its side.
 _RIM = 0.1
 _WINDOW = np.ones((3, 3), dtype=bool)
 
@@ -42,7 +42,7 @@ class Foreground(NamedTuple):
         return binary_closing(grown, _WINDOW) | grown
 
     def select(self, patches: NDArray, shapes: NDArray) -> NDArray:
-        """Return the rows of patches that are foreground; some of every picture are."""
+        """Return the rows of patches that are foreground; some of every image are."""
         parts = np.split(patches, shapes.prod(axis=1).cumsum()[:-1])
         masks = [
             self.mask(part.reshape(*shape, -1)).reshape(-1)
@@ -52,13 +52,13 @@ class Foreground(NamedTuple):
 
 
 def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
-    """Learn what is foreground in reference pictures; None, with a warning, if nothing.
+    """Learn what is foreground in reference images; None, with a warning, if nothing.
 
     Parameters
     ----------
     patches : ndarray of shape (n_patches, d)
-        Features of all pictures, one below the other.
-    shapes : ndarray of shape (n_pictures, 2), int64
+        Features of all images, one below the other.
+    shapes : ndarray of shape (n_images, 2), int64
         Their grids.
     """
     # Zeros of the padding make patches at the edge differ from all others: what stands
@@ -80,7 +80,7 @@ def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
     if separation >= _MIN_SEPARATION and _MIN_SHARE <= share <= _MAX_SHARE:
         return Foreground(direction, float(threshold))
     warnings.warn(
-        "The reference pictures have no foreground that stands out: the two sides of "
+        "The reference images have no foreground that stands out: the two sides of "
         f"the first principal component take {share:.0%} and {1 - share:.0%} of the "
         f"patches and explain {separation:.0%} of its variance (at least "
         f"{_MIN_SEPARATION:.0%} are asked for). All patches are used; "

@@ -1,4 +1,4 @@
-"""From a grid of patch scores to an anomaly map of the picture's size."""
+"""From a grid of patch scores to an anomaly map of the image's size."""
 
 import numpy as np
 import torch
@@ -17,20 +17,20 @@ def anomaly_map(
     smoothing: float = 4.0,
     rim: str = "nearest",
 ) -> np.ndarray:
-    """Return the anomaly map of one picture.
+    """Return the anomaly map of one image.
 
     Parameters
     ----------
     grid : ndarray of shape (h, w)
         Patch scores.
     geometry : Geometry
-        How the picture became the network's input.
+        How the image became the network's input.
     size : {"original", "resized", "grid"}
-        The picture's own size, that of the network's input, or `grid` as it is.
+        The image's own size, that of the network's input, or `grid` as it is.
     smoothing : float
         Standard deviation of the Gaussian in pixels of the network's input.
     rim : {"nearest", "nan"}
-        What stands where a crop removed the picture, for ``size="original"``: the value
+        What stands where a crop removed the image, for ``size="original"``: the value
         of the nearest pixel seen, or NaN.
 
     Returns
@@ -51,7 +51,7 @@ def anomaly_map(
 
 
 def seen_pixels(geometry: Geometry) -> np.ndarray:
-    """Return which pixels of the picture, bool of its size, have their centre kept."""
+    """Return which pixels of the image, bool of its size, have their centre kept."""
     axes = []
     for original, resized, offset, kept in zip(*geometry, strict=True):
         center = (np.arange(original) + 0.5) * resized / original
@@ -71,7 +71,7 @@ def resize_map(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _paste(values: np.ndarray, geometry: Geometry) -> np.ndarray:
-    """Put a crop back into the resized picture, its edge repeated all around."""
+    """Put a crop back into the resized image, its edge repeated all around."""
     margins = [
         (offset, total - offset - kept)
         for offset, total, kept in zip(

@@ -1,4 +1,4 @@
-"""How many pictures pass a network at once, from what one of them takes."""
+"""How many images pass a network at once, from what one of them takes."""
 
 import contextlib
 import weakref
@@ -9,22 +9,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 # On a CPU, activations that leave its caches are slow: two cores with 32 MB take 20, 22
-# and 26 ms for a picture of 224 pixels through ResNet-18 at 8, 16 and 32 a pass. But
+# and 26 ms for an image of 224 pixels through ResNet-18 at 8, 16 and 32 a pass. But
 # where other processes want the cores too, small passes wait more often for a thread.
-# This is 19 pictures of ResNet-18, and 12 of Wide ResNet-50.
+# This is 19 images of ResNet-18, and 12 of Wide ResNet-50.
 _CPU_BYTES = 128 * 2**20
 # On a GPU, what is free is shared with the memory bank and with other processes.
 _GPU_BYTES = 4 * 2**30
 _GPU_SHARE = 1 / 4
-# Before anything is measured: four pictures of 256 x 256 pixels.
+# Before anything is measured: four images of 256 x 256 pixels.
 _FIRST_PIXELS = 4 * 256**2
-# Measured anew for pictures this many times larger, since attention grows faster.
+# Measured anew for images this many times larger, since attention grows faster.
 _LARGER = 4
 _STAGES = ("network", "descriptor")
 
 
 class BatchLimit:
-    """How many pictures of a size to pass through a network at once.
+    """How many images of a size to pass through a network at once.
 
     Parameters
     ----------
@@ -32,27 +32,27 @@ class BatchLimit:
         Never more than this.
     device : torch.device
         Where the network runs.
-    n_pictures : int or None
+    n_images : int or None
         How many there are: where one batch takes them all, nothing is measured.
 
     Notes
     -----
-    The first pictures make a small batch and are measured. What is measured belongs to
-    this object alone, and it lives as long as one pass over a set of pictures: the same
-    pictures come in the same batches every time, so that results are bit-equal.
+    The first images make a small batch and are measured. What is measured belongs to
+    this object alone, and it lives as long as one pass over a set of images: the same
+    images come in the same batches every time, so that results are bit-equal.
     """
 
     def __init__(
-        self, batch_size: int, device: torch.device, n_pictures: int | None = None
+        self, batch_size: int, device: torch.device, n_images: int | None = None
     ):
         self.batch_size = batch_size
-        self._n_pictures = n_pictures
+        self._n_images = n_images
         self._budget = _memory_budget(device)
         self._bytes_per_pixel = dict.fromkeys(_STAGES, 0.0)
         self._measured = dict.fromkeys(_STAGES, 0)
 
     def __call__(self, size: tuple[int, int]) -> int:
-        """Return how many pictures of `size` (h, w) to take, from 1 to `batch_size`."""
+        """Return how many images of `size` (h, w) to take, from 1 to `batch_size`."""
         pixels = size[0] * size[1]
         if any(self._is_new(stage, pixels) for stage in _STAGES):
             fitting = _FIRST_PIXELS // pixels
@@ -62,12 +62,12 @@ class BatchLimit:
 
     @contextlib.contextmanager
     def measure(self, stage: str, size: tuple[int, int], n: int) -> Iterator[None]:
-        """Learn what the block takes, run for `n` pictures, unless that is known.
+        """Learn what the block takes, run for `n` images, unless that is known.
 
         `stage` is "network" or "descriptor"; only after both is a size known.
         """
         pixels = size[0] * size[1]
-        if n == self._n_pictures or not self._is_new(stage, pixels):
+        if n == self._n_images or not self._is_new(stage, pixels):
             yield
             return
         with PeakMemory() as memory:

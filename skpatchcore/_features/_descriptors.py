@@ -105,12 +105,12 @@ def pool_neighborhood(features, patch_size: int, stride: int, length: int):
     """Pool each position's flattened window (c * patch_size^2) to `length` channels.
 
     The first half of the descriptor of the authors' code (their ``MeanMapper``).
-    Windows are unfolded one picture at a time: they hold patch_size^2 times the map.
+    Windows are unfolded one image at a time: they hold patch_size^2 times the map.
     """
     pooled = []
-    for picture in features:
+    for image in features:
         windows = F.unfold(
-            picture[None], patch_size, stride=stride, padding=patch_size // 2
+            image[None], patch_size, stride=stride, padding=patch_size // 2
         )
         pooled.append(F.adaptive_avg_pool1d(windows.transpose(1, 2), length))
     grid = [(size - 1) // stride + 1 for size in features.shape[-2:]]

@@ -1,4 +1,4 @@
-"""Layer maps of pictures, each through the network once where there is a cache."""
+"""Layer maps of images, each through the network once where there is a cache."""
 
 import itertools
 import warnings
@@ -14,8 +14,8 @@ from skpatchcore._backbones import Backbone
 from skpatchcore._features._batch_limit import BatchLimit
 from skpatchcore._images import (
     Geometry,
+    image_contents,
     iter_batches,
-    picture_contents,
     plan_geometry,
     take_images,
 )
@@ -24,7 +24,7 @@ from skpatchcore._utils import Cache, content_key, is_array
 _KIND = "maps"
 # Part of their keys: raise it when outputs of layers are arranged in another way.
 _ARRANGEMENT = 2
-# What is held of the cache at once: 200 pictures of 224 pixels through Wide ResNet-50.
+# What is held of the cache at once: 200 images of 224 pixels through Wide ResNet-50.
 _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. Rounding, also in half precision or by another number of
 # threads, is well below.
@@ -44,7 +44,7 @@ def iter_layer_maps(
 ) -> Iterator[tuple[list[int], list[torch.Tensor], list[Geometry]]]:
     """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
 
-    Without a cache batches are those of `iter_batches`. With it, a picture passes the
+    Without a cache batches are those of `iter_batches`. With it, an image passes the
     network only where its maps are not there, whoever works on it; known ones are not
     even decoded. Close the iterator to stop the threads that decode ahead.
     """
@@ -99,18 +99,16 @@ def _extract(
 
 
 class _Window:
-    """A few pictures, their keys, and the entries of the cache found for them.
+    """A few images, their keys, and the entries of the cache found for them.
 
-    An entry is (original size of the picture, a map (h, w, c) for each layer).
+    An entry is (original size of the image, a map (h, w, c) for each layer).
     """
 
     def __init__(
         self, images, indices: Sequence[int], prefix: str, cache: Cache, n_layers: int
     ):
         self.images, self.cache, self._n_layers = images, cache, n_layers
-        self.keys = {
-            i: content_key(prefix, picture_contents(images, i)) for i in indices
-        }
+        self.keys = {i: content_key(prefix, image_contents(images, i)) for i in indices}
         self.entries: dict[str, tuple] = {}
         self.look_up(self.keys.values())
 
@@ -164,7 +162,7 @@ class _Window:
 
     def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
         """Pass those of `claimed` that are missing through the network."""
-        # Copies of a picture have one key: the last of them stands for all.
+        # Copies of an image have one key: the last of them stands for all.
         position_of = {key: i for i, key in self.keys.items()}
         absent = [position_of[key] for key in self.missing if key in claimed]
         with closing(_extract(self.images, network, sizes, limit, absent)) as batches:
@@ -203,7 +201,7 @@ class _Window:
         return [plan_geometry(tuple(size), *sizes) for size in originals]
 
     def affordable(self, most: int) -> int:
-        """Return how many pictures like these to look at next: up to `most`."""
+        """Return how many images like these to look at next: up to `most`."""
         sizes = [sum(m.nbytes for m in maps) for _, maps in self.entries.values()]
         return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
 

@@ -46,10 +46,10 @@ _PROJECTION_BYTES = 32 * 2**20
 
 
 class PatchGrids(NamedTuple):
-    """Patch features of n pictures, one below the other, and where they come from.
+    """Patch features of n images, one below the other, and where they come from.
 
-    `patches` is (n_patches, d) float32; `shapes` (n, 2) the grid of each picture;
-    `geometries` how each picture became the network's input.
+    `patches` is (n_patches, d) float32; `shapes` (n, 2) the grid of each image;
+    `geometries` how each image became the network's input.
     """
 
     patches: np.ndarray
@@ -58,11 +58,11 @@ class PatchGrids(NamedTuple):
 
     @property
     def offsets(self) -> np.ndarray:
-        """First row of each picture's patches, and the end: (n + 1,)."""
+        """First row of each image's patches, and the end: (n + 1,)."""
         return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
 
     def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
-        """Return patches of the pictures `rows`, or of all: `n_most`, drawn evenly."""
+        """Return patches of the images `rows`, or of all: `n_most`, drawn evenly."""
         sizes = self.shapes.prod(axis=1)
         if rows is None or len(rows) == len(self.shapes):
             return self.patches[draw_evenly(sizes, n_most)]
@@ -75,19 +75,19 @@ class PatchGrids(NamedTuple):
 class PatchFeatureTransformer(
     ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
 ):
-    """Turn pictures into patch features of a pretrained network.
+    """Turn images into patch features of a pretrained network.
 
     Each position of a feature map is a patch. Layer maps are averaged over the
     neighbourhood of every patch, brought to the grid of the first layer, weighted and
     concatenated (Roth et al., 2022, section 3.1). Use it on its own to extract features
     once and search a grid over :class:`PatchMemoryBank`, or to hand one vector per
-    picture (``output="mean"``) to any scikit-learn estimator.
+    image (``output="mean"``) to any scikit-learn estimator.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
         A model name of timm, convolutional or transformer; "embedded" for a small
-        network whose weights, learned from procedural pictures, come with the package,
+        network whose weights, learned from procedural images, come with the package,
         so that nothing is downloaded; "gabor" for a bank of Gabor filters that needs no
         weights, with the layers "fine" and "coarse"; or a network. A network is copied
         before use; its mean and standard deviation are taken from its
@@ -113,10 +113,10 @@ class PatchFeatureTransformer(
         aspect ratio is kept; a pair is height and width; None keeps the size. Vision
         transformers resample their position embeddings; where sides are not multiples
         of their patches, the network's input is resized to the nearest that are. Some
-        families (MLP-Mixer, CaiT, ...) take pictures of one size only, and say so.
+        families (MLP-Mixer, CaiT, ...) take images of one size only, and say so.
 
     crop_size : int, (int, int) or None, default=None
-        Size in pixels of a central crop after resizing. None takes the whole picture.
+        Size in pixels of a central crop after resizing. None takes the whole image.
 
     patch_size : int, default=3
         Side of the neighbourhood, in positions of each layer's own grid; odd. Beyond
@@ -159,26 +159,26 @@ class PatchFeatureTransformer(
         in any case.
 
     batch_size : int, default=32
-        Most pictures per forward pass. Fewer go at once where they take more memory
+        Most images per forward pass. Fewer go at once where they take more memory
         than is good: on a CPU 128 MB, on a GPU a quarter of what is
         free, up to 4 GB. It sets memory and speed; results differ by rounding alone.
 
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache on disk for the layer maps of pictures: a picture passes the network once,
+        Cache on disk for the layer maps of images: an image passes the network once,
         whatever the fold of a cross-validation, the candidate of a search or the
-        method that asks, also in other processes and later runs. A picture is known by
+        method that asks, also in other processes and later runs. An image is known by
         the contents of its file or its pixels, together with everything its maps depend
         on, such as the network's weights. See :class:`BoundedMemory`.
 
     output : {"map", "flat", "mean"}, default="map"
-        Shape of what `transform` gives for n pictures with a grid of h times w patches:
+        Shape of what `transform` gives for n images with a grid of h times w patches:
         "map" (n, h, w, d), "flat" (n, h * w * d), "mean" (n, d), the mean over patches.
 
     random_state : int, RandomState instance or None, default=None
         Seeds random weights and the random projection.
 
     verbose : int, default=0
-        Show a progress bar over pictures if positive.
+        Show a progress bar over images if positive.
 
     Attributes
     ----------
@@ -192,7 +192,7 @@ class PatchFeatureTransformer(
         Length d of a patch's feature vector.
 
     grid_shape_ : tuple of int
-        Height and width of the patch grid of the first training picture.
+        Height and width of the patch grid of the first training image.
 
     See Also
     --------
@@ -215,11 +215,11 @@ class PatchFeatureTransformer(
     --------
     >>> import numpy as np
     >>> from skpatchcore import PatchFeatureTransformer
-    >>> pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
+    >>> images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     >>> features = PatchFeatureTransformer(
     ...     "resnet18", weights="random", image_size=64, random_state=0
     ... )
-    >>> features.fit_transform(pictures).shape
+    >>> features.fit_transform(images).shape
     (2, 8, 8, 384)
     """
 
@@ -293,18 +293,18 @@ class PatchFeatureTransformer(
     def fit(self, X, y=None):
         """Build the network, learn layer weights and fit the projection.
 
-        All pictures are passed through the network if there is something to learn from
+        All images are passed through the network if there is something to learn from
         them, ``layer_weights="auto"`` or a `projection` that is a transformer;
         otherwise only the first, for the number of features.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
             tensors (n, c, h, w).
 
         y : array-like of shape (n,) or None, default=None
-            Outlier labels, +1 and -1: nothing is learned from pictures labelled -1.
+            Outlier labels, +1 and -1: nothing is learned from images labelled -1.
             Labels of any other kind are ignored.
 
         Returns
@@ -315,7 +315,7 @@ class PatchFeatureTransformer(
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            If a parameter, the weights or a picture is not as described; the message
+            If a parameter, the weights or an image is not as described; the message
             names the culprit.
         """
         with unchanged_on_error(self):
@@ -326,15 +326,15 @@ class PatchFeatureTransformer(
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
-        """Fit, and return the features of the same pictures, extracted only once.
+        """Fit, and return the features of the same images, extracted only once.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         y : array-like of shape (n,) or None, default=None
-            As for `fit`. Features of pictures labelled -1 are returned, too.
+            As for `fit`. Features of images labelled -1 are returned, too.
 
         Returns
         -------
@@ -349,11 +349,11 @@ class PatchFeatureTransformer(
         return features if whole else features.copy()
 
     def transform(self, X):
-        """Return the patch features of pictures.
+        """Return the patch features of images.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
         Returns
@@ -365,7 +365,7 @@ class PatchFeatureTransformer(
         Raises
         ------
         ValueError
-            If the pictures have grids of different shapes and `output` is not "mean".
+            If the images have grids of different shapes and `output` is not "mean".
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
@@ -379,13 +379,13 @@ class PatchFeatureTransformer(
         return n_patches * self.n_patch_features_
 
     def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
-        """Return the pictures as a sequence of arrays (h, w, c), decoded on access."""
+        """Return the images as a sequence of arrays (h, w, c), decoded on access."""
         return check_images(X)
 
     def _fit_extract(self, images, rows=None, *, whole: bool = True) -> PatchGrids:
-        """Fit on validated pictures and return their features.
+        """Fit on validated images and return their features.
 
-        With `rows`, nothing is learned from other pictures than these. Without `whole`,
+        With `rows`, nothing is learned from other images than these. Without `whole`,
         features are not needed beyond those that something is learned from.
         """
         _check_sizes(self)
@@ -461,7 +461,7 @@ class PatchFeatureTransformer(
             limit=limit,
             cache=check_cache(self.memory),
         )
-        bar = tqdm(total=len(images), desc="pictures", disable=not self.verbose)
+        bar = tqdm(total=len(images), desc="images", disable=not self.verbose)
         with bar, closing(batches):
             for indices, maps, geometries in batches:
                 if n_channels is not None:
@@ -500,11 +500,11 @@ class PatchFeatureTransformer(
 
     def _arrange(self, grids: PatchGrids) -> np.ndarray:
         if self.output == "mean":
-            per_picture = np.split(grids.patches, grids.offsets[1:-1])
-            return np.stack([patches.mean(axis=0) for patches in per_picture])
+            per_image = np.split(grids.patches, grids.offsets[1:-1])
+            return np.stack([patches.mean(axis=0) for patches in per_image])
         if len(np.unique(grids.shapes, axis=0)) > 1:
             raise ValueError(
-                "The pictures have patch grids of different shapes, "
+                "The images have patch grids of different shapes, "
                 f"{np.unique(grids.shapes, axis=0).tolist()}; give image_size=(height, "
                 "width) or crop_size, or use output='mean'."
             )
@@ -528,18 +528,18 @@ class PatchFeatureTransformer(
         return tags
 
 
-def collect_grids(batches, n_pictures: int) -> PatchGrids:
-    """Gather batches of patch features (b, h, w, d) into one matrix, in picture order.
+def collect_grids(batches, n_images: int) -> PatchGrids:
+    """Gather batches of patch features (b, h, w, d) into one matrix, in image order.
 
     Where all grids agree, as they mostly do, features are written once to their place.
     """
     block, strays = None, {}
-    shapes = np.zeros((n_pictures, 2), dtype=np.int64)
-    geometries = [None] * n_pictures
+    shapes = np.zeros((n_images, 2), dtype=np.int64)
+    geometries = [None] * n_images
     for indices, features, batch_geometries in batches:
         features = np.asarray(features.cpu() if torch.is_tensor(features) else features)
         if block is None:
-            block = np.empty((n_pictures, *features.shape[1:]), dtype=np.float32)
+            block = np.empty((n_images, *features.shape[1:]), dtype=np.float32)
         shapes[indices] = features.shape[1:3]
         for i, geometry in zip(indices, batch_geometries, strict=True):
             geometries[i] = geometry

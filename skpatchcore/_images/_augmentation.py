@@ -1,4 +1,4 @@
-"""More references from few pictures: turned, mirrored, brighter and darker ones."""
+"""More references from few images: turned, mirrored, brighter and darker ones."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
-from skpatchcore._images._input import Images, picture_contents
+from skpatchcore._images._input import Images, image_contents
 
 # The turns of AnomalyDINO's code (Damm et al., 2025), in degrees.
 _ANGLES = (45, 90, 135, 180, 225, 270, 315)
@@ -16,9 +16,9 @@ _GAINS = (0.8, 1.25)
 
 
 class Transform(NamedTuple):
-    """A picture turned or mirrored about its centre, and made brighter.
+    """An image turned or mirrored about its centre, and made brighter.
 
-    `matrix` leads from (row, column) about the centre of the new picture to those of
+    `matrix` leads from (row, column) about the centre of the new image to those of
     the given one. What comes from beyond the rim is mirrored at it.
     """
 
@@ -26,7 +26,7 @@ class Transform(NamedTuple):
     gain: float = 1.0
 
     def __call__(self, image: NDArray) -> NDArray:
-        """Return the new picture (h, w, 3), of the same size, in [0, 1]."""
+        """Return the new image (h, w, 3), of the same size, in [0, 1]."""
         if not np.array_equal(self.matrix, np.eye(2)):
             center = (np.array(image.shape[:2]) - 1) / 2
             options = {
@@ -44,10 +44,10 @@ class Transform(NamedTuple):
     def origin(
         self, rows: NDArray, columns: NDArray, shapes: NDArray, aspects: NDArray
     ) -> tuple[NDArray, NDArray]:
-        """Return where patches of the new picture come from in the given one.
+        """Return where patches of the new image come from in the given one.
 
         Positions are in grids of `shapes` (n, 2); `aspects` (n,) are heights of patches
-        over their widths, in pixels of the pictures: those were turned, not the grids.
+        over their widths, in pixels of the images: those were turned, not the grids.
         """
         center = shapes.T / 2 - 0.5
         pitch = np.stack([aspects, np.ones_like(aspects)])
@@ -102,7 +102,7 @@ def find_transforms(augmentation) -> list[Transform | Callable]:
 
 
 class Augmented(Sequence):
-    """Pictures, then all of them through the first transform, and so on."""
+    """Images, then all of them through the first transform, and so on."""
 
     def __init__(self, images: Sequence[NDArray], transforms: Sequence[Callable]):
         self._images = images
@@ -113,7 +113,7 @@ class Augmented(Sequence):
 
     def __getitem__(self, index: int) -> NDArray:
         if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
+            raise IndexError(f"image {index} of {len(self)}")
         i_transform, i_image = divmod(index, len(self._images))
         image = self._images[i_image]
         if i_transform == 0:
@@ -123,13 +123,13 @@ class Augmented(Sequence):
         # A copy: functions may work in place.
         given = _apply(transform, image.copy(), name)
         try:
-            # What mirrors a picture may return a view with negative strides.
+            # What mirrors an image may return a view with negative strides.
             made = np.array(given, dtype=np.float32, order="C")
         except (TypeError, ValueError) as error:
             raise ValueError(f"{name} is no array of numbers: {error}") from error
         if made.shape != image.shape:
             raise ValueError(
-                f"{name} has shape {made.shape}; expected that of the picture, "
+                f"{name} has shape {made.shape}; expected that of the image, "
                 f"{image.shape}."
             )
         if not (made.min() >= 0 and made.max() <= 1):
@@ -137,9 +137,9 @@ class Augmented(Sequence):
         return made
 
     def contents(self, index: int) -> NDArray | bytes:
-        """Return what tells a picture from others: for given ones as without this."""
+        """Return what tells an image from others: for given ones as without this."""
         if index < len(self._images):
-            return picture_contents(self._images, index)
+            return image_contents(self._images, index)
         return self[index]
 
     def _name(self, i: int) -> str:

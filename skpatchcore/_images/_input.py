@@ -1,4 +1,4 @@
-"""Whatever a user calls pictures, as validated float arrays and batches."""
+"""Whatever a user calls images, as validated float arrays and batches."""
 
 import os
 import stat
@@ -24,8 +24,8 @@ _EXPECTED = (
 _CHANNELS = (1, 2, 3, 4)
 # Resampling by the user may overshoot [0, 1] by rounding alone.
 _RANGE_TOLERANCE = 1e-4
-# What pictures read ahead of the network may take: 27 of 900 x 900 pixels, one of 4000
-# x 3000. While it is read, a picture is held twice in floats of three channels; where
+# What images read ahead of the network may take: 27 of 900 x 900 pixels, one of 4000
+# x 3000. While it is read, an image is held twice in floats of three channels; where
 # resizing enlarges it, what comes of it counts.
 _AHEAD_BYTES = 512 * 2**20
 _BYTES_PER_PIXEL = 2 * 3 * 4
@@ -34,11 +34,11 @@ _PIL_LOCK = fork_safe_lock()
 
 
 class UnreadableImageError(OSError, ValueError):
-    """A picture that cannot be decoded: truncated, or no picture at all."""
+    """An image that cannot be decoded: truncated, or no image at all."""
 
 
 class Geometry(NamedTuple):
-    """How a picture became the network's input; sizes and offsets in pixels."""
+    """How an image became the network's input; sizes and offsets in pixels."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -47,13 +47,13 @@ class Geometry(NamedTuple):
 
     @property
     def aspect(self) -> float:
-        """Height over width that a square of the input has in the picture."""
+        """Height over width that a square of the input has in the image."""
         (height, width), (new_height, new_width) = self.original, self.resized
         return (height / new_height) / (width / new_width)
 
 
 class Images(Sequence):
-    """Pictures decoded on access to float32 arrays (h, w, 3) in [0, 1]."""
+    """Images decoded on access to float32 arrays (h, w, 3) in [0, 1]."""
 
     def __init__(self, sources: Sequence, names: Sequence[str] | None = None):
         self._sources = sources
@@ -67,11 +67,11 @@ class Images(Sequence):
 
     @property
     def names(self) -> Sequence[str]:
-        """What messages call the pictures."""
+        """What messages call the images."""
         return self._names
 
     def take(self, indices: np.ndarray) -> "Images":
-        """Return the pictures at `indices`, still under their first names."""
+        """Return the images at `indices`, still under their first names."""
         return Images(
             [self._sources[i] for i in indices], [self._names[i] for i in indices]
         )
@@ -80,15 +80,15 @@ class Images(Sequence):
 def check_images(X, failures: dict[int, Exception] | None = None) -> Images:
     """Return `X` as `Images` after every check that needs no decoding.
 
-    With `failures`, what is wrong with single pictures is put there by their number.
+    With `failures`, what is wrong with single images is put there by their number.
     What was checked before is returned as it is, with the names that it has.
 
     Raises
     ------
     TypeError
-        If `X` is no container of pictures.
+        If `X` is no container of images.
     ValueError
-        If `X` is empty, or of a shape or dtype no picture has.
+        If `X` is empty, or of a shape or dtype no image has.
     FileNotFoundError
         If a path does not exist.
     """
@@ -105,7 +105,7 @@ def check_images(X, failures: dict[int, Exception] | None = None) -> Images:
         )
     sources = _as_sources(X)
     if len(sources) == 0:
-        raise ValueError(f"Found 0 pictures in X. {_EXPECTED}")
+        raise ValueError(f"Found 0 images in X. {_EXPECTED}")
     for i, source in enumerate(sources):
         try:
             _check_source(source, _name(source, i))
@@ -117,7 +117,7 @@ def check_images(X, failures: dict[int, Exception] | None = None) -> Images:
 
 
 def load_image(source, name: str) -> np.ndarray:
-    """Decode one picture to float32 (h, w, 3) in [0, 1]."""
+    """Decode one image to float32 (h, w, 3) in [0, 1]."""
     with blaming(name):
         if not isinstance(source, np.ndarray):
             with _naming(name):
@@ -125,8 +125,8 @@ def load_image(source, name: str) -> np.ndarray:
         return _array_to_rgb(source, name)
 
 
-def picture_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes:
-    """Return what tells picture `i` from others: the bytes of its file, or pixels."""
+def image_contents(images: Sequence[np.ndarray], i: int) -> np.ndarray | bytes:
+    """Return what tells image `i` from others: the bytes of its file, or pixels."""
     if hasattr(images, "contents"):
         return images.contents(i)
     if not isinstance(images, Images):
@@ -163,15 +163,15 @@ def center_crop_offset(shape, crop_size, name: str) -> tuple[int, int]:
     return tuple(round((s - c) / 2) for s, c in zip(shape, crop_size, strict=True))
 
 
-def plan_geometry(shape, image_size, crop_size, name: str = "a picture") -> Geometry:
-    """Return where a picture of `shape` (h, w) ends up in the network's input.
+def plan_geometry(shape, image_size, crop_size, name: str = "an image") -> Geometry:
+    """Return where an image of `shape` (h, w) ends up in the network's input.
 
     Raises
     ------
     UnreadableImageError
         If resizing would make more pixels than Pillow permits in a file.
     ValueError
-        If `crop_size` is larger than the resized picture.
+        If `crop_size` is larger than the resized image.
     """
     resized = resized_shape(shape, image_size)
     with blaming(name):
@@ -205,10 +205,10 @@ def _check_resized(shape, resized, image_size, name: str) -> None:
 def resize_and_crop(
     image: torch.Tensor, geometry: Geometry, mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Resize, with antialiasing, and crop a picture (c, h, w)."""
+    """Resize, with antialiasing, and crop an image (c, h, w)."""
     if geometry.resized != geometry.original:
         # Floats throughout: rounding to 8 bits after resizing, as Pillow does, would
-        # make a 16-bit picture and its 8-bit twin differ for no reason.
+        # make a 16-bit image and its 8-bit twin differ for no reason.
         image = F.interpolate(
             image[None], geometry.resized, mode=mode, antialias=mode == "bilinear"
         )[0]
@@ -218,12 +218,12 @@ def resize_and_crop(
 
 @own_torch_state()
 def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
-    """Return boolean masks (h, w) resized and cropped as their pictures are.
+    """Return boolean masks (h, w) resized and cropped as their images are.
 
     Parameters
     ----------
     masks : sequence of ndarray of shape (h, w)
-        True (or non-zero) where defective, in the pictures' own size.
+        True (or non-zero) where defective, in the images' own size.
     image_size, crop_size : int, tuple of int or None
         As in :class:`~skpatchcore.PatchFeatureTransformer`.
 
@@ -236,7 +236,7 @@ def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
         geometry = plan_geometry(mask.shape, image_size, crop_size, f"mask {i}")
         tensor = torch.from_numpy(mask != 0)[None].to(torch.float32)
         # Plain "nearest" takes the top left pixel of those that become one, half a
-        # pixel off from where the pictures' are.
+        # pixel off from where the images' are.
         kept = resize_and_crop(tensor, geometry, "nearest-exact")[0]
         resized.append(kept.numpy() > 0)
     return resized
@@ -252,10 +252,10 @@ def iter_batches(
 ) -> Iterator[tuple[list[int], torch.Tensor, list[Geometry]]]:
     """Yield (indices, batch (b, c, h, w), geometries), at most `batch_size` at a time.
 
-    Pictures are batched with others of their input size. Few are held at once: when
+    Images are batched with others of their input size. Few are held at once: when
     sizes vary so much that none fills a batch, the fullest is handed out early.
     `batch_size` may be a function of the input size (h, w), asked anew for each
-    picture. Close the iterator to stop the threads that read ahead.
+    image. Close the iterator to stop the threads that read ahead.
     """
     most = batch_size if callable(batch_size) else lambda size: batch_size
     pending: dict[tuple, list] = {}
@@ -274,7 +274,7 @@ def iter_batches(
 def _iter_inputs(
     images, image_size, crop_size, batch_size
 ) -> Iterator[tuple[torch.Tensor, Geometry]]:
-    """Yield each picture as the network's input (3, h, w), read ahead by threads.
+    """Yield each image as the network's input (3, h, w), read ahead by threads.
 
     While the network is at work on a batch, the next one is read.
     """
@@ -307,7 +307,7 @@ def _iter_inputs(
 
 @own_torch_state()
 def _to_input(image: np.ndarray, geometry: Geometry) -> torch.Tensor:
-    # Channels stay last in memory until the picture is small. Torch warns of arrays
+    # Channels stay last in memory until the image is small. Torch warns of arrays
     # that are read-only.
     image = image if image.flags.writeable else image.copy()
     resized = resize_and_crop(torch.from_numpy(image).permute(2, 0, 1), geometry)
@@ -315,7 +315,7 @@ def _to_input(image: np.ndarray, geometry: Geometry) -> torch.Tensor:
 
 
 def take_images(images: Sequence[np.ndarray], indices) -> Sequence[np.ndarray]:
-    """Return the pictures at `indices`, undecoded where they were."""
+    """Return the images at `indices`, undecoded where they were."""
     if isinstance(images, Images):
         return images.take(indices)
     return [images[i] for i in indices]
@@ -339,16 +339,16 @@ def _collate(
 
 def _name(source, i: int) -> str:
     if isinstance(source, (str, os.PathLike)):
-        return f"picture {i} ({os.fsdecode(source)})"
-    return f"picture {i}"
+        return f"image {i} ({os.fsdecode(source)})"
+    return f"image {i}"
 
 
 def _name_of(images, i: int) -> str:
-    return images._names[i] if isinstance(images, Images) else f"picture {i}"
+    return images._names[i] if isinstance(images, Images) else f"image {i}"
 
 
 def _as_sources(X) -> Sequence:
-    """Return one entry a picture: a path, a PIL image or an array."""
+    """Return one entry an image: a path, a PIL image or an array."""
     if isinstance(X, torch.Tensor):
         return _split_array(_tensor_to_numpy(X, "X", batched=True))
     if hasattr(X, "iloc"):
@@ -369,20 +369,20 @@ def _as_sources(X) -> Sequence:
         raise TypeError(f"Got X of type {type(X).__name__}. {_EXPECTED}") from None
     for i, item in enumerate(items):
         if isinstance(item, torch.Tensor):
-            items[i] = _tensor_to_numpy(item, f"picture {i}", batched=False)
+            items[i] = _tensor_to_numpy(item, f"image {i}", batched=False)
     return items
 
 
 def _split_array(X: np.ndarray) -> list[np.ndarray]:
     if X.ndim == 3 and X.shape[-1] in (3, 4):
         raise ValueError(
-            f"Got an array of shape {X.shape}, which looks like a single picture; pass "
+            f"Got an array of shape {X.shape}, which looks like a single image; pass "
             "X[np.newaxis] or [X]."
         )
     if X.ndim not in (3, 4):
         raise ValueError(
             f"Got an array of shape {X.shape} and dtype {X.dtype}. {_EXPECTED} "
-            "Reshape your data if it holds flattened pictures; patch vectors belong in "
+            "Reshape your data if it holds flattened images; patch vectors belong in "
             "PatchMemoryBank."
         )
     return list(X)
@@ -426,7 +426,7 @@ def _check_path(path, name: str) -> None:
         reason = getattr(error, "strerror", None) or error
         raise UnreadableImageError(f"Could not read {name}: {reason}.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise FileNotFoundError(f"{name} is a folder, not a picture.")
+        raise FileNotFoundError(f"{name} is a folder, not an image.")
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImageError(
             f"{name} is {kind_of_file(status)}, not a regular file; save the image in "
@@ -463,17 +463,17 @@ def _decode(source) -> np.ndarray:
 
 @contextmanager
 def blaming(name: str):
-    """Note on an error whose fault it is, for those who can do without the picture."""
+    """Note on an error whose fault it is, for those who can do without the image."""
     try:
         yield
     except (OSError, ValueError) as error:
-        error.picture = name
+        error.image = name
         raise
 
 
 @contextmanager
 def _naming(name: str):
-    """Turn what goes wrong while a picture is read into an error that names it."""
+    """Turn what goes wrong while an image is read into an error that names it."""
     try:
         yield
     except Exception as error:

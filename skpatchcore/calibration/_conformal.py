@@ -51,7 +51,7 @@ _MAY_BE_MISSING = (
 
 
 def _gives_maps(self):
-    # One pass over a picture gives its score and map: what a PatchCoreDetector has.
+    # One pass over an image gives its score and map: what a PatchCoreDetector has.
     return hasattr(_scoring_part(self.estimator), "_inspect")
 
 
@@ -144,7 +144,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
     map_threshold_ : float
         Threshold of `predict_masks`, calibrated on the largest value in the map of each
-        held-out normal picture: a new normal picture has a pixel above it at the rate
+        held-out normal image: a new normal image has a pixel above it at the rate
         that Notes state for `alpha`. Only if `estimator` is a `PatchCoreDetector` or
         `PatchCoreEnsemble`.
 
@@ -206,8 +206,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     Groups of unequal sizes can round the p-values of "cross" and "jackknife+" up, by
     less than 1/(G + 1).
 
-    In `fit` a picture passes a network once: a `PatchCoreDetector` without `memory`
-    gets a temporary folder for layer maps, of 0.6 MB a picture for a ResNet-18 and 3 MB
+    In `fit` an image passes a network once: a `PatchCoreDetector` without `memory`
+    gets a temporary folder for layer maps, of 0.6 MB an image for a ResNet-18 and 3 MB
     for a Wide ResNet-50. After it, with K estimators, it passes K times; with
     ``PatchCoreDetector(memory=...)`` once.
 
@@ -259,7 +259,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
     # Why not nonconform (2.0), the package for conformal anomaly detection: it needs
     # Python 3.12 and pandas, and its detectors give p-values and selections from NumPy
-    # matrices, while this one takes pictures and paths as they come, has offset_ and
+    # matrices, while this one takes images and paths as they come, has offset_ and
     # predict as scikit-learn's outlier detectors do, and calibrates maps. What could be
     # shared is one searchsorted; tests hold it to the definition.
 
@@ -301,7 +301,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         y : array-like of shape (n_samples,) or None, default=None
@@ -372,7 +372,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         y : array-like of shape (n_samples,) or None, default=None
@@ -396,7 +396,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -415,7 +415,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -430,7 +430,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -453,7 +453,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -472,7 +472,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -502,7 +502,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As `PatchCoreDetector` takes them.
 
         size : {"original", "resized"}, default="original"
@@ -514,7 +514,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         normalized : bool, default=False
             Map the values to [0, 1] as `predict_anomaly_score` does, where 1/2 is
             ``map_threshold_`` and 1/8 the largest value in the map of a typical normal
-            picture, so that normal pictures are dark on one scale for all pictures.
+            image, so that normal images are dark on one scale for all images.
 
         Returns
         -------
@@ -525,8 +525,8 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         fold_maps = [e.predict_maps(X, size=size, rim=rim) for e in self.estimators_]
         if isinstance(fold_maps[0], list):
-            pictures = zip(*fold_maps, strict=True)
-            return [self._merge_maps(maps, normalized) for maps in pictures]
+            images = zip(*fold_maps, strict=True)
+            return [self._merge_maps(maps, normalized) for maps in images]
         return self._merge_maps(fold_maps, normalized)
 
     @available_if(_gives_maps)
@@ -538,16 +538,16 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         prefer_skip_nested_validation=True,
     )
     def predict_masks(self, X, *, threshold=None, size="original"):
-        """Return where pictures are anomalous.
+        """Return where images are anomalous.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As `PatchCoreDetector` takes them.
 
         threshold : float or None, default=None
             Pixels whose map is larger are anomalous. None is ``map_threshold_``: a
-            share of at most `alpha` of new normal pictures, in the sense of Notes, has
+            share of at most `alpha` of new normal images, in the sense of Notes, has
             any such pixel.
 
         size : {"original", "resized"}, default="original"
@@ -566,13 +566,13 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
     @available_if(_gives_matches)
     def nearest_patches(self, X, n_neighbors=None):
-        """Return the training patches that every patch of a picture is nearest to.
+        """Return the training patches that every patch of an image is nearest to.
 
         Not for "cross" and "jackknife+": each of `estimators_` has a bank of its own.
 
         Parameters
         ----------
-        X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As `PatchCoreDetector` takes them.
 
         n_neighbors : int or None, default=None
@@ -581,14 +581,14 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Returns
         -------
         matches : Bunch
-            As `PatchCoreDetector.nearest_patches` returns it; ``picture`` is the
+            As `PatchCoreDetector.nearest_patches` returns it; ``image`` is the
             position in the `X` that this detector was fitted on, or that a frozen
             estimator was.
         """
         check_is_fitted(self)
         matches = self.estimators_[0].nearest_patches(X, n_neighbors)
         if not isinstance(_scoring_part(self.estimator), FrozenEstimator):
-            _rename_pictures(matches, self._training_rows)
+            _rename_images(matches, self._training_rows)
         return matches
 
     def get_metadata_routing(self):
@@ -711,12 +711,12 @@ def _n_units(samples, groups) -> int:
     return len(samples) if groups is None else int(groups.max()) + 1
 
 
-def _rename_pictures(matches: Bunch, rows) -> None:
+def _rename_images(matches: Bunch, rows) -> None:
     """Let matches, or those of each member, name rows of X, not of its part `rows`."""
     for name, value in matches.items():
         if isinstance(value, Bunch):
-            _rename_pictures(value, rows)
-        elif name == "picture":
+            _rename_images(value, rows)
+        elif name == "image":
             several = isinstance(value, list)
             matches[name] = [rows[p] for p in value] if several else rows[value]
 
@@ -726,7 +726,7 @@ def _score_held_out(estimator, X, rows, splits, params):
     estimators = [fit_clone(estimator, X, rows[train], params) for train, _ in splits]
     scores, peaks = zip(
         *(
-            _score_pictures(estimator, _safe_indexing(X, rows[test]), rows[test])
+            _score_images(estimator, _safe_indexing(X, rows[test]), rows[test])
             for estimator, (_, test) in zip(estimators, splits, strict=True)
         ),
         strict=True,
@@ -734,8 +734,8 @@ def _score_held_out(estimator, X, rows, splits, params):
     return estimators, np.concatenate(scores), np.concatenate(peaks)
 
 
-def _score_pictures(estimator, X, rows):
-    """Return finite scores, and the largest map value of each picture, or none."""
+def _score_images(estimator, X, rows):
+    """Return finite scores, and the largest map value of each image, or none."""
     if not hasattr(estimator, "_inspect"):
         scores, peaks = normality(estimator, X, rows), np.empty(0)
     else:

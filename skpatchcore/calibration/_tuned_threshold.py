@@ -132,7 +132,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes; not the test set.
 
         y : array-like of shape (n_samples,)
@@ -194,7 +194,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -210,7 +210,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -225,7 +225,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         Returns
@@ -240,7 +240,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : array-like of shape (n_samples, ...), or sequence of pictures
+        X : array-like of shape (n_samples, ...), or sequence of images
             Whatever `estimator` takes.
 
         y : array-like of shape (n_samples,)
@@ -265,7 +265,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
         Parameters
         ----------
-        X : sequence of pictures
+        X : sequence of images
             Whatever `estimator` takes.
 
         **params : dict
@@ -281,13 +281,13 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
     @available_if(_has("predict_masks"))
     def predict_masks(self, X, **params):
-        """Return where the estimator finds pictures anomalous.
+        """Return where the estimator finds images anomalous.
 
         The threshold of masks is the estimator's; only that of scores is tuned.
 
         Parameters
         ----------
-        X : sequence of pictures
+        X : sequence of images
             Whatever `estimator` takes.
 
         **params : dict
@@ -303,11 +303,11 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 
     @available_if(_has("nearest_patches"))
     def nearest_patches(self, X, n_neighbors=None):
-        """Return the training patches that every patch of a picture is nearest to.
+        """Return the training patches that every patch of an image is nearest to.
 
         Parameters
         ----------
-        X : sequence of pictures
+        X : sequence of images
             Whatever `estimator` takes.
 
         n_neighbors : int or None, default=None
@@ -316,7 +316,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Returns
         -------
         matches : Bunch
-            As ``estimator_.nearest_patches`` returns it: ``picture`` is a position
+            As ``estimator_.nearest_patches`` returns it: ``image`` is a position
             among what `estimator_` was fitted on, which are the normal rows of `X`
             unless it was fitted before.
         """

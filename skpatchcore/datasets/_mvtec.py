@@ -13,7 +13,7 @@ from skpatchcore.datasets._listing import (
     check_folder,
     collect_subset,
     list_distinct_folders,
-    list_pictures,
+    list_images,
     match_masks,
 )
 
@@ -253,7 +253,7 @@ def _list_split(folder: Path, split: str) -> list[Record]:
         kinds = list_distinct_folders(test, ("good",)) if test.is_dir() else []
         return [record for kind in kinds for record in _list_test_kind(folder, kind)]
     good = _rgb_folder(folder / split / "good")
-    images = list_pictures(good) if good.is_dir() else []
+    images = list_images(good) if good.is_dir() else []
     if split == "train" and not images:
         raise ValueError(f"Found no images in {good}; expected images of good parts.")
     return [Record(image, split, "good") for image in images]
@@ -261,7 +261,7 @@ def _list_split(folder: Path, split: str) -> list[Record]:
 
 def _list_test_kind(folder: Path, kind: Path) -> list[Record]:
     """Return the test images of one kind, with their masks if it is a defect."""
-    images = list_pictures(_rgb_folder(kind))
+    images = list_images(_rgb_folder(kind))
     mask_folder = _mask_folder(folder, kind)
     if kind.name == "good" or not mask_folder.is_dir():
         return [Record(image, "test", kind.name) for image in images]

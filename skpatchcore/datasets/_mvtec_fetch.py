@@ -143,7 +143,7 @@ def fetch_mvtec_ad(
     See Also
     --------
     load_mvtec_ad : Load MVTec AD, or other data arranged like it, from a folder.
-    make_surface_defects : Generate pictures with defects, without downloading.
+    make_surface_defects : Generate images with defects, without downloading.
 
     References
     ----------

@@ -133,7 +133,7 @@ default="brushed"
     kinds = ["good"] * n_train + sorted(["good"] * n_test_good + defective)
     seeds = check_random_state(random_state).randint(2**31 - 1, size=len(kinds))
     shots = [
-        _take_picture(texture, kind, image_size, RandomState(seed))
+        _take_image(texture, kind, image_size, RandomState(seed))
         for kind, seed in zip(kinds, seeds, strict=True)
     ]
     images, masks = zip(*shots, strict=True)
@@ -166,7 +166,7 @@ def expose(surface: np.ndarray, rng: RandomState) -> np.ndarray:
     return np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 
 
-def _take_picture(texture: str, kind: str, size: int, rng: RandomState):
+def _take_image(texture: str, kind: str, size: int, rng: RandomState):
     """Return an image and its mask."""
     surface, mask = render_texture(texture, size, rng), np.zeros((size, size), bool)
     if kind != "good":

@@ -9,8 +9,8 @@ from skpatchcore.datasets import read_masks
 from skpatchcore.inspection._axes import (
     check_matplotlib,
     grid_of_axes,
+    image_title,
     label_row,
-    picture_title,
 )
 from skpatchcore.inspection._colors import (
     PREDICTED_LINE,
@@ -386,7 +386,7 @@ class AnomalyMapDisplay:
             self._masks = read_masks(self.masks, self._images)
         self._titles = self.titles
         if self.titles is None:
-            self._titles = [picture_title(s, i) for i, s in enumerate(images._sources)]
+            self._titles = [image_title(s, i) for i, s in enumerate(images._sources)]
 
     def _draw_input(self, cell, i: int) -> None:
         cell.imshow(self._images[i])

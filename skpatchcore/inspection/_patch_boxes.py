@@ -24,7 +24,7 @@ _N_DECODED = 16
 class Matches(NamedTuple):
     """The nearest normal patches of every patch of one image."""
 
-    picture: np.ndarray  # (h, w, k), index of the image in the X of fit
+    image: np.ndarray  # (h, w, k), index of the image in the X of fit
     row: np.ndarray  # (h, w, k)
     column: np.ndarray  # (h, w, k)
     distance: np.ndarray  # (h, w, k)
@@ -77,13 +77,13 @@ class PatchPlaces:
                 f"was fitted on image {n_needed - 1}. Pass the same X as to fit, in "
                 "the same order: matches refer to images by their position in it."
             )
-        self.training_picture = lru_cache(_N_DECODED)(self._load)
+        self.training_image = lru_cache(_N_DECODED)(self._load)
 
     def matches(self, image: Images, n_neighbors: int) -> Matches:
         """Return the nearest normal patches of every patch of a single image."""
         own = self._detector.n_neighbors
         found = self._detector.nearest_patches(image, max(n_neighbors, own))
-        places = [found[name][0] for name in ("picture", "row", "column", "distance")]
+        places = [found[name][0] for name in ("image", "row", "column", "distance")]
         scores = places[-1][..., :own].mean(axis=-1)
         places = [part[..., :n_neighbors] for part in places]
         return Matches(self._outer(places[0]), *places[1:], scores)
@@ -97,7 +97,7 @@ class PatchPlaces:
 
     def training_box(self, image: int, row: int, column: int) -> np.ndarray:
         """Return the box of a normal patch in its training image."""
-        shape = self.training_picture(image).shape[:2]
+        shape = self.training_image(image).shape[:2]
         learned_from = self._outer(self._detector.training_indices_)
         position = int(np.flatnonzero(learned_from == image)[0])
         grid = self._detector._training_shapes[position]
@@ -166,7 +166,7 @@ def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bu
         distances.append(found[3])
     return Bunch(
         boxes=np.array(boxes),
-        match_pictures=np.array(match_images),
+        match_images=np.array(match_images),
         match_boxes=np.array(match_boxes),
         distances=np.array(distances),
     )

@@ -1,4 +1,4 @@
-"""Metrics of anomaly detection, for pictures and for pixels.
+"""Metrics of anomaly detection, for images and for pixels.
 
 Which way is up
     *Image-level* metrics take what an outlier detector of scikit-learn gives: labels
@@ -11,7 +11,7 @@ Why not the scorers named ``"roc_auc"`` and ``"average_precision"``
     They take the larger label for the class to be found and a larger score for more
     of it. With labels +1/-1 that is the *normal* class: ``"roc_auc"`` happens to be
     the same for both classes, but ``"average_precision"`` rates how well normal
-    pictures are found, which is near 1 as soon as most pictures are normal. With
+    images are found, which is near 1 as soon as most images are normal. With
     labels 0/1, 1 for anomalous, label and score point in opposite directions and
     ``"roc_auc"`` silently becomes 1 - AUROC. Use `image_auroc_scorer`,
     `average_precision_scorer` and `f1_max_scorer` in ``cross_validate`` and
@@ -22,7 +22,7 @@ Scorers of anomaly maps
     `aupro_scorer` compare ``estimator.predict_maps(X)`` with ``masks``, which are
     anything that `skpatchcore.datasets.read_masks` reads. Masks reach them by metadata
     routing, and need no request of yours. `pixel_metrics_scorer` gives all four from
-    one pass over the pictures: the one to use where more than one is wanted.
+    one pass over the images: the one to use where more than one is wanted.
 
 Examples
 --------

@@ -113,9 +113,9 @@ def _as_floating(values: NDArray) -> NDArray:
 
 
 def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """Area under the receiver operating characteristic, one score a picture.
+    """Area under the receiver operating characteristic, one score an image.
 
-    It is the probability that an anomalous picture gets a lower score than a normal
+    It is the probability that an anomalous image gets a lower score than a normal
     one, ties counting half. It needs no threshold and does not depend on how many
     anomalies there are, which makes it the usual figure for comparing detectors.
 
@@ -152,9 +152,9 @@ def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """Average precision of the anomalous class, one score a picture.
+    """Average precision of the anomalous class, one score an image.
 
-    It is the precision at the score of an anomalous picture, averaged over them. Prefer
+    It is the precision at the score of an anomalous image, averaged over them. Prefer
     it to `image_auroc` when anomalies are rare: a few false alarms, invisible in the
     false-positive rate of a thousand good parts, can outnumber the defects.
 
@@ -196,7 +196,7 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
 
     The threshold is chosen on the very labels that rate it, so the figure is an upper
     bound for comparing detectors, as published benchmarks use it. For a threshold to
-    work with, calibrate on normal pictures that are not in the test set.
+    work with, calibrate on normal images that are not in the test set.
 
     Parameters
     ----------
@@ -214,13 +214,13 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
         f1
             The largest F1, in (0, 1]. Of equal ones, that with fewest false alarms.
         threshold
-            A picture is called anomalous if ``y_score < threshold``; that rule gives
+            An image is called anomalous if ``y_score < threshold``; that rule gives
             exactly the other three figures. In the unit of `y_score`, midway between
             the two neighbouring scores; inf if everything is called anomalous.
         precision
-            Share of anomalous pictures among those called so, in (0, 1].
+            Share of anomalous images among those called so, in (0, 1].
         recall
-            Share of those called so among the anomalous pictures, in (0, 1].
+            Share of those called so among the anomalous images, in (0, 1].
 
     Raises
     ------
@@ -248,7 +248,7 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
 
 
 def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> _Ranking:
-    """Validate labels and scores, and rank the pictures by anomaly."""
+    """Validate labels and scores, and rank the images by anomaly."""
     y_true = _check_labels(y_true)
     y_score = check_array(
         y_score, ensure_2d=False, ensure_all_finite=False, input_name="y_score"
@@ -273,7 +273,7 @@ def _check_labels(y_true: ArrayLike) -> NDArray:
     for label, name in ((1, "normal"), (-1, "anomalous")):
         if label not in y_true:
             raise ValueError(
-                f"y_true holds no {name} picture ({label:+d}) among its "
+                f"y_true holds no {name} image ({label:+d}) among its "
                 f"{y_true.size}: the metric needs both classes."
             )
     return y_true
@@ -281,10 +281,10 @@ def _check_labels(y_true: ArrayLike) -> NDArray:
 
 # Pixel level ------------------------------------------------------------------------
 
-_Pictures = ArrayLike | Sequence[ArrayLike | None]
+_Images = ArrayLike | Sequence[ArrayLike | None]
 
 
-def pixel_metrics(masks: _Pictures, maps: _Pictures, *, max_fpr: float = 0.3) -> Bunch:
+def pixel_metrics(masks: _Images, maps: _Images, *, max_fpr: float = 0.3) -> Bunch:
     """All pixel-level metrics at once, from one ranking of the pixels.
 
     Use it for a report: sorting the pixels is nearly all the work, and here it is done
@@ -294,7 +294,7 @@ def pixel_metrics(masks: _Pictures, maps: _Pictures, *, max_fpr: float = 0.3) ->
     ----------
     masks : array-like of shape (n, h, w), or list of n array-like of shape (h, w)
         Ground truth, boolean or numbers: pixels other than 0 are anomalous. In a list,
-        pictures may differ in size, and None stands for a picture without defect.
+        images may differ in size, and None stands for an image without defect.
     maps : array-like of shape (n, h, w), or list of n array-like of shape (h, w)
         Anomaly maps of the same shapes, of any unit, **higher is more anomalous**. A
         floating dtype is kept, others become float64. Pixels that are NaN, such as the
@@ -349,11 +349,11 @@ def pixel_metrics(masks: _Pictures, maps: _Pictures, *, max_fpr: float = 0.3) ->
     )
 
 
-def pixel_auroc(masks: _Pictures, maps: _Pictures) -> float:
+def pixel_auroc(masks: _Images, maps: _Images) -> float:
     """Area under the receiver operating characteristic over all pixels.
 
     It is the probability that an anomalous pixel gets a higher score than a normal one,
-    of any picture, ties counting half. A large defect weighs as much as many small
+    of any image, ties counting half. A large defect weighs as much as many small
     ones, and as most pixels are normal and easy, good detectors differ little: look at
     `aupro` too.
 
@@ -383,7 +383,7 @@ def pixel_auroc(masks: _Pictures, maps: _Pictures) -> float:
     return _rank_pixels(masks, maps).auroc()
 
 
-def pixel_average_precision(masks: _Pictures, maps: _Pictures) -> float:
+def pixel_average_precision(masks: _Images, maps: _Images) -> float:
     """Average precision of the anomalous pixels.
 
     Unlike `pixel_auroc` it is not flattered by the many normal pixels: a falsely marked
@@ -415,7 +415,7 @@ def pixel_average_precision(masks: _Pictures, maps: _Pictures) -> float:
     return _rank_pixels(masks, maps).average_precision()
 
 
-def pixel_f1_max(masks: _Pictures, maps: _Pictures) -> Bunch:
+def pixel_f1_max(masks: _Images, maps: _Images) -> Bunch:
     """Largest F1 of the anomalous pixels over all thresholds, and the threshold.
 
     As `f1_max`, it is an upper bound chosen with the ground truth at hand. The
@@ -459,11 +459,11 @@ def pixel_f1_max(masks: _Pictures, maps: _Pictures) -> Bunch:
     return _rank_pixels(masks, maps).best_f1()
 
 
-def aupro(masks: _Pictures, maps: _Pictures, *, max_fpr: float = 0.3) -> float:
+def aupro(masks: _Images, maps: _Images, *, max_fpr: float = 0.3) -> float:
     """Area under the per-region-overlap curve up to a false-positive rate.
 
     At each threshold, the share of every defect region that is found is averaged over
-    the regions of all pictures, so that a scratch of ten pixels counts as much as a
+    the regions of all images, so that a scratch of ten pixels counts as much as a
     stain of ten thousand; it is drawn against the share of normal pixels falsely marked
     and integrated up to `max_fpr`.
 
@@ -518,16 +518,16 @@ def _check_max_fpr(max_fpr: float) -> None:
         raise ValueError(f"max_fpr must be in (0, 1], got {max_fpr!r}.")
 
 
-def _rank_pixels(masks: _Pictures, maps: _Pictures) -> _Ranking:
+def _rank_pixels(masks: _Images, maps: _Images) -> _Ranking:
     """Validate masks and maps, and rank their visible pixels by anomaly."""
     check_consistent_length(masks, maps)
     if len(maps) == 0:
-        raise ValueError("masks and maps are empty, expected at least one picture.")
-    pictures = [
-        _split_pixels(*_check_picture(mask, anomaly_map, index))
+        raise ValueError("masks and maps are empty, expected at least one image.")
+    images = [
+        _split_pixels(*_check_image(mask, anomaly_map, index))
         for index, (mask, anomaly_map) in enumerate(zip(masks, maps, strict=True))
     ]
-    normal, anomalous, region_sizes = map(np.concatenate, zip(*pictures, strict=True))
+    normal, anomalous, region_sizes = map(np.concatenate, zip(*images, strict=True))
     for scores, name in (
         (normal, "normal (zero)"),
         (anomalous, "anomalous (non-zero)"),
@@ -535,15 +535,15 @@ def _rank_pixels(masks: _Pictures, maps: _Pictures) -> _Ranking:
         if scores.size == 0:
             raise ValueError(
                 f"None of the pixels with a score is {name} in the masks of "
-                f"{len(maps)} picture(s): the metric needs both kinds."
+                f"{len(maps)} image(s): the metric needs both kinds."
             )
     return _rank(normal, anomalous, region_sizes)
 
 
-def _check_picture(
+def _check_image(
     mask: ArrayLike | None, anomaly_map: ArrayLike, index: int
 ) -> tuple[NDArray[np.bool_], NDArray]:
-    """Mask and map of one picture as 2-D arrays of one shape, boolean and floating."""
+    """Mask and map of one image as 2-D arrays of one shape, boolean and floating."""
     if np.ndim(anomaly_map) != 2:
         raise ValueError(
             f"maps[{index}] must be one 2-D map (h, w), got the shape "
@@ -581,11 +581,11 @@ def _f1_max_value(y_true: ArrayLike, y_score: ArrayLike) -> float:
     return f1_max(y_true, y_score).f1
 
 
-def _pixel_f1_max_value(masks: _Pictures, maps: _Pictures) -> float:
+def _pixel_f1_max_value(masks: _Images, maps: _Images) -> float:
     return pixel_f1_max(masks, maps).f1
 
 
-def _pixel_metrics_values(masks: _Pictures, maps: _Pictures) -> dict[str, float]:
+def _pixel_metrics_values(masks: _Images, maps: _Images) -> dict[str, float]:
     """Give the single metrics by their names, for multi-metric scoring."""
     report = pixel_metrics(masks, maps)
     return {

@@ -35,19 +35,19 @@ class PixelScorer:
     def __call__(
         self, estimator: Any, X: Sequence, y: Any = None, *, masks: Any = None
     ) -> float | dict[str, float]:
-        """Compare the maps of pictures with their masks.
+        """Compare the maps of images with their masks.
 
         Parameters
         ----------
         estimator : estimator
             Fitted, with ``predict_maps``; or a `Pipeline` whose last step is such a
             one, or a search over any of these.
-        X : sequence of length n_pictures
-            Pictures, as `estimator` takes them.
+        X : sequence of length n_images
+            Images, as `estimator` takes them.
         y : object, default=None
             Ignored, present for scikit-learn's interface.
-        masks : sequence of length n_pictures
-            For each picture the path of its mask, an array (h, w), or None for no
+        masks : sequence of length n_images
+            For each image the path of its mask, an array (h, w), or None for no
             defect.
 
         Returns
@@ -65,14 +65,14 @@ class PixelScorer:
         """
         if masks is None:
             raise ValueError(
-                f"{self._name} needs the ground-truth masks of the pictures, got "
+                f"{self._name} needs the ground-truth masks of the images, got "
                 "masks=None. In searches and cross-validation, call "
                 "sklearn.set_config(enable_metadata_routing=True) and pass them to "
                 'search.fit(X, y, masks=masks) or cross_validate(..., params={"masks": '
                 "masks}); elsewhere, pass masks= to the scorer."
             )
         maps = predict_maps(estimator, X)
-        # A mask is as large as its map, whatever form its picture has in X.
+        # A mask is as large as its map, whatever form its image has in X.
         return self._metric(read_masks(masks, maps), maps)
 
     def set_score_request(self, *, masks: bool | str | None) -> PixelScorer:

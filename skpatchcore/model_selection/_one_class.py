@@ -57,7 +57,7 @@ class OneClassKFold(BaseCrossValidator):
 
     Notes
     -----
-    With ``groups``, such as the part or the shift that pictures are of, no group is on
+    With ``groups``, such as the part or the shift that images are of, no group is on
     both sides of a split. An anomaly whose group has normal samples is tested only in
     the fold that holds these out, so that a fold may be without any anomaly under
     ``outliers="all"`` if every group has normal samples. Anomalies of other groups

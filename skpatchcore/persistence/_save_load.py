@@ -29,7 +29,7 @@ from skpatchcore.persistence._archive import (
 )
 from skpatchcore.persistence._encoding import Reader, Writer
 from skpatchcore.persistence._schema import DETECTORS
-from skpatchcore.persistence._validation import check_detector, picture_detectors
+from skpatchcore.persistence._validation import check_detector, image_detectors
 from skpatchcore.persistence._values import Text, in_short
 
 _SHA256 = Text("a SHA-256", r"[0-9a-f]{64}", 64)
@@ -134,7 +134,7 @@ def save(detector, path, *, include_backbone=False):
     writer = Writer()
     record = writer.encode(detector, "", fitted=True)
     _check_loads(record, writer.arrays)
-    features = [part.features_ for part in picture_detectors(detector)]
+    features = [part.features_ for part in image_detectors(detector)]
     fingerprints = _fingerprints(features)
     members = {ARRAYS: safetensors.numpy.save(writer.arrays)}
     if include_backbone:
@@ -219,7 +219,7 @@ def load(path, *, weights=None, backbone=None, device=None):
         check_detector(detector)
         if arrays:
             raise ValueError(f"nothing refers to the arrays {sorted(arrays)}.")
-        features = [part.features_ for part in picture_detectors(detector)]
+        features = [part.features_ for part in image_detectors(detector)]
         fingerprints = _check_fingerprints(manifest, len(features))
         state = members.get(BACKBONE)
         if state is None or "weights" in overrides:
@@ -398,12 +398,12 @@ def _check_windows(features, maps: list[torch.Tensor]) -> None:
     if largest > _LARGEST_UNFOLDED:
         raise ValueError(
             f"patch_size={features.patch_size} makes windows of {largest} numbers for "
-            f"each picture; at most {_LARGEST_UNFOLDED} are read from a model file."
+            f"each image; at most {_LARGEST_UNFOLDED} are read from a model file."
         )
 
 
 def _check_widths(features: list) -> None:
-    """Pass a blank picture through each network, to see how long its features are."""
+    """Pass a blank image through each network, to see how long its features are."""
     seen = {}
     for part in features:
         network = part._network

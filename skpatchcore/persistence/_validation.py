@@ -21,7 +21,7 @@ from skpatchcore.persistence._projections import check_projection
 from skpatchcore.persistence._schema import DETECTORS, FITTED
 
 # Dtypes and shapes of arrays, where a letter is the same number in all arrays of a
-# detector: m rows of the bank, d features, n pictures. What each number may be on its
+# detector: m rows of the bank, d features, n images. What each number may be on its
 # own was checked when it was read.
 _BANK_ARRAYS = {
     "bank_": ("float32", "md"),
@@ -50,18 +50,18 @@ _ENSEMBLE_ARRAYS = {
     "training_scores_": ("float64", "n"),
     "training_indices_": ("int64", "n"),
 }
-# Pixels that a picture may be resized to: 3 GB as the network's input.
+# Pixels that an image may be resized to: 3 GB as the network's input.
 _LARGEST_AREA = 2**28
 # How far the length of a normalised row may be from 1.
 _LENGTH_TOLERANCE = 1e-3
 
 
-def picture_detectors(detector) -> Iterator[PatchCoreDetector]:
-    """Yield the fitted detectors on pictures that a detector consists of, in order."""
+def image_detectors(detector) -> Iterator[PatchCoreDetector]:
+    """Yield the fitted detectors on images that a detector consists of, in order."""
     if isinstance(detector, PatchCoreDetector):
         yield detector
     for part in _parts(detector):
-        yield from picture_detectors(part)
+        yield from image_detectors(part)
 
 
 def check_detector(detector) -> None:
@@ -83,7 +83,7 @@ def _parts(detector) -> list:
 
 def _check_part(detector) -> None:
     checks = {
-        PatchCoreDetector: _check_picture_detector,
+        PatchCoreDetector: _check_image_detector,
         PatchCoreEnsemble: _check_ensemble,
         PatchMemoryBank: _check_lone_bank,
         TunedThresholdDetector: _check_tuned,
@@ -91,7 +91,7 @@ def _check_part(detector) -> None:
         FrozenEstimator: lambda frozen: None,
     }
     if type(detector) not in checks:
-        raise ValueError(f"{type(detector).__name__} is no detector of pictures.")
+        raise ValueError(f"{type(detector).__name__} is no detector of images.")
     _check_fitted(detector)
     checks[type(detector)](detector)
     for part in _parts(detector):
@@ -105,7 +105,7 @@ def _check_fitted(part, where: str = "") -> None:
         raise ValueError(f"{name} is not fitted: {sorted(missing)} are missing.")
 
 
-def _check_picture_detector(detector) -> None:
+def _check_image_detector(detector) -> None:
     _check_fitted(detector.features_, "features_")
     _check_fitted(detector.memory_bank_, "memory_bank_")
     _check_fitted(detector.memory_bank_.sampler_, "sampler_")
@@ -116,15 +116,15 @@ def _check_picture_detector(detector) -> None:
 
 
 def _check_provenance(detector, sizes: dict[str, int]) -> None:
-    """Check that every bank row leads to a patch of a training picture."""
+    """Check that every bank row leads to a patch of a training image."""
     places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
     if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
-        raise ValueError("bank_indices_ point to no patch of the training pictures.")
+        raise ValueError("bank_indices_ point to no patch of the training images.")
     if not (detector._training_aspects > 0).all():
         raise ValueError("_training_aspects must be positive.")
     n_made = 1 + len(find_transforms(detector._augmentation))
     if sizes["p"] != sizes["n"] * n_made:
-        raise ValueError(f"{sizes['p']} grids are not {n_made} for each picture.")
+        raise ValueError(f"{sizes['p']} grids are not {n_made} for each image.")
     foreground = detector.foreground_
     if foreground is not None and foreground[0].shape != (sizes["d"],):
         raise ValueError("foreground_ must be a direction (d,) and a threshold.")

@@ -1,4 +1,4 @@
-"""One pass over pictures for every kind of detector, thresholds on top or not."""
+"""One pass over images for every kind of detector, thresholds on top or not."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -6,16 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from skpatchcore._detectors import EnsembleInspection, Inspection, PictureDetectorMixin
+from skpatchcore._detectors import EnsembleInspection, ImageDetectorMixin, Inspection
 from skpatchcore._images import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
-# The estimators of several folds take turns with so many pictures at a time.
+# The estimators of several folds take turns with so many images at a time.
 _WINDOW = 32
 
 
 class FoldInspections(NamedTuple):
-    """What the estimators of a ConformalDetector see in a picture."""
+    """What the estimators of a ConformalDetector see in an image."""
 
     index: int
     score: float
@@ -26,20 +26,20 @@ class FoldInspections(NamedTuple):
         return np.mean([seen.patch_scores for seen in self.folds], axis=0)
 
 
-def inspects_pictures(detector) -> bool:
-    """Return whether a detector is, or consists of, detectors on pictures."""
+def inspects_images(detector) -> bool:
+    """Return whether a detector is, or consists of, detectors on images."""
     if isinstance(detector, TunedThresholdDetector | FrozenEstimator):
-        return inspects_pictures(_inner(detector))
+        return inspects_images(_inner(detector))
     if isinstance(detector, ConformalDetector):
-        return all(map(inspects_pictures, getattr(detector, "estimators_", [None])))
-    return isinstance(detector, PictureDetectorMixin)
+        return all(map(inspects_images, getattr(detector, "estimators_", [None])))
+    return isinstance(detector, ImageDetectorMixin)
 
 
 def inspect(
     detector, images: Images
 ) -> Iterator[Inspection | EnsembleInspection | FoldInspections]:
     """Yield the score, and what maps are made of, not always in order."""
-    if isinstance(detector, PictureDetectorMixin):
+    if isinstance(detector, ImageDetectorMixin):
         yield from detector._inspect(images)
     elif isinstance(detector, ConformalDetector):
         yield from _inspect_folds(detector, images)
@@ -48,8 +48,8 @@ def inspect(
 
 
 def map_of(detector, seen, size: str) -> np.ndarray:
-    """Return the anomaly map of a picture that was inspected."""
-    if isinstance(detector, PictureDetectorMixin):
+    """Return the anomaly map of an image that was inspected."""
+    if isinstance(detector, ImageDetectorMixin):
         return detector._map(seen, size)
     if not isinstance(detector, ConformalDetector):
         return map_of(_inner(detector), seen, size)

@@ -1,4 +1,4 @@
-"""Long runs over many pictures, some of which may be unreadable."""
+"""Long runs over many images, some of which may be unreadable."""
 
 import numpy as np
 from sklearn.utils import Bunch
@@ -8,9 +8,9 @@ from tqdm.auto import tqdm
 
 from skpatchcore._images import check_images
 from skpatchcore._utils import labels_from_decision
-from skpatchcore.scoring._inspections import inspect, inspects_pictures
+from skpatchcore.scoring._inspections import inspect, inspects_images
 from skpatchcore.scoring._unreadable import (
-    UnreadablePicture,
+    UnreadableImage,
     find_failures,
     iter_readable,
     report_failures,
@@ -21,10 +21,10 @@ from skpatchcore.scoring._unreadable import (
     {"on_error": [StrOptions({"raise", "skip", "nan"})]},
     prefer_skip_nested_validation=True,
 )
-def score_pictures(detector, X, *, on_error="raise"):
-    """Score pictures in one pass, and survive those that cannot be read.
+def score_images(detector, X, *, on_error="raise"):
+    """Score images in one pass, and survive those that cannot be read.
 
-    The methods of a detector answer for every picture, or raise an error that names the
+    The methods of a detector answer for every image, or raise an error that names the
     first bad one, as scikit-learn's do. Use this for runs over a folder that nobody has
     looked through, where one truncated file should not cost the night. Its scores are
     those of ``detector.score_samples``.
@@ -35,13 +35,13 @@ def score_pictures(detector, X, *, on_error="raise"):
             TunedThresholdDetector
         Fitted; the last two round one of the first two.
 
-    X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+    X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
         As `PatchCoreDetector` takes them.
 
     on_error : {"raise", "skip", "nan"}, default="raise"
-        What to do with a picture that cannot be used: a file that is missing,
-        truncated, no picture, or a decompression bomb; NaN or values outside [0, 1] in
-        a float picture; one smaller than `crop_size`, or so thin that resizing would
+        What to do with an image that cannot be used: a file that is missing,
+        truncated, no image, or a decompression bomb; NaN or values outside [0, 1] in
+        a float image; one smaller than `crop_size`, or so thin that resizing would
         give it more pixels than Pillow permits in a file.
 
         - "raise": raise its error.
@@ -51,25 +51,25 @@ def score_pictures(detector, X, *, on_error="raise"):
     Returns
     -------
     results : Bunch
-        Arrays with a row for each picture scored, in the order of `X`:
+        Arrays with a row for each image scored, in the order of `X`:
 
         - ``index``: int64, its number in `X`;
         - ``score``: float64, as ``score_samples`` gives it, higher for more normal;
         - ``decision``: float64, ``score - detector.offset_``;
-        - ``label``: int64, +1 for normal and -1 for anomalous pictures;
+        - ``label``: int64, +1 for normal and -1 for anomalous images;
         - ``p_value``: float64, of a `ConformalDetector` only.
 
-        And ``unreadable``, a list of :class:`UnreadablePicture` (index, picture,
+        And ``unreadable``, a list of :class:`UnreadableImage` (index, image,
         reason) for those that could not be used.
 
     Raises
     ------
     TypeError
-        If `detector` is of another kind, or `X` is no container of pictures; a list
-        that holds other things than pictures is an error, too, whatever `on_error`.
+        If `detector` is of another kind, or `X` is no container of images; a list
+        that holds other things than images is an error, too, whatever `on_error`.
 
     OSError, ValueError
-        If a picture cannot be used and `on_error` is "raise".
+        If an image cannot be used and `on_error` is "raise".
 
     See Also
     --------
@@ -80,54 +80,54 @@ def score_pictures(detector, X, *, on_error="raise"):
     >>> import numpy as np
     >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
     >>> from skpatchcore.datasets import make_surface_defects
-    >>> from skpatchcore.scoring import score_pictures
+    >>> from skpatchcore.scoring import score_images
     >>> good = make_surface_defects(6, 0, 0, image_size=64, random_state=0).data
     >>> features = PatchFeatureTransformer("gabor", ("fine",), image_size=64)
     >>> detector = PatchCoreDetector(features, random_state=0).fit(good)
     >>> new = [good[0] / 255.0, np.full((64, 64), np.nan), good[1]]
-    >>> results = score_pictures(detector, new, on_error="skip")
+    >>> results = score_images(detector, new, on_error="skip")
     >>> results.index, results.label
     (array([0, 2]), array([1, 1]))
     >>> results.unreadable[0].reason
-    'picture 1 contains NaN or infinity.'
+    'image 1 contains NaN or infinity.'
     """
     check_is_fitted(detector)
-    images, found, unreadable = inspect_pictures(detector, X, on_error)
+    images, found, unreadable = inspect_images(detector, X, on_error)
     kept = range(len(images)) if on_error == "nan" else sorted(found)
     return as_results(detector, kept, found, unreadable)
 
 
 def find_unreadable(X):
-    """Return which pictures cannot be read, and why, without a detector.
+    """Return which images cannot be read, and why, without a detector.
 
-    It decodes each picture once. Use it before a fit, which refuses bad pictures.
+    It decodes each image once. Use it before a fit, which refuses bad images.
 
     Parameters
     ----------
-    X : sequence of pictures, or ndarray of shape (n, h, w) or (n, h, w, c)
+    X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
         As `PatchCoreDetector` takes them.
 
     Returns
     -------
-    unreadable : list of UnreadablePicture
+    unreadable : list of UnreadableImage
         Index in `X`, name, and reason of each, in the order of `X`.
 
     See Also
     --------
-    score_pictures : Scores of those that can be read.
+    score_images : Scores of those that can be read.
 
     Examples
     --------
     >>> import numpy as np
     >>> from skpatchcore.scoring import find_unreadable
     >>> bad = find_unreadable([np.zeros((8, 8)), np.full((8, 8), 7.0)])
-    >>> [picture.index for picture in bad]
+    >>> [image.index for image in bad]
     [1]
     """
-    return unreadable_pictures(X)
+    return unreadable_images(X)
 
 
-def unreadable_pictures(X, *, progress: bool = False) -> list[UnreadablePicture]:
+def unreadable_images(X, *, progress: bool = False) -> list[UnreadableImage]:
     """Do as `find_unreadable` does; with `progress`, a terminal gets to see a bar."""
     failures = {}
     images = check_images(X, failures)
@@ -136,12 +136,12 @@ def unreadable_pictures(X, *, progress: bool = False) -> list[UnreadablePicture]
     return report_failures(images, failures)
 
 
-def inspect_pictures(detector, X, on_error: str, *, progress: bool = False):
-    """Return the pictures, what was seen in those readable by number, and the others.
+def inspect_images(detector, X, on_error: str, *, progress: bool = False):
+    """Return the images, what was seen in those readable by number, and the others.
 
     With `progress`, a terminal gets to see a bar.
     """
-    if not inspects_pictures(detector):
+    if not inspects_images(detector):
         raise TypeError(
             "Expected a PatchCoreDetector or PatchCoreEnsemble, or a ConformalDetector "
             f"or TunedThresholdDetector round one; got {detector!r:.80}."
@@ -157,7 +157,7 @@ def inspect_pictures(detector, X, on_error: str, *, progress: bool = False):
     )
     found = {}
     disable = None if progress else True
-    with tqdm(total=len(images), desc="pictures", disable=disable) as bar:
+    with tqdm(total=len(images), desc="images", disable=disable) as bar:
         for seen in inspections:
             found[seen.index] = seen
             bar.update()
@@ -165,7 +165,7 @@ def inspect_pictures(detector, X, on_error: str, *, progress: bool = False):
 
 
 def as_results(detector, kept, found: dict, unreadable) -> Bunch:
-    """Return what `score_pictures` does of inspections, for the pictures `kept`."""
+    """Return what `score_images` does of inspections, for the images `kept`."""
     index = np.array(kept, dtype=np.int64)
     score = np.array([found[i].score if i in found else np.nan for i in kept], float)
     decision = score - detector.offset_

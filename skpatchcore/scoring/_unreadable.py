@@ -1,4 +1,4 @@
-"""Runs over many pictures that outlive those which cannot be read."""
+"""Runs over many images that outlive those which cannot be read."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -7,25 +7,25 @@ from tqdm.auto import tqdm
 
 from skpatchcore._images import Images
 
-# Once a picture fails, so many of the next ones are tried before the run goes on: of a
+# Once an image fails, so many of the next ones are tried before the run goes on: of a
 # folder full of broken files, it need not stumble over each.
 _LOOK_AHEAD = 64
 
 
-class UnreadablePicture(NamedTuple):
-    """A picture that could not be used: its number in `X`, its name, and why."""
+class UnreadableImage(NamedTuple):
+    """An image that could not be used: its number in `X`, its name, and why."""
 
     index: int
-    picture: str
+    image: str
     reason: str
 
 
 def iter_readable(
     run: Callable[[Images], Iterator], images: Images, failures: dict[int, Exception]
 ) -> Iterator:
-    """Yield what `run` does for pictures, of those that can be read.
+    """Yield what `run` does for images, of those that can be read.
 
-    What it yields has an `index`. Pictures in `failures` are left out, others that fail
+    What it yields has an `index`. Images in `failures` are left out, others that fail
     are put there, and the run is started again with those that it had not come to. They
     are few: at most the batches that were being put together.
     """
@@ -38,7 +38,7 @@ def iter_readable(
                 done.add(waiting[seen.index])
                 yield seen._replace(index=waiting[seen.index])
         except (OSError, ValueError) as error:
-            i = number_of.get(getattr(error, "picture", None))
+            i = number_of.get(getattr(error, "image", None))
             if i is None:
                 raise
             failures[i] = error
@@ -50,7 +50,7 @@ def iter_readable(
 def find_failures(
     images: Images, indices, *, progress: bool = False
 ) -> dict[int, Exception]:
-    """Return what is wrong with those pictures that cannot be read.
+    """Return what is wrong with those images that cannot be read.
 
     With `progress`, a terminal gets to see a bar.
     """
@@ -65,9 +65,8 @@ def find_failures(
 
 def report_failures(
     images: Images, failures: dict[int, Exception]
-) -> list[UnreadablePicture]:
-    """Return which pictures failed and why, in their order."""
+) -> list[UnreadableImage]:
+    """Return which images failed and why, in their order."""
     return [
-        UnreadablePicture(i, images.names[i], str(failures[i]))
-        for i in sorted(failures)
+        UnreadableImage(i, images.names[i], str(failures[i])) for i in sorted(failures)
     ]

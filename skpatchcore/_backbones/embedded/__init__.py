@@ -1,1 +1,1 @@
-"""A small backbone of the project's own, trained on procedural pictures alone."""
+"""A small backbone of the project's own, trained on procedural images alone."""

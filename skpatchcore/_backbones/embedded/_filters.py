@@ -28,9 +28,9 @@ class ColorsAndEnergies(nn.Module):
             1 + n_orientations
         )
 
-    def forward(self, pictures: torch.Tensor, grid) -> torch.Tensor:
-        """Return (b, 69, *grid) of pictures (b, 3, h, w)."""
-        colors = torch.einsum("oc,bchw->bohw", self.opponent, pictures)
+    def forward(self, images: torch.Tensor, grid) -> torch.Tensor:
+        """Return (b, 69, *grid) of images (b, 3, h, w)."""
+        colors = torch.einsum("oc,bchw->bohw", self.opponent, images)
         channels = [self._energies(colors[:, :1], stride=2)]
         for _ in range(_N_OCTAVES):
             colors = F.avg_pool2d(colors, 2, ceil_mode=True, count_include_pad=False)

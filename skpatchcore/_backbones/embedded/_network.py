@@ -42,20 +42,20 @@ class EmbeddedBackbone(nn.Module):
         )
         self.layer3 = Readout((STAGE_WIDTHS[2], _COARSE))
 
-    def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the map of "layer3" (b, 256, h / 16, w / 16)."""
-        shallow = self.trunk.stage1(self.trunk.stem(pictures))
+        shallow = self.trunk.stage1(self.trunk.stem(images))
         fine = self.trunk.stage2(shallow)
         grid = fine.shape[-2:]
         # Called in passing: whoever asks for this layer hooks it.
         self.layer2(
-            fine, self.filters(pictures, grid), F.adaptive_avg_pool2d(shallow, grid)
+            fine, self.filters(images, grid), F.adaptive_avg_pool2d(shallow, grid)
         )
         return self.layer3(self.trunk.stage3(fine))
 
 
 class Readout(nn.Module):
-    """Channels standardised by what they are on procedural pictures, at fixed length.
+    """Channels standardised by what they are on procedural images, at fixed length.
 
     In training, cosines of standardised channels are compared; among vectors of one
     length Euclidean distances order like cosines.

@@ -33,12 +33,12 @@ class Trunk(nn.Module):
         self.stage2 = _stage(1, normed)
         self.stage3 = _stage(2, normed)
 
-    def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the maps of stage 2 and 3, (b, 128, h / 8, w / 8) and (b, 256, ...).
 
-        `pictures` (b, 3, h, w) are normalised to about zero mean and unit variance.
+        `images` (b, 3, h, w) are normalised to about zero mean and unit variance.
         """
-        fine = self.stage2(self.stage1(self.stem(pictures)))
+        fine = self.stage2(self.stage1(self.stem(images)))
         return fine, self.stage3(fine)
 
 
