@@ -42,6 +42,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
+from skpatchcore._detectors._base import has_maps
 from skpatchcore._images._input import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.model_selection import OneClassKFold
@@ -53,7 +54,6 @@ from skpatchcore.persistence._schema import (
     PARAMS,
     SPLITTERS,
 )
-from skpatchcore.scoring._inspections import inspect, inspects_images, map_of
 
 CLASSES = ESTIMATORS | {cls.__name__: cls for cls in SPLITTERS}
 SECONDS = 30
@@ -339,10 +339,10 @@ def ring(*args):
 def use(detector, model: Model, folder: Path) -> None:
     """Do all that a detector can."""
     detector.predict(model.new)
-    if inspects_images(detector):
+    if has_maps(detector):
         images = Images(list(model.new))
-        for seen in inspect(detector, images):
-            map_of(detector, seen, "original")
+        for seen in detector.inspect(images):
+            seen.make_map()
         if hasattr(detector, "predict_maps"):
             detector.predict_maps(model.new)
     if hasattr(detector, "nearest_patches"):

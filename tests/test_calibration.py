@@ -602,7 +602,7 @@ def test_methods_for_maps_are_there_only_where_the_estimator_has_them(with_maps)
     names = ("predict_maps", "predict_masks", "nearest_patches")
     assert [hasattr(conformal(), name) for name in names] == [False] * 3
     assert [hasattr(detectors["refit"], name) for name in names] == [True] * 3
-    assert [hasattr(detectors["cross"], name) for name in names] == [True, True, False]
+    assert [hasattr(detectors["cross"], name) for name in names] == [True] * 3
     frozen = conformal(FrozenEstimator(image_detector().fit(new)))
     assert hasattr(frozen, "nearest_patches")
     assert not hasattr(
@@ -616,7 +616,7 @@ def test_rim_that_nobody_looked_at_is_nan(rng):
     )
     good = make_images(rng, 20)
     detector = conformal(PatchCoreDetector(features, random_state=0), cv=2).fit(good)
-    maps = detector.predict_maps(good[:1], rim="nan", normalized=True)[0]
+    maps = detector.predict_maps(good[:1], border="nan", normalized=True)[0]
     assert np.isnan(maps[:, [0, 31]]).all()
     assert np.isfinite(maps[:, 4:28]).all()
 

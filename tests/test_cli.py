@@ -488,7 +488,7 @@ def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
 def test_defective_training_images_are_not_learned_from(data_root, tmp_path):
     shutil.copytree(data_root / "wood" / "train", tmp_path / "train")
     shutil.copytree(data_root / "wood" / "test" / "spot", tmp_path / "train" / "spot")
-    images, target = cli._gather_training([str(tmp_path), str(tmp_path / "x.png")])
+    images, target = cli.gather_training([str(tmp_path), str(tmp_path / "x.png")])
     assert (len(images), target.count(1), target.count(-1)) == (9, 6, 3)
 
 

@@ -24,7 +24,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._detectors._base import _gather
+from skpatchcore._detectors._base import gather
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import aupro, image_auroc, image_auroc_scorer, pixel_auroc
 
@@ -467,7 +467,7 @@ def test_a_crop_leaves_a_rim_that_is_filled_or_marked():
     detector = make_detector().set_params(features__crop_size=16).fit(images())
     X = images(2, seed=1)
     filled = detector.predict_maps(X)
-    marked = detector.predict_maps(X, rim="nan")
+    marked = detector.predict_maps(X, border="nan")
     assert filled.shape == marked.shape == (2, 24, 32)
     assert np.isfinite(filled).all()
     seen = np.zeros((24, 32), bool)
@@ -486,7 +486,7 @@ def test_smoothing_evens_maps_out_and_0_does_not():
     assert np.abs(np.diff(rough)).mean() > 2 * np.abs(np.diff(smooth)).mean()
 
 
-@pytest.mark.parametrize("params", [{"size": "large"}, {"rim": "zero"}])
+@pytest.mark.parametrize("params", [{"size": "large"}, {"border": "zero"}])
 def test_a_wrong_choice_for_maps_is_named(params):
     (name,) = params
     with pytest.raises(ValueError, match=f"'{name}' parameter"):
@@ -611,9 +611,9 @@ def test_maps_are_held_once(streaming, method, size):
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3, 4), (3, 1, 4, 0, 2)])
 @pytest.mark.parametrize("odd", [None, 0, 1, 4])
-def test_arrays_are_gathered_into_one_if_they_can_be(order, odd):
+def test_arrays_aregathered_into_one_if_they_can_be(order, odd):
     arrays = [np.full((2 + (i == odd), 3), i, np.float32) for i in range(5)]
-    found = _gather(((i, arrays[i]) for i in order), 5)
+    found = gather(((i, arrays[i]) for i in order), 5)
     assert isinstance(found, np.ndarray if odd is None else list)
     for ours, expected in zip(found, arrays, strict=True):
         assert ours.dtype == np.float32

@@ -102,8 +102,6 @@ def readers_names(small_networks, local_cluster, tmp_path, monkeypatch):
     return {
         "good_images": paths[:24],
         "new_images": paths[24:],
-        "good_images": paths[:24],
-        "new_images": paths[24:],
         "X": np.array(paths[15:], dtype=object),
         "y": surfaces.target[15:],
         "masks": surfaces.masks[15:],

@@ -204,7 +204,7 @@ def test_a_float_contamination_is_a_share_of_the_training_images(fitted, good):
 def test_maps_of_crops_are_put_together_in_the_image(good, new):
     members = [("all", member(4)), ("centre", member(4, crop_size=(16, 24)))]
     ensemble = PatchCoreEnsemble(members, cv=2, random_state=0).fit(good)
-    maps = ensemble.predict_maps(new, rim="nan")
+    maps = ensemble.predict_maps(new, border="nan")
     assert maps.shape == new.shape[:3]
     assert np.isfinite(maps).all()
     for size in ("resized", "grid"):
@@ -220,7 +220,7 @@ def test_pixels_that_no_member_saw_are_nan(good, new):
     ensemble = PatchCoreEnsemble(members, cv=2, random_state=0).fit(good)
     seen = np.zeros((32, 48), dtype=bool)
     seen[8:24, 4:44] = seen[4:28, 12:36] = True
-    maps = ensemble.predict_maps(new[:1], rim="nan")
+    maps = ensemble.predict_maps(new[:1], border="nan")
     assert_array_equal(np.isfinite(maps[0]), seen)
 
 
@@ -381,7 +381,7 @@ def test_images_of_other_sizes(fitted):
     X = [images(1, 4)[0], images(1, 5, (48, 32))[0]]
     maps = fitted.predict_maps(X)
     assert [values.shape for values in maps] == [(32, 48), (48, 32)]
-    (seen, _) = fitted._inspect(fitted._validate_images(X, reset=False))
+    (seen, _) = fitted.inspect(X)
     first = fitted.map_weights_[0] * seen.members[0].patch_scores
     second = fitted.map_weights_[1] * resize_map(seen.members[1].patch_scores, (8, 12))
     assert_allclose(seen.patch_scores, first + second, rtol=1e-6)

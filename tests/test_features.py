@@ -327,7 +327,7 @@ def test_images_of_unequal_grids_have_means():
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_batches_of_unequal_grids_are_gathered_in_the_order_of_images(as_tensor):
+def test_batches_of_unequal_grids_aregathered_in_the_order_of_images(as_tensor):
     grids = {i: np.full((2 + i % 2, 3, 4), i, np.float32) for i in range(5)}
     batches = [
         (indices, np.stack([grids[i] for i in indices]), [f"g{i}" for i in indices])

@@ -222,7 +222,7 @@ def test_as_many_maps_as_images_are_needed(images, maps):
 
 
 def test_an_estimator_without_maps_is_refused(images):
-    with pytest.raises(TypeError, match="best_estimator_"):
+    with pytest.raises(TypeError, match="Expected a detector with predict_maps"):
         AnomalyMapDisplay.from_estimator(object(), images)
 
 

@@ -106,7 +106,7 @@ def test_nan_marks_just_what_the_crop_did_not_look_at(
     geometry = plan_geometry(shape, image_size, crop)
     grid = random_grid((4, 3))
     filled = anomaly_map(grid, geometry, smoothing=smoothing)
-    marked = anomaly_map(grid, geometry, smoothing=smoothing, rim="nan")
+    marked = anomaly_map(grid, geometry, smoothing=smoothing, border="nan")
     assert filled.shape == marked.shape == shape
     assert np.isfinite(filled).all()
     # The centre of a pixel, in pixels of the resized image.
@@ -203,7 +203,7 @@ def test_geometry_round_trip(shape, image_size, crop):
         start, length = geometry.offset[axis], geometry.crop[axis]
         came_from = (np.arange(length) + start + 0.5) / scale
         grid = np.broadcast_to(np.expand_dims(came_from, 1 - axis), geometry.crop)
-        whole = anomaly_map(grid, geometry, smoothing=0, rim="nan")
+        whole = anomaly_map(grid, geometry, smoothing=0, border="nan")
         expected = np.expand_dims(np.arange(shape[axis]) + 0.5, 1 - axis)
         # The edge is repeated over the outer half of the outermost pixel.
         off = np.abs(whole - expected)[np.isfinite(whole)]
@@ -290,7 +290,7 @@ def test_maps_of_equal_images_are_one_array(cropping_detector):
 
 def test_rim_of_cropped_images_is_marked_on_request(cropping_detector):
     images = textures(2, (70, 90), seed=2)
-    maps = cropping_detector.predict_maps(images, rim="nan")
+    maps = cropping_detector.predict_maps(images, border="nan")
     seen = seen_pixels(plan_geometry((70, 90), 64, 48))
     assert 0 < seen.sum() < seen.size
     assert_array_equal(np.isfinite(maps), np.broadcast_to(seen, maps.shape))
@@ -299,7 +299,7 @@ def test_rim_of_cropped_images_is_marked_on_request(cropping_detector):
 @pytest.mark.parametrize("size", ["original", "resized", "grid"])
 def test_without_a_crop_there_is_no_nan(size):
     detector = make_detector(32).fit(textures(3, (40, 48), seed=0))
-    maps = detector.predict_maps(textures(2, (40, 48), seed=2), size=size, rim="nan")
+    maps = detector.predict_maps(textures(2, (40, 48), seed=2), size=size, border="nan")
     assert np.isfinite(maps).all()
 
 

@@ -2,12 +2,19 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
-from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images._input import plan_geometry
-from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    PatchMemoryBank,
+)
+from skpatchcore._images._input import check_images, plan_geometry
+from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection import PatchMatchDisplay, animate_patch_matches
 from skpatchcore.inspection._patch_boxes import PatchPlaces, find_matches, patch_box
@@ -108,15 +115,25 @@ def test_a_conformal_detector_names_images_of_its_own_fit(detector, train, froze
     np.testing.assert_allclose(found.match_boxes[:, 0], found.boxes)
 
 
-def test_what_has_no_bank_or_several_is_refused(detector, train, surfaces):
-    cross = ConformalDetector(detector, alpha=0.2, cv=3).fit(train)
-    with pytest.raises(TypeError, match="one of estimators_, or use method='refit'"):
-        PatchPlaces(cross, train)
-    tuned = TunedThresholdDetector(detector).fit(surfaces.data[5:], surfaces.target[5:])
-    with pytest.raises(TypeError, match="estimator_"):
-        PatchPlaces(tuned, train)
-    with pytest.raises(TypeError, match="fitted PatchCoreDetector"):
+def test_what_has_no_bank_is_refused(train):
+    bank = PatchMemoryBank().fit(np.zeros((4, 2)))
+    with pytest.raises(TypeError, match=r"detector with predict_maps.*PatchMemoryBank"):
+        PatchPlaces(bank, train)
+    with pytest.raises(NotFittedError):
         PatchPlaces(PatchCoreDetector(), train)
+
+
+def test_matches_of_folds_are_those_of_the_nearest_bank(detector, train):
+    cross = ConformalDetector(detector, alpha=0.2, cv=3).fit(train)
+    found = find_matches(cross, train[:2], train, None, 2)
+    own = [e.nearest_patches(train[:2], 2) for e in cross.estimators_]
+    places = PatchPlaces(cross, train)
+    matches = places.matches(check_images(train).take([0]), 2)
+    expected = np.sort([m.distance[0, ..., 0] for m in own], axis=0)[0]
+    assert_allclose(matches.distance[..., 0], expected)
+    assert (found.match_images >= 0).all()
+    # A training image is in the bank of the folds that did not hold it out.
+    assert_array_equal(found.match_images[:, 0], [0, 1])
 
 
 def test_fewer_training_images_than_were_learned_from_are_refused(detector, train):

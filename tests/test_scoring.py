@@ -309,9 +309,9 @@ def test_other_detectors_are_refused(tmp_path):
     bank = PatchMemoryBank(random_state=0).fit(X)
     forest = ConformalDetector(IsolationForest(), alpha=0.2).fit(X)
     for detector in (bank, forest):
-        with pytest.raises(TypeError, match="Expected a PatchCoreDetector"):
+        with pytest.raises(TypeError, match="Expected a detector with predict_maps"):
             score_images(detector, make_images(1))
     save(bank, tmp_path / "m.skpc")
     write_images(tmp_path / "new", 1, {})
     result = run("score", tmp_path / "new", "--model", tmp_path / "m.skpc")
-    assert "Error: Expected a PatchCoreDetector" in result.stderr
+    assert "Error: Expected a detector with predict_maps" in result.stderr

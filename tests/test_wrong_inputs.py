@@ -513,7 +513,7 @@ WRONG_CALLS = {
         "'size' parameter of .*predict_maps.*'full'",
     ),
     "rim of maps": (
-        lambda fitted, folder: fitted.predict_maps(IMAGES, rim=0),
+        lambda fitted, folder: fitted.predict_maps(IMAGES, border=0),
         Invalid,
         "'rim' parameter of .*predict_maps",
     ),

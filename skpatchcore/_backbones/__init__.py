@@ -10,11 +10,11 @@ from skpatchcore._backbones._hooks import check_layers, modules_run
 from skpatchcore._backbones._weights import WeightsNotStored
 
 __all__ = [
-    "_create",
     "Backbone",
+    "WeightsNotStored",
+    "_create",
     "check_layers",
     "load_backbone",
     "modules_run",
     "name_layers",
-    "WeightsNotStored",
 ]

@@ -4,14 +4,8 @@ from numbers import Integral, Real
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, OutlierMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    validate_params,
-)
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpatchcore._bank._outliers import inlying_patches
@@ -30,13 +24,18 @@ from skpatchcore._neighbors import (
 )
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
+    DecisionMixin,
+    HasMethods,
+    Interval,
     Samples,
+    StrOptions,
+    fit_context,
     inherit_params,
-    labels_from_decision,
     lower_quantile,
     normal_rows,
     unchanged_on_error,
     upper_quantile,
+    validate_params,
     with_defaults,
 )
 
@@ -44,7 +43,7 @@ from skpatchcore._utils import (
 AUTO_CONTAMINATION = 0.01
 
 
-class PatchMemoryBank(OutlierMixin, BaseEstimator):
+class PatchMemoryBank(DecisionMixin, BaseEstimator):
     """Detect anomalies by the distance of patch vectors to a bank of normal ones.
 
     The detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3), on
@@ -272,7 +271,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         """
         return super().set_params(**with_defaults(self, params, sampler=CoresetSampler))
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
         """Choose the bank among the patches of normal samples.
 
@@ -308,29 +307,6 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
                 patches, self._grid_shapes((len(rows), *shape[1:]))
             )
 
-    def fit_predict(self, X, y=None):
-        """Fit, and decide on the same samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or \
-                (n_samples, ..., n_features)
-            Patch features.
-
-        y : array-like of shape (n_samples,) or None, default=None
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), int64
-            +1 for normal and -1 for anomalous samples.
-        """
-        self.fit(X, y)
-        if y is None:
-            # The scores are there; searching again would give the same.
-            return labels_from_decision(self.training_scores_ - self.offset_)
-        return self.predict(X)
-
     def score_samples(self, X):
         """Return the negative anomaly score of samples: higher is more normal.
 
@@ -350,38 +326,6 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         samples = self._samples(patches, self._grid_shapes(shape))
         return self._score(samples)[0]
 
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or \
-                (n_samples, ..., n_features)
-            Patch features.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_samples,), float64
-            Higher is more normal; 0 is still normal.
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X):
-        """Decide whether samples are normal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features) or \
-                (n_samples, ..., n_features)
-            Patch features.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), int64
-            +1 for normal and -1 for anomalous samples.
-        """
-        return labels_from_decision(self.decision_function(X))
-
     def score_patches(self, X):
         """Return the distance of every patch to the bank: higher is more anomalous.
 
@@ -400,8 +344,7 @@ class PatchMemoryBank(OutlierMixin, BaseEstimator):
         return distances.mean(axis=-1)
 
     @validate_params(
-        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
-        prefer_skip_nested_validation=True,
+        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]}
     )
     def kneighbors(self, X, n_neighbors=None):
         """Return the nearest patches of the bank for every patch.

@@ -21,15 +21,15 @@ from skpatchcore._benchmark._tables import (
 )
 
 __all__ = [
+    "IMAGE_COLUMNS",
+    "NAME_BYTES",
+    "PIXEL_COLUMNS",
     "build_detector",
     "check_report",
     "format_csv",
     "format_table",
-    "IMAGE_COLUMNS",
     "measure_images",
     "measure_pixels",
-    "NAME_BYTES",
-    "PIXEL_COLUMNS",
     "replace_text",
     "score_and_map",
     "write_report",

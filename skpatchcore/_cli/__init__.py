@@ -3,4 +3,6 @@
 Only click is imported until a command runs, so that ``--help`` answers at once.
 """
 
-__all__ = []
+from skpatchcore._cli._commands import main
+
+__all__ = ["main"]

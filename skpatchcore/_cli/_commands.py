@@ -422,25 +422,25 @@ def score(images, model, output, overlays, masks, on_error, report, weights, dev
     for path in (output, report):
         if path and path.parent.is_dir():
             check_writable(path)
-    images = _scoring.find_images(images)
-    names = {folder: _scoring.png_paths(images, folder) for folder in (overlays, masks)}
+    paths = _scoring.find_images(images)
+    names = {folder: _scoring.png_paths(paths, folder) for folder in (overlays, masks)}
     detector = load(model, weights=weights, device=device)
-    images, found, unreadable = inspect_images(
-        detector, images, on_error, progress=True
+    decoded, found, unreadable = inspect_images(
+        detector, paths, on_error, progress=True
     )
     seen = [found[i] for i in sorted(found)]
-    kept = range(len(images)) if on_error == "nan" else sorted(found)
-    table = _scoring.as_csv(images, as_results(detector, kept, found, unreadable))
+    kept = range(len(paths)) if on_error == "nan" else sorted(found)
+    table = _scoring.as_csv(paths, as_results(kept, found, unreadable))
     if output is None:
         _print(table, nl=False)
     else:
         replace_text(output, table, NAME_BYTES)
-    _tell_unreadable(unreadable, len(images))
+    _tell_unreadable(unreadable, len(paths))
     if report:
-        replace_text(report, _scoring.as_report(images, unreadable), NAME_BYTES)
+        replace_text(report, _scoring.as_report(paths, unreadable), NAME_BYTES)
     for folder, draw in (
-        (overlays, lambda: _scoring.draw_overlays(detector, images, seen)),
-        (masks, lambda: _scoring.draw_masks(detector, seen)),
+        (overlays, lambda: _scoring.draw_overlays(decoded, seen)),
+        (masks, lambda: _scoring.draw_masks(seen)),
     ):
         if folder:
             _save_pngs(draw(), [names[folder][one.index] for one in seen])
@@ -465,7 +465,3 @@ def _save_pngs(images: Iterable, paths: Sequence[Path]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             Image.fromarray(pixels).save(file, "PNG")
-
-
-if __name__ == "__main__":
-    main(prog_name="skpatchcore")

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skpatchcore._benchmark import format_csv
-from skpatchcore._images import check_images
+from skpatchcore._detectors import Inspection
+from skpatchcore._images import Images
 from skpatchcore.datasets import (
     Resolver,
     list_folders,
@@ -17,7 +19,6 @@ from skpatchcore.datasets import (
     without_aliases,
 )
 from skpatchcore.inspection import blend_overlay, color_limits
-from skpatchcore.scoring import map_of, map_threshold
 
 _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
@@ -93,19 +94,19 @@ def as_report(images: Sequence[str], unreadable: Sequence) -> str:
 
 
 def draw_overlays(
-    detector, images: Sequence[str], found: Sequence
-) -> Iterator[np.ndarray]:
+    images: Images, found: Sequence[Inspection]
+) -> Iterator[NDArray[np.uint8]]:
     """Yield each image with its anomaly map laid over, all on one colour scale."""
-    images = check_images([images[seen.index] for seen in found])
     limits = color_limits(
-        map_threshold(detector), [seen.patch_scores for seen in found]
+        found[0].detector.map_threshold_ if found else None,
+        [seen.patch_scores for seen in found],
     )
-    for image, seen in zip(images, found, strict=True):
-        yield blend_overlay(image, map_of(detector, seen, "original"), limits)
+    for seen in found:
+        yield blend_overlay(images[seen.index], seen.make_map(), limits)
 
 
-def draw_masks(detector, found: Sequence) -> Iterator[np.ndarray]:
+def draw_masks(found: Sequence[Inspection]) -> Iterator[NDArray[np.uint8]]:
     """Yield for each image 255 where it is anomalous, else 0."""
     for seen in found:
-        mask = map_of(detector, seen, "original") > map_threshold(detector)
-        yield mask.astype("uint8") * 255
+        mask = seen.make_map() > seen.detector.map_threshold_
+        yield mask.astype(np.uint8) * 255

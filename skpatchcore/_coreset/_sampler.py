@@ -4,10 +4,9 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, RealNotInt, StrOptions
 from sklearn.utils.validation import validate_data
 from tqdm.auto import tqdm
 
@@ -24,8 +23,12 @@ from skpatchcore._neighbors import as_tensor, with_safe_squares
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     Cache,
+    Interval,
+    RealNotInt,
+    StrOptions,
     check_cache,
     content_key,
+    fit_context,
     floor_fraction,
     own_torch_state,
     resolve_device,
@@ -178,7 +181,7 @@ class CoresetSampler(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     @own_torch_state()
     def fit(self, X, y=None):
         """Choose rows of `X`.

@@ -4,7 +4,16 @@ The contract that they all fulfil, `PatchCoreDetector`, `PatchCoreEnsemble`, and
 these need: anomaly maps, foreground masks and cross-fitting.
 """
 
-from skpatchcore._detectors._base import ImageDetectorMixin
+from skpatchcore._detectors._base import (
+    ImageDetector,
+    Reference,
+    find_detector,
+    find_maps,
+    has_maps,
+    in_order,
+    unwrap,
+    windows,
+)
 from skpatchcore._detectors._cross_fit import (
     check_apart,
     features_once,
@@ -13,19 +22,29 @@ from skpatchcore._detectors._cross_fit import (
     route_fit,
     split_samples,
 )
-from skpatchcore._detectors._detector import Inspection, PatchCoreDetector
-from skpatchcore._detectors._ensemble import EnsembleInspection, PatchCoreEnsemble
+from skpatchcore._detectors._detector import PatchCoreDetector
+from skpatchcore._detectors._ensemble import PatchCoreEnsemble
+from skpatchcore._detectors._inspection import Inspection
+from skpatchcore._detectors._matches import merge_matches, renumber_images
 
 __all__ = [
-    "check_apart",
-    "EnsembleInspection",
-    "features_once",
-    "fit_clone",
-    "held_out_splits",
+    "ImageDetector",
     "Inspection",
     "PatchCoreDetector",
     "PatchCoreEnsemble",
-    "ImageDetectorMixin",
+    "Reference",
+    "check_apart",
+    "features_once",
+    "find_detector",
+    "find_maps",
+    "fit_clone",
+    "has_maps",
+    "held_out_splits",
+    "in_order",
+    "merge_matches",
+    "renumber_images",
     "route_fit",
     "split_samples",
+    "unwrap",
+    "windows",
 ]

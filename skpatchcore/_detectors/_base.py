@@ -1,49 +1,89 @@
-"""What detectors of images have in common: scores, decisions, maps and masks."""
+"""The contract of detectors of images.
+
+Everything that takes "a detector" (displays, scorers, reports, files, the command,
+detectors that wrap others) relies on `ImageDetector` and nothing else. `unwrap` is the
+one function that looks inside pipelines, searches and frozen estimators.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
-from sklearn.base import OutlierMixin
-from sklearn.utils._param_validation import StrOptions, validate_params
+from numpy.typing import NDArray
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from skpatchcore._images import check_images
-from skpatchcore._utils import labels_from_decision
+from skpatchcore._detectors._inspection import Inspection
+from skpatchcore._images import Images, check_images
+from skpatchcore._utils import (
+    BaseSearchCV,
+    DecisionMixin,
+    StrOptions,
+    available_if,
+    validate_params,
+)
+
+_SIZES = StrOptions({"original", "resized", "grid"})
+
+Maps = NDArray | list[NDArray]
+"""One array for each image: stacked where their shapes agree, else a list."""
 
 
-class ImageDetectorMixin(OutlierMixin):
-    """Methods of detectors that look at an image once for its score and its map.
+class ImageDetector(DecisionMixin):
+    """A detector that finds the score and the map of an image in one pass.
 
-    A class has ``_inspect(images)``, which yields, not always in order, what has an
-    ``index`` and a ``score``; ``_map(seen, size, rim)`` for the map of that;
-    ``training_scores_``, ``offset_`` and ``map_threshold_``.
+    A class defines `fit`, `offset_`, `map_threshold_`, and three methods:
+
+    - ``_inspect(images)`` yields an `Inspection` of each image, not always in order;
+    - ``_map(seen, size, border)`` returns the anomaly map of an inspection;
+    - ``nearest_patches(X, n_neighbors)`` returns the training patches compared with.
+
+    A detector that wraps another may turn out to wrap one without maps; it says so by
+    ``_has_maps()``, and the methods for maps are then missing.
     """
 
-    def fit_predict(self, X, y=None):
-        """Fit, and decide on the same images.
+    map_threshold_: float
 
-        Parameters
-        ----------
-        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
+    def _has_maps(self) -> bool:
+        return True
 
-        y : array-like of shape (n,) or None, default=None
-            As for `fit`.
+    def _inspect(self, images: Images) -> Iterator[Inspection]:
+        raise NotImplementedError
 
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous images.
-        """
-        self.fit(X, y)
-        if y is None:
-            # The scores are there; a second pass through networks is saved.
-            return labels_from_decision(self.training_scores_ - self.offset_)
-        return self.predict(X)
+    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
+        raise NotImplementedError
 
-    def score_samples(self, X):
+    def _references(self) -> list["Reference"]:
+        """Return the detectors whose banks hold the normal patches to be shown."""
+        raise NotImplementedError
+
+    def _peak(self, seen: Inspection) -> float:
+        """Return the largest value of an image's map."""
+        # Enlarging or shrinking a map interpolates: it cannot exceed this.
+        return self._map(seen, "resized").max()
+
+    @property
+    def _is_calibrated(self) -> bool:
+        """Whether p-values and a common scale of scores and maps are defined."""
+        return False
+
+    def _p_value(self, score: float) -> float | None:
+        return None
+
+    def _anomaly_score(self, score: float) -> float | None:
+        return None
+
+    def _normalize(self, values: NDArray) -> NDArray:
+        raise ValueError(
+            "normalized=True needs held-out scores for its scale, but "
+            f"{type(self).__name__} has none; wrap the detector in a "
+            "skpatchcore.calibration.ConformalDetector."
+        )
+
+    def score_samples(self, X) -> NDArray[np.float64]:
         """Return the negative anomaly score of images: higher is more normal.
 
         Parameters
@@ -54,56 +94,57 @@ class ImageDetectorMixin(OutlierMixin):
         Returns
         -------
         scores : ndarray of shape (n,), float64
-            At most 0, in the unit of the `metric` of a detector, and of what a typical
-            normal image gets from an ensemble.
+            At most 0. In the unit of `metric`; an ensemble divides by the score of a
+            typical normal image.
         """
         check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
+        images = check_images(X)
         scores = np.empty(len(images))
         with closing(self._inspect(images)) as inspections:
             for seen in inspections:
                 scores[seen.index] = seen.score
         return scores
 
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous images.
+    @available_if(lambda self: self._has_maps())
+    def inspect(self, X) -> Iterator[Inspection]:
+        """Yield everything about each image, from one pass through the network.
+
+        Use it to process a stream of images in bounded memory, or to get scores, labels
+        and maps without computing features several times.
 
         Parameters
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
-        Returns
-        -------
-        decision : ndarray of shape (n,), float64
-            Higher is more normal; 0 is still normal.
+        Yields
+        ------
+        inspection : Inspection
+            ``index`` (position in `X`), ``score``, ``decision``, ``label``, ``map`` and
+            ``mask``, and of a calibrated detector ``p_value`` and ``anomaly_score``,
+            which are None otherwise. Images of one size come in order; if sizes differ,
+            some come later.
         """
-        return self.score_samples(X) - self.offset_
+        check_is_fitted(self)
+        return self._inspect(check_images(X))
 
-    def predict(self, X):
-        """Decide whether images are normal.
-
-        Parameters
-        ----------
-        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n,), int64
-            +1 for normal and -1 for anomalous images.
-        """
-        return labels_from_decision(self.decision_function(X))
-
+    @available_if(lambda self: self._has_maps())
     @validate_params(
         {
-            "size": [StrOptions({"original", "resized", "grid"})],
-            "rim": [StrOptions({"nearest", "nan"})],
-        },
-        prefer_skip_nested_validation=True,
+            "size": [_SIZES],
+            "border": [StrOptions({"nearest", "nan"})],
+            "normalized": ["boolean"],
+        }
     )
-    def predict_maps(self, X, *, size="original", rim="nearest"):
-        """Return anomaly maps: higher is more anomalous.
+    def predict_maps(
+        self,
+        X,
+        *,
+        size: str = "original",
+        border: str = "nearest",
+        normalized: bool = False,
+    ) -> Maps:
+        """Return anomaly maps (heat maps): higher is more anomalous.
 
         Parameters
         ----------
@@ -115,29 +156,41 @@ class ImageDetectorMixin(OutlierMixin):
             those of the network's input, after resizing and cropping; "grid" is one
             unsmoothed value per patch.
 
-        rim : {"nearest", "nan"}, default="nearest"
-            What "original" maps hold where `crop_size` removed the image: the value
-            of the nearest pixel seen, or NaN, which marks the pixels nobody looked at.
+        border : {"nearest", "nan"}, default="nearest"
+            What "original" maps hold where `crop_size` removed part of the image: the
+            value of the nearest pixel that was used, or NaN.
+
+        normalized : bool, default=False
+            Map the values to [0, 1] on the scale of
+            :meth:`ConformalDetector.predict_anomaly_score
+            <skpatchcore.calibration.ConformalDetector.predict_anomaly_score>`: 1/8 is
+            the typical maximum of a good image's map, 1/2 is ``map_threshold_``. Only
+            for detectors that are calibrated on held-out images.
 
         Returns
         -------
-        maps : ndarray of shape (n, height, width), float32
-            In the unit of scores; a list of n arrays if their sizes differ.
+        maps : ndarray of shape (n, height, width), float
+            In the unit of scores unless normalized; a list of n arrays if their sizes
+            differ.
+
+        Raises
+        ------
+        ValueError
+            If `normalized` is set and the detector is not calibrated.
         """
         check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
-        with closing(self._iter_maps(images, size, rim)) as maps:
-            return _gather(maps, len(images))
+        images = check_images(X)
+        with closing(self._iter_maps(images, size, border)) as maps:
+            if normalized:
+                maps = ((i, self._normalize(values)) for i, values in maps)
+            return gather(maps, len(images))
 
-    @validate_params(
-        {
-            "threshold": [Real, None],
-            "size": [StrOptions({"original", "resized", "grid"})],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_masks(self, X, *, threshold=None, size="original"):
-        """Return where images are anomalous.
+    @available_if(lambda self: self._has_maps())
+    @validate_params({"threshold": [Real, None], "size": [_SIZES]})
+    def predict_masks(
+        self, X, *, threshold: float | None = None, size: str = "original"
+    ) -> Maps:
+        """Return which pixels are anomalous (a segmentation of the defects).
 
         Parameters
         ----------
@@ -156,26 +209,19 @@ class ImageDetectorMixin(OutlierMixin):
             A list of n arrays if their sizes differ.
         """
         check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
+        images = check_images(X)
         threshold = self.map_threshold_ if threshold is None else threshold
         with closing(self._iter_maps(images, size)) as maps:
             masks = ((i, values > threshold) for i, values in maps)
-            return _gather(masks, len(images))
+            return gather(masks, len(images))
 
-    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
-        """Return the images as a sequence of arrays (h, w, c), decoded on access."""
-        return check_images(X)
-
-    def _iter_maps(self, images, size: str, rim: str = "nearest") -> Iterator[tuple]:
-        """Yield (index, map) of each image, not always in their order."""
+    def _iter_maps(
+        self, images: Images, size: str, border: str = "nearest"
+    ) -> Iterator[tuple[int, NDArray]]:
+        """Yield (index, map) of each image, not always in order."""
         with closing(self._inspect(images)) as inspections:
             for seen in inspections:
-                yield seen.index, self._map(seen, size, rim)
-
-    def _peak(self, seen) -> float:
-        """Return the largest value of an image's map."""
-        # Enlarging or shrinking a map interpolates: it cannot exceed this.
-        return self._map(seen, "resized").max()
+                yield seen.index, self._map(seen, size, border)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -185,18 +231,157 @@ class ImageDetectorMixin(OutlierMixin):
         return tags
 
 
-def _gather(arrays: Iterable[tuple[int, np.ndarray]], n: int):
+class Reference(NamedTuple):
+    """A detector with a memory bank, inside another that was fitted on more images.
+
+    `rows` are the positions of its training images in the `X` that the outermost
+    detector was fitted on; None if it was fitted on that `X` itself.
+    """
+
+    detector: ImageDetector
+    rows: NDArray | None = None
+
+    def within(self, rows: NDArray | None) -> "Reference":
+        """Return the same inside a detector that was fitted on `rows` of another X."""
+        if rows is None:
+            return self
+        return Reference(self.detector, rows if self.rows is None else rows[self.rows])
+
+
+class FoundDetector(NamedTuple):
+    """A detector of images, and the transformers of pipelines in front of it."""
+
+    detector: ImageDetector
+    steps: tuple[Any, ...] = ()
+
+    def prepare(self, X):
+        """Return what the detector is given if its pipeline is given `X`."""
+        for step in self.steps:
+            X = step.transform(X)
+        return X
+
+    def inspect(self, X) -> Iterator[Inspection]:
+        """Yield what the detector finds in each image."""
+        return self.detector._inspect(check_images(self.prepare(X)))
+
+    def references(self) -> list[Reference]:
+        """Return what `ImageDetector._references` does.
+
+        Raises
+        ------
+        TypeError
+            If there are transformers, which may move patches to other places.
+        """
+        if self.steps:
+            raise TypeError(
+                f"Patches cannot be located in images that {self.steps[0]!r:.80} "
+                "transforms before the detector; transform the images yourself, and "
+                "pass the detector at the end of the pipeline."
+            )
+        return self.detector._references()
+
+
+def find_detector(estimator) -> FoundDetector:
+    """Return the detector in a pipeline, a search or a frozen estimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An `ImageDetector`; a `Pipeline` that ends in one; a search over one, of which
+        ``best_estimator_`` counts once it is fitted; a `FrozenEstimator`; or any of
+        these inside another.
+
+    Returns
+    -------
+    found : FoundDetector
+
+    Raises
+    ------
+    TypeError
+        If there is none, or one without maps.
+    """
+    found = find_maps(estimator)
+    if not isinstance(found.detector, ImageDetector):
+        raise TypeError(
+            "Expected a PatchCoreDetector, PatchCoreEnsemble, ConformalDetector or "
+            f"TunedThresholdDetector, or another ImageDetector; got {estimator!r:.80}."
+        )
+    return found
+
+
+def find_maps(estimator) -> FoundDetector:
+    """Do as `find_detector`, but accept anything that has ``predict_maps``."""
+    inner, steps = unwrap(estimator)
+    if not hasattr(inner, "predict_maps"):
+        where = "" if inner is estimator else f", which ends in {inner!r:.80}"
+        raise TypeError(
+            "Expected a detector with predict_maps: PatchCoreDetector, "
+            "PatchCoreEnsemble, or ConformalDetector or TunedThresholdDetector around "
+            "one; also a Pipeline, a search or a FrozenEstimator of one. Got "
+            f"{estimator!r:.80}{where}."
+        )
+    return FoundDetector(inner, tuple(steps))
+
+
+def unwrap(estimator) -> tuple[Any, list]:
+    """Return what decides in a pipeline, a search or a frozen estimator.
+
+    Also the transformers of pipelines in front of it. Of a fitted search,
+    ``best_estimator_`` counts.
+    """
+    steps: list[Any] = []
+    while True:
+        if isinstance(estimator, Pipeline):
+            *before, (_, last) = estimator.steps
+            steps += [step for _, step in before if step not in (None, "passthrough")]
+            estimator = last
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        elif isinstance(estimator, BaseSearchCV | FrozenEstimator):
+            estimator = estimator.estimator
+        else:
+            return estimator, steps
+
+
+def has_maps(estimator) -> bool:
+    """Return whether `find_detector` finds a detector."""
+    try:
+        find_detector(estimator)
+    except TypeError:
+        return False
+    return True
+
+
+def gather(arrays: Iterable[tuple[int, NDArray]], n: int) -> Maps:
     """Return n arrays, given with their indices, as one, or as a list if shapes differ.
 
-    One array is filled as they come: outputs are not held twice.
+    One array is filled as they come, so that outputs are not held twice.
     """
-    gathered, filled = None, []
+    stacked: NDArray | None = None
+    separate: list[NDArray] | None = None
+    filled: list[int] = []
     for i, values in arrays:
-        if gathered is None:
-            gathered = np.empty((n, *values.shape), values.dtype)
-        if isinstance(gathered, np.ndarray) and values.shape != gathered.shape[1:]:
-            earlier = {j: gathered[j].copy() for j in filled}
-            gathered = [earlier.get(j) for j in range(n)]
-        gathered[i] = values
+        if stacked is None and separate is None:
+            stacked = np.empty((n, *values.shape), values.dtype)
+        if stacked is not None and values.shape != stacked.shape[1:]:
+            separate = [np.empty(0)] * n
+            for j in filled:
+                separate[j] = stacked[j].copy()
+            stacked = None
+        if separate is not None:
+            separate[i] = values
+        elif stacked is not None:
+            stacked[i] = values
         filled.append(i)
-    return gathered
+    return stacked if separate is None else separate
+
+
+def in_order(inspections: Iterator[Inspection]) -> list[Inspection]:
+    """Return all inspections in the order of their images."""
+    return sorted(inspections, key=lambda seen: seen.index)
+
+
+def windows(images: Sequence, size: int = 32) -> Iterator[range]:
+    """Yield runs of positions, for detectors that take turns with a few images each."""
+    for start in range(0, len(images), size):
+        yield range(start, min(start + size, len(images)))

@@ -12,16 +12,16 @@ from sklearn import get_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GroupKFold, KFold, check_cv
-from sklearn.utils import Bunch, _safe_indexing, column_or_1d
+from sklearn.utils import Bunch, column_or_1d
 from sklearn.utils.metadata_routing import process_routing
 from sklearn.utils.validation import (
-    _check_method_params,
     check_is_fitted,
     has_fit_parameter,
 )
 
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._utils import check_method_params, safe_indexing
 
 
 def route_fit(detector, inner, groups, params: Mapping) -> Bunch:
@@ -54,8 +54,8 @@ def fit_clone(estimator, X, rows: np.ndarray, params: Mapping | None = None):
     if isinstance(estimator, FrozenEstimator):
         check_is_fitted(estimator)
         return estimator
-    params = _check_method_params(X, params or {}, rows)
-    return estimator.fit(_safe_indexing(X, rows), **params)
+    params = check_method_params(X, params or {}, rows)
+    return estimator.fit(safe_indexing(X, rows), **params)
 
 
 def held_out_splits(
@@ -87,8 +87,8 @@ def held_out_splits(
         cv = folds(cv.n_splits, shuffle=True, random_state=random_state)
         params = {} if groups is None else {"groups": groups}
     labels = np.ones(len(rows), int) if y is None else column_or_1d(y)[rows]
-    params = _check_method_params(X, params, rows)
-    splits = split_samples(cv, _safe_indexing(X, rows), labels, params)
+    params = check_method_params(X, params, rows)
+    splits = split_samples(cv, safe_indexing(X, rows), labels, params)
     n_times = Counter(chain.from_iterable(test for _, test in splits))
     once = Counter(range(len(rows)))
     wrong = [i for i in once | n_times if n_times[i] != once[i]]

@@ -3,55 +3,41 @@
 from collections.abc import Iterator
 from contextlib import closing
 from numbers import Integral, Real
-from typing import NamedTuple
 
 import numpy as np
-from sklearn.base import BaseEstimator, _fit_context, clone
-from sklearn.utils import Bunch
-from sklearn.utils._param_validation import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    validate_params,
-)
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._coreset import CoresetSampler
-from skpatchcore._detectors._base import ImageDetectorMixin
+from skpatchcore._detectors._base import ImageDetector, Reference
 from skpatchcore._detectors._foreground import Foreground, fit_foreground
+from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._maps import anomaly_map
+from skpatchcore._detectors._matches import stack_matches
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._images import (
     AUGMENTATIONS,
     Augmented,
-    Geometry,
     Transform,
+    check_images,
     find_transforms,
     take_images,
 )
 from skpatchcore._utils import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    fit_context,
     inherit_params,
     normal_rows,
     unchanged_on_error,
+    validate_params,
     with_defaults,
 )
 
 
-class Inspection(NamedTuple):
-    """What one pass over an image gives.
-
-    `score` is scikit-learn's (higher is more normal); `patch_scores` (h, w) are
-    distances to the bank.
-    """
-
-    index: int
-    score: float
-    patch_scores: np.ndarray
-    geometry: Geometry
-
-
-class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
+class PatchCoreDetector(ImageDetector, BaseEstimator):
     """Detect defective images, and where they are defective, from normal ones only.
 
     PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
@@ -278,7 +264,7 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
         defaults = {"features": PatchFeatureTransformer, "sampler": CoresetSampler}
         return super().set_params(**with_defaults(self, params, **defaults))
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None):
         """Learn what normal patches look like.
 
@@ -306,7 +292,7 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
         bank = PatchMemoryBank(**self._bank_params())
         bank._check_params_agree()
         transforms = find_transforms(self.augmentation)
-        images = self._validate_images(X, reset=True)
+        images = check_images(X)
         rows = normal_rows(y, len(images))
         images = take_images(images, rows)
         features = self._make_features()
@@ -335,8 +321,7 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
             return self
 
     @validate_params(
-        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]},
-        prefer_skip_nested_validation=True,
+        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]}
     )
     def nearest_patches(self, X, n_neighbors=None):
         """Return the training patches that every patch of an image is nearest to.
@@ -363,7 +348,7 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
             `foreground`, patches beside the object have matches too, if no score.
         """
         check_is_fitted(self)
-        images = self._validate_images(X, reset=False)
+        images = check_images(X)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         found = [None] * len(images)
         with closing(self.features_._iter_projected(images)) as batches:
@@ -380,11 +365,7 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
                 places = [part.reshape(shape) for part in self._locate(rows)]
                 for j, i in enumerate(indices):
                     found[i] = [part[j] for part in (*places, distances.reshape(shape))]
-        names = ("image", "row", "column", "transform", "distance")
-        columns = zip(*found, strict=True)
-        return Bunch(
-            **{n: _stack(list(c)) for n, c in zip(names, columns, strict=True)}
-        )
+        return stack_matches(found)
 
     def _make_features(self) -> PatchFeatureTransformer:
         features = self.features
@@ -408,7 +389,9 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
                 scores, patch_scores = self._score_grids(grids)
-                yield from map(Inspection, indices, scores, patch_scores, geometries)
+                found = zip(indices, scores, patch_scores, geometries, strict=True)
+                for index, score, grid, geometry in found:
+                    yield Inspection(index, float(score), grid, geometry, self)
 
     def _score_grids(self, grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores (n,) and patch scores (n, h, w) of features (n, h, w, d)."""
@@ -424,13 +407,16 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
         patch_scores[masks] = inside
         return scores, patch_scores
 
-    def _map(self, seen: Inspection, size: str, rim: str = "nearest") -> np.ndarray:
+    def _references(self) -> list[Reference]:
+        return [Reference(self)]
+
+    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> np.ndarray:
         return anomaly_map(
             seen.patch_scores,
             seen.geometry,
             size=size,
             smoothing=self.smoothing,
-            rim=rim,
+            border=border,
         )
 
     def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -453,9 +439,3 @@ class PatchCoreDetector(ImageDetectorMixin, BaseEstimator):
                     self._training_aspects[made[of_it]],
                 )
         return self.training_indices_[image], row, column, number
-
-
-def _stack(arrays: list[np.ndarray]):
-    """Return one array where shapes agree, else the list as it is."""
-    same = len({array.shape for array in arrays}) == 1
-    return np.stack(arrays) if same else arrays

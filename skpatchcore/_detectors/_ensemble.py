@@ -1,25 +1,27 @@
 """Several detectors of images as one, each calibrated on held-out normal images."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import _fit_context, clone
+from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state, indexable
-from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import AUTO_CONTAMINATION, PatchMemoryBank
-from skpatchcore._detectors._base import ImageDetectorMixin
+from skpatchcore._detectors._base import ImageDetector, Reference, in_order, windows
 from skpatchcore._detectors._cross_fit import features_once, held_out_splits
-from skpatchcore._detectors._detector import Inspection, PatchCoreDetector
+from skpatchcore._detectors._detector import PatchCoreDetector
+from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._maps import resize_map, seen_pixels
-from skpatchcore._images import take_images
+from skpatchcore._images import Images, check_images
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
+    BaseComposition,
     encode_groups,
+    fit_context,
     inherit_params,
     lower_quantile,
     normal_rows,
@@ -27,29 +29,8 @@ from skpatchcore._utils import (
     upper_quantile,
 )
 
-# Members take turns with so many images at a time.
-_WINDOW = 32
 
-
-class EnsembleInspection(NamedTuple):
-    """What the members of an ensemble see in an image."""
-
-    index: int
-    score: float
-    members: list[Inspection]
-    weights: NDArray
-
-    @property
-    def patch_scores(self) -> NDArray:
-        """What the map is made of, on the first member's grid."""
-        grids = [one.patch_scores for one in self.members]
-        return sum(
-            weight * resize_map(grid, grids[0].shape)
-            for weight, grid in zip(self.weights, grids, strict=True)
-        )
-
-
-class PatchCoreEnsemble(ImageDetectorMixin, _BaseComposition):
+class PatchCoreEnsemble(ImageDetector, BaseComposition):
     """Average detectors with other networks or layers, each in a unit of its own.
 
     Distances of two networks have nothing in common: a mean of them is decided by the
@@ -225,7 +206,7 @@ class PatchCoreEnsemble(ImageDetectorMixin, _BaseComposition):
         """
         return self._set_params("estimators", **params)
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, groups=None):
         """Fit the members, and calibrate each on images that were held out.
 
@@ -255,7 +236,7 @@ class PatchCoreEnsemble(ImageDetectorMixin, _BaseComposition):
         """
         members = self._members()
         (X,) = indexable(X)
-        images = self._validate_images(X, reset=True)
+        images = check_images(X)
         rows = normal_rows(y, len(images))
         random_state = check_random_state(self.random_state)
         groups = None if groups is None else encode_groups(groups, len(images))
@@ -354,10 +335,7 @@ class PatchCoreEnsemble(ImageDetectorMixin, _BaseComposition):
         """Set weights and thresholds from what each member saw in held-out images."""
         scores = np.array([[-seen.score for seen in member] for member in held_out])
         peaks = np.array(
-            [
-                [member._peak(seen) for seen in of_member]
-                for member, of_member in zip(self.estimators_, held_out, strict=True)
-            ],
+            [[seen.peak for seen in of_member] for of_member in held_out],
             dtype=np.float64,
         )
         self.score_weights_ = balanced_weights(scores)
@@ -370,48 +348,56 @@ class PatchCoreEnsemble(ImageDetectorMixin, _BaseComposition):
         if share == "auto":
             share, scores = AUTO_CONTAMINATION, self.held_out_scores_
         self.offset_ = lower_quantile(scores, share)
-        images = zip(self.held_out_scores_, zip(*held_out, strict=True), strict=True)
         peaks = [
-            self._peak(EnsembleInspection(i, score, list(members), self.map_weights_))
-            for i, (score, members) in enumerate(images)
+            self._combine(i, members).peak
+            for i, members in enumerate(zip(*held_out, strict=True))
         ]
         self.map_threshold_ = upper_quantile(peaks, share)
 
-    def _inspect(self, images) -> Iterator[EnsembleInspection]:
-        """Yield what the members see in each image, in their order."""
-        for start in range(0, len(images), _WINDOW):
-            window = np.arange(start, min(start + _WINDOW, len(images)))
-            part = take_images(images, window)
-            seen = [_in_order(member, part) for member in self.estimators_]
+    def _inspect(self, images: Images) -> Iterator[Inspection]:
+        """Yield what the members see in each image, in order."""
+        for window in windows(images):
+            part = images.take(window)
+            seen = [in_order(member._inspect(part)) for member in self.estimators_]
             for i, *members in zip(window, *seen, strict=True):
-                score = self.score_weights_ @ [one.score for one in members]
-                yield EnsembleInspection(
-                    int(i), float(score), members, self.map_weights_
-                )
+                yield self._combine(i, members)
 
-    def _map(
-        self, seen: EnsembleInspection, size: str, rim: str = "nearest"
-    ) -> np.ndarray:
+    def _combine(self, index: int, members: Sequence[Inspection]) -> Inspection:
+        """Return what members see in one image as one inspection."""
+        score = self.score_weights_ @ [seen.score for seen in members]
+        first = members[0]
+        grids = [resize_map(m.patch_scores, first.patch_scores.shape) for m in members]
+        patch_scores = sum(
+            weight * grid for weight, grid in zip(self.map_weights_, grids, strict=True)
+        )
+        return Inspection(
+            index, float(score), patch_scores, first.geometry, self, tuple(members)
+        )
+
+    def _references(self) -> list[Reference]:
+        # Members differ in grids and scales; the first stands for all.
+        return [Reference(self.estimators_[0])]
+
+    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
         if size != "original" and not _agree(seen, size):
             raise ValueError(
                 f"size={size!r} needs members that agree about it, but their networks "
-                f"see {[one.geometry.crop for one in seen.members]} pixels and give "
-                f"grids of {[one.patch_scores.shape for one in seen.members]}; take "
+                f"see {[one.geometry.crop for one in seen.parts]} pixels and give "
+                f"grids of {[one.patch_scores.shape for one in seen.parts]}; use "
                 "size='original', or the maps of a member in named_estimators_."
             )
-        members = zip(self.estimators_, self.map_weights_, seen.members, strict=True)
-        merged = sum(w * member._map(one, size) for member, w, one in members)
-        if rim == "nan" and size == "original":
-            looked_at = [seen_pixels(one.geometry) for one in seen.members]
-            merged[~np.logical_or.reduce(looked_at)] = np.nan
+        weighted = zip(self.map_weights_, seen.parts, strict=True)
+        merged = sum(weight * part.make_map(size) for weight, part in weighted)
+        if border == "nan" and size == "original":
+            covered = [seen_pixels(part.geometry) for part in seen.parts]
+            merged[~np.logical_or.reduce(covered)] = np.nan
         return merged.astype(np.float32)
 
-    def _peak(self, seen: EnsembleInspection) -> float:
+    def _peak(self, seen: Inspection) -> float:
         """Return the largest value of an image's map."""
         # Means of maps that are interpolated alike cannot exceed those of the inputs.
-        return self._map(
-            seen, "resized" if _agree(seen, "resized") else "original"
-        ).max()
+        size = "resized" if _agree(seen, "resized") else "original"
+        return self._map(seen, size).max()
 
 
 def balanced_weights(anomaly: NDArray) -> NDArray:
@@ -440,23 +426,20 @@ def _cross_inspect(member, images, rows: NDArray, splits):
     held_out = [None] * len(rows)
     with features_once(member, len(splits) + 1) as (remembering, give_back):
         for train, test in splits:
-            fold = clone(remembering).fit(take_images(images, rows[train]))
-            for seen in fold._inspect(take_images(images, rows[test])):
+            fold = clone(remembering).fit(images.take(rows[train]))
+            for seen in fold._inspect(images.take(rows[test])):
                 held_out[test[seen.index]] = seen
-        fitted = clone(remembering).fit(take_images(images, rows))
+        fitted = clone(remembering).fit(images.take(rows))
         give_back([fitted])
-    return fitted, held_out
+    # The banks of the folds are not kept for the sake of what they saw.
+    return fitted, [replace(seen, detector=fitted) for seen in held_out]
 
 
-def _in_order(member: PatchCoreDetector, images) -> list[Inspection]:
-    return sorted(member._inspect(images), key=lambda seen: seen.index)
-
-
-def _agree(seen: EnsembleInspection, size: str) -> bool:
+def _agree(seen: Inspection, size: str) -> bool:
     """Return whether maps of that size show the same places in all members."""
-    places = {one.geometry for one in seen.members}
+    places = {one.geometry for one in seen.parts}
     if size == "grid":
-        places = {(one.geometry, one.patch_scores.shape) for one in seen.members}
+        places = {(one.geometry, one.patch_scores.shape) for one in seen.parts}
     return len(places) == 1
 
 

@@ -15,7 +15,7 @@ def anomaly_map(
     *,
     size: str = "original",
     smoothing: float = 4.0,
-    rim: str = "nearest",
+    border: str = "nearest",
 ) -> np.ndarray:
     """Return the anomaly map of one image.
 
@@ -29,7 +29,7 @@ def anomaly_map(
         The image's own size, that of the network's input, or `grid` as it is.
     smoothing : float
         Standard deviation of the Gaussian in pixels of the network's input.
-    rim : {"nearest", "nan"}
+    border : {"nearest", "nan"}
         What stands where a crop removed the image, for ``size="original"``: the value
         of the nearest pixel seen, or NaN.
 
@@ -45,7 +45,7 @@ def anomaly_map(
     if size == "resized":
         return seen
     whole = resize_map(_paste(seen, geometry), geometry.original)
-    if rim == "nan" and geometry.crop != geometry.resized:
+    if border == "nan" and geometry.crop != geometry.resized:
         whole[~seen_pixels(geometry)] = np.nan
     return whole
 

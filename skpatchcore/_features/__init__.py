@@ -7,4 +7,4 @@ of the feature maps, and aligns, weights, concatenates and projects the layers.
 from skpatchcore._features._descriptors import describe
 from skpatchcore._features._transformer import PatchFeatureTransformer, _check_sizes
 
-__all__ = ["_check_sizes", "describe", "PatchFeatureTransformer"]
+__all__ = ["PatchFeatureTransformer", "_check_sizes", "describe"]

@@ -12,12 +12,10 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    _fit_context,
     clone,
 )
 from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
@@ -33,8 +31,12 @@ from skpatchcore._features._extraction import iter_layer_maps
 from skpatchcore._images import Geometry, check_images, take_images
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
+    HasMethods,
+    Interval,
+    StrOptions,
     check_cache,
     draw_evenly,
+    fit_context,
     learnable_rows,
     unchanged_on_error,
 )
@@ -289,7 +291,7 @@ class PatchFeatureTransformer(
         self.random_state = random_state
         self.verbose = verbose
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None):
         """Build the network, learn layer weights and fit the projection.
 
@@ -324,7 +326,7 @@ class PatchFeatureTransformer(
             self._fit_extract(take_images(images, rows), whole=False)
             return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
+    @fit_context(prefer_skip_nested_validation=True)
     def fit_transform(self, X, y=None):
         """Fit, and return the features of the same images, extracted only once.
 

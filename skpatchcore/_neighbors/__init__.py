@@ -28,6 +28,8 @@ from skpatchcore._neighbors._windowed import (
 )
 
 __all__ = [
+    "NeighborIndex",
+    "PositionSearch",
     "as_tensor",
     "build_index",
     "check_squares",
@@ -35,9 +37,7 @@ __all__ = [
     "covered_cells",
     "full_precision",
     "length_margin",
-    "NeighborIndex",
     "paired_distances",
-    "PositionSearch",
     "query_once",
     "reference_cells",
     "rounding_error",

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from joblib import Memory
-from joblib.disk import memstr_to_bytes
-from sklearn.utils._param_validation import HasMethods
 
 from skpatchcore._utils._cache_entry import DamagedEntryError, read_entry, write_entry
+from skpatchcore._utils._compat import HasMethods, memstr_to_bytes
 from skpatchcore._utils._file_locks import file_lock
 from skpatchcore._utils._locks import fork_safe_lock
 from skpatchcore._utils._threads import map_threads

@@ -1,9 +1,11 @@
 """Thresholds with a stated false-alarm rate, and p-values, from normal samples only."""
 
+from collections.abc import Iterator
 from numbers import Integral, Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, _fit_context
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import (
     GroupShuffleSplit,
@@ -11,25 +13,39 @@ from sklearn.model_selection import (
     LeaveOneOut,
     ShuffleSplit,
 )
-from sklearn.utils import Bunch, _safe_indexing, get_tags, indexable
-from sklearn.utils._param_validation import (
+from sklearn.utils import Bunch, get_tags, indexable
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils.validation import check_is_fitted
+
+from skpatchcore._detectors import (
+    ImageDetector,
+    Inspection,
+    Reference,
+    features_once,
+    find_detector,
+    fit_clone,
+    has_maps,
+    held_out_splits,
+    in_order,
+    merge_matches,
+    renumber_images,
+    route_fit,
+    windows,
+)
+from skpatchcore._images import Images, check_images
+from skpatchcore._utils import (
     HasMethods,
     Interval,
     RealNotInt,
     StrOptions,
-    validate_params,
-)
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import _num_samples, check_is_fitted
-
-from skpatchcore._detectors import features_once, fit_clone, held_out_splits, route_fit
-from skpatchcore._utils import (
+    available_if,
     check_scores,
     encode_groups,
-    labels_from_decision,
+    fit_context,
     normal_rows,
     normality,
+    num_samples,
+    safe_indexing,
     unchanged_on_error,
 )
 from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
@@ -38,7 +54,6 @@ from skpatchcore.calibration._p_values import (
     anomaly_score,
     check_supported,
 )
-from skpatchcore.calibration._tuned_threshold import TunedThresholdDetector
 
 # Attributes that depend on what the estimator has.
 _MAY_BE_MISSING = (
@@ -50,19 +65,7 @@ _MAY_BE_MISSING = (
 )
 
 
-def _gives_maps(self):
-    # One pass over an image gives its score and map: what a PatchCoreDetector has.
-    return hasattr(_scoring_part(self.estimator), "_inspect")
-
-
-def _gives_matches(self):
-    # The estimators of several folds would each name neighbours of their own.
-    estimator = _scoring_part(self.estimator)
-    one = self.method in ("split", "refit") or isinstance(estimator, FrozenEstimator)
-    return one and hasattr(estimator, "nearest_patches")
-
-
-class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     """Give any outlier detector a threshold with a stated false-alarm rate.
 
     The scores of normal samples that the detector was not fitted on say what normal
@@ -295,7 +298,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         self.calibration_size = calibration_size
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y=None, *, groups=None, **params):
         """Fit the estimator and calibrate it, on normal samples.
 
@@ -336,7 +339,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             images of one part are.
         """
         (X,) = indexable(X)
-        n_samples = _num_samples(X)
+        n_samples = num_samples(X)
         rows = normal_rows(y, n_samples)
         inner = _scoring_part(self.estimator)
         routed = route_fit(self, inner, groups, params)
@@ -358,38 +361,16 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 vars(self).pop(name, None)
             self.estimators_ = fitted.estimators
             self.calibration_indices_ = held_out
-            self._training_rows = fitted.training_rows
+            self._training_rows = np.concatenate(fitted.training_rows)
+            self._training_folds = np.repeat(
+                np.arange(len(fitted.training_rows)),
+                list(map(len, fitted.training_rows)),
+            )
             self._set_calibration(fitted.scores, fitted.peaks, fitted.folds, groups)
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(self.estimators_[0], name):
                     setattr(self, name, getattr(self.estimators_[0], name))
             return self
-
-    def fit_predict(self, X, y=None, *, groups=None, **params):
-        """Fit, and decide on the same samples.
-
-        The rate of `alpha` is that of new samples: these were fitted on.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
-
-        y : array-like of shape (n_samples,) or None, default=None
-            As for `fit`.
-
-        groups : array-like of shape (n_samples,) or None, default=None
-            As for `fit`.
-
-        **params : dict
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), int64
-            +1 for normal and -1 for anomalous samples.
-        """
-        return self.fit(X, y, groups=groups, **params).predict(X)
 
     def score_samples(self, X):
         """Return the score of samples: higher is more normal.
@@ -409,39 +390,6 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         fold_scores = [normality(estimator, X) for estimator in self.estimators_]
         return self._calibration.pool(fold_scores)
-
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_samples,), float64
-            Higher is more normal; 0 is still normal.
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X):
-        """Decide whether samples are normal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), int64
-            -1 (anomalous) exactly where ``predict_pvalue(X) <= alpha``, else +1. Each
-            sample is decided on alone, also if `fit` got groups: a random sample of a
-            new normal group is flagged at most at the rate `alpha`, and one or more of
-            its m samples at most at the rate ``m * alpha``; see Notes.
-        """
-        return labels_from_decision(self.decision_function(X))
 
     def predict_pvalue(self, X):
         """Return conformal p-values: small for anomalous samples.
@@ -488,92 +436,14 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             -scores, -self.offset_, self._calibration.scale(self.offset_)
         )
 
-    @available_if(_gives_maps)
-    @validate_params(
-        {
-            "size": [StrOptions({"original", "resized"})],
-            "rim": [StrOptions({"nearest", "nan"})],
-            "normalized": ["boolean"],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_maps(self, X, *, size="original", rim="nearest", normalized=False):
-        """Return anomaly maps: higher is more anomalous.
-
-        Parameters
-        ----------
-        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As `PatchCoreDetector` takes them.
-
-        size : {"original", "resized"}, default="original"
-            As for `PatchCoreDetector.predict_maps`.
-
-        rim : {"nearest", "nan"}, default="nearest"
-            As for `PatchCoreDetector.predict_maps`.
-
-        normalized : bool, default=False
-            Map the values to [0, 1] as `predict_anomaly_score` does, where 1/2 is
-            ``map_threshold_`` and 1/8 the largest value in the map of a typical normal
-            image, so that normal images are dark on one scale for all images.
-
-        Returns
-        -------
-        maps : ndarray of shape (n, height, width), float64
-            In the estimator's unit unless normalized; of several estimators, merged as
-            in `score_samples`. A list of n arrays if their sizes differ.
-        """
-        check_is_fitted(self)
-        fold_maps = [e.predict_maps(X, size=size, rim=rim) for e in self.estimators_]
-        if isinstance(fold_maps[0], list):
-            images = zip(*fold_maps, strict=True)
-            return [self._merge_maps(maps, normalized) for maps in images]
-        return self._merge_maps(fold_maps, normalized)
-
-    @available_if(_gives_maps)
-    @validate_params(
-        {
-            "threshold": [Real, None],
-            "size": [StrOptions({"original", "resized"})],
-        },
-        prefer_skip_nested_validation=True,
-    )
-    def predict_masks(self, X, *, threshold=None, size="original"):
-        """Return where images are anomalous.
-
-        Parameters
-        ----------
-        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As `PatchCoreDetector` takes them.
-
-        threshold : float or None, default=None
-            Pixels whose map is larger are anomalous. None is ``map_threshold_``: a
-            share of at most `alpha` of new normal images, in the sense of Notes, has
-            any such pixel.
-
-        size : {"original", "resized"}, default="original"
-            As for `predict_maps`.
-
-        Returns
-        -------
-        masks : ndarray of shape (n, height, width), bool
-            A list of n arrays if their sizes differ.
-        """
-        maps = self.predict_maps(X, size=size)
-        threshold = self.map_threshold_ if threshold is None else threshold
-        if isinstance(maps, list):
-            return [values > threshold for values in maps]
-        return maps > threshold
-
-    @available_if(_gives_matches)
-    def nearest_patches(self, X, n_neighbors=None):
+    @available_if(lambda self: self._has_maps())
+    def nearest_patches(self, X, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that every patch of an image is nearest to.
 
-        Not for "cross" and "jackknife+": each of `estimators_` has a bank of its own.
-
         Parameters
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As `PatchCoreDetector` takes them.
+            As `PatchCoreDetector` accepts them.
 
         n_neighbors : int or None, default=None
             As for `PatchCoreDetector.nearest_patches`.
@@ -581,15 +451,20 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         Returns
         -------
         matches : Bunch
-            As `PatchCoreDetector.nearest_patches` returns it; ``image`` is the
-            position in the `X` that this detector was fitted on, or that a frozen
-            estimator was.
+            As `PatchCoreDetector.nearest_patches` returns it. ``image`` is the position
+            in the `X` that this detector was fitted on, or that a frozen estimator was
+            fitted on. The estimators of several folds have banks of their own; their
+            matches are merged, and the nearest of all are returned.
         """
         check_is_fitted(self)
-        matches = self.estimators_[0].nearest_patches(X, n_neighbors)
-        if not isinstance(_scoring_part(self.estimator), FrozenEstimator):
-            _rename_images(matches, self._training_rows)
-        return matches
+        images = check_images(X)
+        parts = map(find_detector, self.estimators_)
+        found = [
+            part.detector.nearest_patches(part.prepare(images), n_neighbors)
+            for part in parts
+        ]
+        pairs = zip(found, self._fold_rows(), strict=True)
+        return merge_matches([renumber_images(*pair) for pair in pairs])
 
     def get_metadata_routing(self):
         """Return which metadata the detector, its estimator and its splitter take.
@@ -611,6 +486,57 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
                 method_mapping=MethodMapping().add(caller="fit", callee="split"),
             )
         )
+
+    def _fold_rows(self) -> list[NDArray | None]:
+        """Return the rows of `X` in `fit` that each estimator was fitted on."""
+        if isinstance(_scoring_part(self.estimator), FrozenEstimator):
+            return [None]
+        n_rows = np.bincount(self._training_folds, minlength=len(self.estimators_))
+        ends = np.cumsum(n_rows)[:-1]
+        return np.split(self._training_rows, ends)
+
+    def _has_maps(self) -> bool:
+        return has_maps(self.estimator)
+
+    def _inspect(self, images: Images) -> Iterator[Inspection]:
+        """Yield what the estimators of all folds see in each image, in order."""
+        for window in windows(images):
+            part = images.take(window)
+            folds = [in_order(find_detector(e).inspect(part)) for e in self.estimators_]
+            scores = [np.array([seen.score for seen in fold]) for fold in folds]
+            pooled = self._calibration.pool(scores)
+            for i, score, *seen in zip(window, pooled, *folds, strict=True):
+                grid = np.mean([one.patch_scores for one in seen], axis=0)
+                yield Inspection(
+                    i, float(score), grid, seen[0].geometry, self, tuple(seen)
+                )
+
+    def _references(self) -> list[Reference]:
+        pairs = zip(self.estimators_, self._fold_rows(), strict=True)
+        return [
+            reference.within(rows)
+            for estimator, rows in pairs
+            for reference in find_detector(estimator).references()
+        ]
+
+    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
+        maps = [-part.make_map(size, border).astype(np.float64) for part in seen.parts]
+        return -self._map_calibration.pool(maps)
+
+    @property
+    def _is_calibrated(self) -> bool:
+        return True
+
+    def _p_value(self, score: float) -> float:
+        return float(self._calibration.p_values(np.float64(score)))
+
+    def _anomaly_score(self, score: float) -> float:
+        scale = self._calibration.scale(self.offset_)
+        return float(anomaly_score(np.float64(-score), -self.offset_, scale))
+
+    def _normalize(self, values: NDArray) -> NDArray:
+        scale = self._map_calibration.scale(-self.map_threshold_)
+        return anomaly_score(values, self.map_threshold_, scale)
 
     def _split(self, X, y, rows, groups, params):
         """Return pairs of positions in `rows`: to fit on, and to calibrate on."""
@@ -636,7 +562,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
     def _cross_fit(self, estimator, X, rows, splits, params):
         """Return estimators fitted, and what they give for the rows held out."""
         folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
-        training_rows = rows[splits[0][0]]
+        training_rows = [rows[train] for train, _ in splits]
         with features_once(estimator, len(splits)) as (estimator, give_back):
             estimators, scores, peaks = _score_held_out(
                 estimator, X, rows, splits, params
@@ -644,7 +570,7 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             if self.method == "refit" and len(splits) > 1:
                 estimators = [fit_clone(estimator, X, rows, params)]
                 folds = np.zeros_like(folds)
-                training_rows = rows
+                training_rows = [rows]
             give_back(estimators)
         return Bunch(
             estimators=estimators,
@@ -677,14 +603,6 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         groups = getattr(self, "calibration_groups_", None)
         return Calibration(scores, self.calibration_folds_, groups)
 
-    def _merge_maps(self, fold_maps, normalized):
-        calibration = self._map_calibration
-        maps = -calibration.pool([-maps.astype(np.float64) for maps in fold_maps])
-        if not normalized:
-            return maps
-        scale = calibration.scale(-self.map_threshold_)
-        return anomaly_score(maps, self.map_threshold_, scale)
-
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
@@ -694,13 +612,16 @@ class ConformalDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
 def _scoring_part(estimator):
     """Return the detector that gives the scores: what tuned thresholds are put on.
 
-    It is frozen if any of the estimators about it is.
+    It is frozen if any of the estimators around it is.
     """
     part, frozen = estimator, False
-    while isinstance(part, TunedThresholdDetector | FrozenEstimator):
-        frozen = frozen or isinstance(part, FrozenEstimator)
-        given = part.estimator
-        part = getattr(part, "estimator_", given) if frozen else given
+    while True:
+        if isinstance(part, FrozenEstimator):
+            part, frozen = part.estimator, True
+        elif hasattr(part, "_scored_by"):
+            part = part._scored_by(fitted=frozen)
+        else:
+            break
     if getattr(estimator, "estimator", None) is part and frozen:
         return estimator  # Not a copy: it is the very estimator that was given.
     return FrozenEstimator(part) if frozen else part
@@ -711,22 +632,12 @@ def _n_units(samples, groups) -> int:
     return len(samples) if groups is None else int(groups.max()) + 1
 
 
-def _rename_images(matches: Bunch, rows) -> None:
-    """Let matches, or those of each member, name rows of X, not of its part `rows`."""
-    for name, value in matches.items():
-        if isinstance(value, Bunch):
-            _rename_images(value, rows)
-        elif name == "image":
-            several = isinstance(value, list)
-            matches[name] = [rows[p] for p in value] if several else rows[value]
-
-
 def _score_held_out(estimator, X, rows, splits, params):
     """Return an estimator for each split, and what they give for held-out rows."""
     estimators = [fit_clone(estimator, X, rows[train], params) for train, _ in splits]
     scores, peaks = zip(
         *(
-            _score_images(estimator, _safe_indexing(X, rows[test]), rows[test])
+            _score_images(estimator, safe_indexing(X, rows[test]), rows[test])
             for estimator, (_, test) in zip(estimators, splits, strict=True)
         ),
         strict=True,
@@ -734,15 +645,13 @@ def _score_held_out(estimator, X, rows, splits, params):
     return estimators, np.concatenate(scores), np.concatenate(peaks)
 
 
-def _score_images(estimator, X, rows):
+def _score_images(estimator, X, rows) -> tuple[NDArray, NDArray]:
     """Return finite scores, and the largest map value of each image, or none."""
-    if not hasattr(estimator, "_inspect"):
-        scores, peaks = normality(estimator, X, rows), np.empty(0)
+    if has_maps(estimator):
+        found = in_order(find_detector(estimator).inspect(X))
+        scores = np.array([seen.score for seen in found])
+        peaks = np.array([seen.peak for seen in found])
     else:
-        images = estimator._validate_images(X, reset=False)
-        scores, peaks = np.empty((2, len(images)))
-        for seen in estimator._inspect(images):
-            scores[seen.index] = seen.score
-            peaks[seen.index] = estimator._peak(seen)
+        scores, peaks = normality(estimator, X, rows), np.empty(0)
     check_scores(~np.isfinite(scores), estimator, X, rows)
     return scores, peaks

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from skpatchcore._detectors import ImageDetectorMixin
+from skpatchcore._detectors import has_maps
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._images import check_images
 
@@ -145,7 +145,7 @@ def _thumbnail(image: NDArray) -> NDArray:
 
 def _takes_images(estimator) -> bool:
     """Return whether an estimator, or what it passes X on to first, takes images."""
-    if isinstance(estimator, ImageDetectorMixin | PatchFeatureTransformer):
+    if isinstance(estimator, PatchFeatureTransformer) or has_maps(estimator):
         return True
     steps = getattr(estimator, "steps", None)
     inner = steps[0][1] if steps else getattr(estimator, "estimator", None)

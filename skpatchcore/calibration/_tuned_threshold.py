@@ -1,44 +1,48 @@
 """The threshold that fits labelled defects best."""
 
 import warnings
+from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
-from sklearn.base import (
-    BaseEstimator,
-    MetaEstimatorMixin,
-    OutlierMixin,
-    _fit_context,
-)
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
-from sklearn.utils import _safe_indexing, get_tags, indexable
-from sklearn.utils._param_validation import HasMethods, StrOptions
+from sklearn.utils import Bunch, get_tags, indexable
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
-from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import (
-    _num_samples,
-    check_is_fitted,
-    column_or_1d,
-)
+from sklearn.utils.validation import check_is_fitted, column_or_1d
 
-from skpatchcore._detectors import check_apart, fit_clone, route_fit, split_samples
+from skpatchcore._detectors import (
+    ImageDetector,
+    Inspection,
+    Reference,
+    check_apart,
+    find_detector,
+    fit_clone,
+    has_maps,
+    renumber_images,
+    route_fit,
+    split_samples,
+)
+from skpatchcore._images import Images
 from skpatchcore._utils import (
+    HasMethods,
+    StrOptions,
+    available_if,
     encode_groups,
-    labels_from_decision,
+    fit_context,
     normal_rows,
     normality,
+    num_samples,
+    safe_indexing,
     unchanged_on_error,
 )
 from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
 
 
-def _has(name: str):
-    """Return a check whether the detector to put a threshold on has an attribute."""
-    return lambda self: hasattr(self.estimator, name)
-
-
-class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
+class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     """Put the threshold of an outlier detector where labelled defects say it is best.
 
     As :class:`~sklearn.model_selection.TunedThresholdClassifierCV`, for outlier
@@ -126,7 +130,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         self.scoring = scoring
         self.cv = cv
 
-    @_fit_context(prefer_skip_nested_validation=False)
+    @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, *, groups=None, **params):
         """Find the threshold, and fit the estimator unless it is fitted.
 
@@ -166,13 +170,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             several images of one part are.
         """
         (X,) = indexable(X)
-        y = _check_labels(y, _num_samples(X))
+        y = _check_labels(y, num_samples(X))
         routed = route_fit(self, self.estimator, groups, params)
         groups = None if groups is None else encode_groups(groups, len(y))
         if self.cv == "prefit" or isinstance(self.estimator, FrozenEstimator):
             _tell_unused(groups)
             check_is_fitted(self.estimator)
             estimator, scores = self.estimator, normality(self.estimator, X)
+            rows = None
         else:
             rows = normal_rows(y, len(y))
             if groups is None:
@@ -183,6 +188,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             self.estimator_ = estimator
+            self._training_rows = rows
             self.offset_, self.best_score_ = offset, best_score
             for name in ("n_features_in_", "feature_names_in_"):
                 if hasattr(estimator, name):
@@ -205,123 +211,33 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         check_is_fitted(self)
         return normality(self.estimator_, X)
 
-    def decision_function(self, X):
-        """Return ``score_samples(X) - offset_``: negative for anomalous samples.
+    @property
+    def map_threshold_(self) -> float:
+        """Threshold of `predict_masks`: that of the estimator."""
+        return self._inner.map_threshold_
 
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
-
-        Returns
-        -------
-        decision : ndarray of shape (n_samples,), float64
-            Higher is more normal; 0 is still normal.
-        """
-        return self.score_samples(X) - self.offset_
-
-    def predict(self, X):
-        """Decide whether samples are normal.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), int64
-            +1 for normal and -1 for anomalous samples.
-        """
-        return labels_from_decision(self.decision_function(X))
-
-    def fit_predict(self, X, y, *, groups=None, **params):
-        """Fit, and decide on the same samples.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
-
-        y : array-like of shape (n_samples,)
-            As for `fit`.
-
-        groups : array-like of shape (n_samples,) or None, default=None
-            As for `fit`.
-
-        **params : dict
-            As for `fit`.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples,), int64
-            +1 for normal and -1 for anomalous samples.
-        """
-        return self.fit(X, y, groups=groups, **params).predict(X)
-
-    @available_if(_has("predict_maps"))
-    def predict_maps(self, X, **params):
-        """Return the estimator's anomaly maps: higher is more anomalous.
-
-        Parameters
-        ----------
-        X : sequence of images
-            Whatever `estimator` takes.
-
-        **params : dict
-            As its ``predict_maps`` takes them.
-
-        Returns
-        -------
-        maps : ndarray of shape (n, height, width), or list of n ndarray
-            What its ``predict_maps`` returns.
-        """
-        check_is_fitted(self)
-        return self.estimator_.predict_maps(X, **params)
-
-    @available_if(_has("predict_masks"))
-    def predict_masks(self, X, **params):
-        """Return where the estimator finds images anomalous.
-
-        The threshold of masks is the estimator's; only that of scores is tuned.
-
-        Parameters
-        ----------
-        X : sequence of images
-            Whatever `estimator` takes.
-
-        **params : dict
-            As its ``predict_masks`` takes them.
-
-        Returns
-        -------
-        masks : ndarray of shape (n, height, width), or list of n ndarray
-            What its ``predict_masks`` returns.
-        """
-        check_is_fitted(self)
-        return self.estimator_.predict_masks(X, **params)
-
-    @available_if(_has("nearest_patches"))
-    def nearest_patches(self, X, n_neighbors=None):
+    @available_if(lambda self: self._has_maps())
+    def nearest_patches(self, X, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that every patch of an image is nearest to.
 
         Parameters
         ----------
-        X : sequence of images
-            Whatever `estimator` takes.
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As the estimator accepts them.
 
         n_neighbors : int or None, default=None
-            As its ``nearest_patches`` takes it.
+            As for `PatchCoreDetector.nearest_patches`.
 
         Returns
         -------
         matches : Bunch
-            As ``estimator_.nearest_patches`` returns it: ``image`` is a position
-            among what `estimator_` was fitted on, which are the normal rows of `X`
-            unless it was fitted before.
+            As the estimator returns it. ``image`` is the position in the `X` that this
+            detector was fitted on, or that a fitted estimator was fitted on.
         """
         check_is_fitted(self)
-        return self.estimator_.nearest_patches(X, n_neighbors)
+        found = find_detector(self.estimator_)
+        matches = found.detector.nearest_patches(found.prepare(X), n_neighbors)
+        return renumber_images(matches, self._training_rows)
 
     def get_metadata_routing(self):
         """Return which metadata the detector, its estimator and its splitter take.
@@ -343,6 +259,45 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
             )
         return router
 
+    @property
+    def _inner(self) -> ImageDetector:
+        return find_detector(self.estimator_).detector
+
+    def _has_maps(self) -> bool:
+        return has_maps(self.estimator)
+
+    def _inspect(self, images: Images) -> Iterator[Inspection]:
+        """Yield what the estimator sees in each image."""
+        for seen in find_detector(self.estimator_).inspect(images):
+            yield replace(seen, detector=self, parts=(seen,))
+
+    def _references(self) -> list[Reference]:
+        inner = find_detector(self.estimator_).references()
+        return [reference.within(self._training_rows) for reference in inner]
+
+    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
+        return seen.parts[0].make_map(size, border)
+
+    def _peak(self, seen: Inspection) -> float:
+        return seen.parts[0].peak
+
+    @property
+    def _is_calibrated(self) -> bool:
+        return self._inner._is_calibrated
+
+    def _p_value(self, score: float) -> float | None:
+        return self._inner._p_value(score)
+
+    def _anomaly_score(self, score: float) -> float | None:
+        return self._inner._anomaly_score(score)
+
+    def _normalize(self, values: NDArray) -> NDArray:
+        return self._inner._normalize(values)
+
+    def _scored_by(self, *, fitted: bool):
+        """Return the estimator that gives the scores, the fitted one on request."""
+        return getattr(self, "estimator_", self.estimator) if fitted else self.estimator
+
     def _cross_scores(self, X, y, groups, routed):
         """Return the score of each row by estimators that were not fitted on it."""
         splits = self._split(X, y, groups, routed.splitter.split)
@@ -350,7 +305,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, OutlierMixin, BaseEstimator):
         for train, test in splits:
             normal = train[y[train] == 1]
             estimator = fit_clone(self.estimator, X, normal, routed.estimator.fit)
-            totals[test] += normality(estimator, _safe_indexing(X, test), test)
+            totals[test] += normality(estimator, safe_indexing(X, test), test)
             n_times[test] += 1
         if not n_times.all():
             raise ValueError(

@@ -6,8 +6,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from sklearn.utils._param_validation import StrOptions, validate_params
-
+from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._aliases import without_aliases
 from skpatchcore.datasets._listing import (
     Record,
@@ -45,8 +44,7 @@ Images in {path}
         "path": [str, os.PathLike],
         "subset": [StrOptions({"all", "train", "validation", "test"})],
         "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def load_image_folder(path, *, subset="all", return_X_y=False):
     """Load your own images from a folder.

@@ -5,8 +5,7 @@ import os
 from functools import partial
 from pathlib import Path
 
-from sklearn.utils._param_validation import StrOptions, validate_params
-
+from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
@@ -32,7 +31,7 @@ use. If you use it, cite
 """
 
 
-@validate_params({"data_home": [str, os.PathLike]}, prefer_skip_nested_validation=True)
+@validate_params({"data_home": [str, os.PathLike]})
 def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     """List the categories in a folder that has the layout of MVTec AD.
 
@@ -120,8 +119,7 @@ def find_mvtec_ad(category: str = "bottle") -> Path | None:
         "category": [str],
         "subset": [StrOptions({"all", "train", "validation", "test"})],
         "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     """Load a category of MVTec AD, or of a data set with the same layout.

@@ -3,8 +3,8 @@
 import numpy as np
 from sklearn.utils import check_consistent_length
 
+from skpatchcore._detectors import find_maps
 from skpatchcore._images import check_images
-from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import read_masks
 from skpatchcore.inspection._axes import (
     check_matplotlib,
@@ -188,22 +188,18 @@ class AnomalyMapDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        if not hasattr(estimator, "predict_maps"):
-            raise TypeError(
-                f"{type(estimator).__name__} has no predict_maps. Pass a fitted "
-                "PatchCoreDetector or ConformalDetector: for a search, its "
-                "best_estimator_; for a pipeline, its last step, pipeline[-1]."
-            )
-        calibrated = threshold is None and isinstance(estimator, ConformalDetector)
+        found = find_maps(estimator)
+        detector, images = found.detector, found.prepare(X)
+        calibrated = threshold is None and getattr(detector, "_is_calibrated", False)
         if calibrated:
-            maps = estimator.predict_maps(X, normalized=True)
+            maps = detector.predict_maps(images, normalized=True)
             threshold = _CALIBRATED_THRESHOLD
         else:
-            maps = estimator.predict_maps(X)
+            maps = detector.predict_maps(images)
             if threshold is None:
-                threshold = getattr(estimator, "map_threshold_", None)
+                threshold = getattr(detector, "map_threshold_", None)
         display = cls(
-            X,
+            images if found.steps else X,
             maps,
             masks=masks,
             threshold=threshold,

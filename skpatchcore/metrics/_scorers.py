@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sklearn import get_config
-from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRequest
+from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore.datasets import read_masks
 
@@ -71,7 +71,12 @@ class PixelScorer:
                 'search.fit(X, y, masks=masks) or cross_validate(..., params={"masks": '
                 "masks}); elsewhere, pass masks= to the scorer."
             )
-        maps = predict_maps(estimator, X)
+        # Imported late: metrics on their own need no torch.
+        from skpatchcore._detectors import find_maps
+
+        found = find_maps(estimator)
+        check_is_fitted(found.detector)
+        maps = found.detector.predict_maps(found.prepare(X))
         # A mask is as large as its map, whatever form its image has in X.
         return self._metric(read_masks(masks, maps), maps)
 
@@ -126,26 +131,3 @@ class PixelScorer:
 
     def __sklearn_clone__(self) -> PixelScorer:
         return copy.copy(self)
-
-
-def predict_maps(estimator: Any, X: Sequence) -> Sequence:
-    """Return the maps of a detector, of the last step of a pipeline, or of a search.
-
-    Raises
-    ------
-    TypeError
-        If none of them has ``predict_maps``.
-    """
-    if hasattr(estimator, "predict_maps"):
-        return estimator.predict_maps(X)
-    if hasattr(estimator, "best_estimator_"):
-        return predict_maps(estimator.best_estimator_, X)
-    if isinstance(estimator, Pipeline):
-        for _, step in estimator.steps[:-1]:
-            X = X if step in (None, "passthrough") else step.transform(X)
-        return predict_maps(estimator.steps[-1][1], X)
-    raise TypeError(
-        "Pixel-level scorers need an estimator with predict_maps, such as "
-        "PatchCoreDetector, a Pipeline whose last step is one, or a fitted search over "
-        f"one (with refit); got {type(estimator).__name__}."
-    )

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from skpatchcore import __version__
 from skpatchcore._utils import atomic_write
 
-_FORMAT, _FORMAT_VERSION = "skpatchcore model", 1
+_FORMAT, _FORMAT_VERSION = "skpatchcore model", 2
 _MANIFEST = "model.json"
 ARRAYS, BACKBONE = "arrays.safetensors", "backbone.safetensors"
 # A manifest takes some kilobytes for each detector; no more than this of one is parsed.
@@ -156,10 +156,19 @@ def _parse_manifest(data: bytes) -> dict:
     written = entry(manifest, "format_version", int)
     if written != _FORMAT_VERSION:
         raise ValueError(
-            f"it has format version {written}, and skpatchcore {__version__} reads "
-            f"version {_FORMAT_VERSION}; use the release that wrote it, or a newer one."
+            f"it has format version {written}, written by skpatchcore "
+            f"{_writer(manifest)}, but skpatchcore {__version__} reads version "
+            f"{_FORMAT_VERSION}. Load it with the version that wrote it, or fit and "
+            "save the detector again."
         )
     return manifest
+
+
+def _writer(manifest) -> str:
+    """Return the version that wrote a file, as far as the file says so."""
+    versions = manifest.get("versions")
+    version = versions.get("skpatchcore") if isinstance(versions, dict) else None
+    return f"{version:.40}" if isinstance(version, str) else "of an unknown version"
 
 
 def _finite(text: str) -> float:

@@ -13,6 +13,7 @@ from torch import nn
 
 from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
+from skpatchcore._detectors import has_maps, unwrap
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
@@ -84,6 +85,7 @@ class Writer:
             return self._aside.keep(value, where) if numeric else value.tolist()
         if issparse(value) and value.format == "csr":
             return self._aside.keep_csr(value, where)
+        value = _without_wrappers(value)
         if type(value) in FITTED:
             return {"estimator": self._encode_estimator(value, where, fitted)}
         raise TypeError(
@@ -306,10 +308,22 @@ def _is_default(cls: type, name: str, value) -> bool:
     return value is default or (type(value) is type(default) and value == default)
 
 
+def _without_wrappers(value):
+    """Return the detector in a pipeline or a search; anything else as it is.
+
+    Of these, only the detector is needed to score; frozen estimators stay, since they
+    say that a detector was not fitted by the one that wraps it.
+    """
+    if isinstance(value, FrozenEstimator) or not has_maps(value):
+        return value
+    inner, steps = unwrap(value)
+    return value if steps else inner
+
+
 def _scores_with_given(estimator) -> bool:
     """Return whether a detector scores with the very estimator that it was given."""
-    if isinstance(estimator, TunedThresholdDetector):
-        return estimator.estimator_ is estimator.estimator
-    if isinstance(estimator, ConformalDetector):
-        return estimator.estimators_ == [estimator.estimator]
-    return False
+    state = vars(estimator)
+    if state.get("estimator") is None:
+        return False
+    given = state["estimator"]
+    return state.get("estimator_") is given or state.get("estimators_") == [given]

@@ -17,6 +17,7 @@ from skpatchcore._backbones import (
     modules_run,
     name_layers,
 )
+from skpatchcore._detectors import unwrap
 from skpatchcore._features import describe
 from skpatchcore._utils import resolve_device
 from skpatchcore.persistence._archive import (
@@ -127,6 +128,13 @@ def save(detector, path, *, include_backbone=False):
     >>> bool((loaded.score_samples(surfaces.data) == scores).all())
     True
     """
+    detector, steps = unwrap(detector)
+    if steps:
+        raise TypeError(
+            f"A model file holds a detector, not the transformers in front of it; got "
+            f"{steps[0]!r:.80}. Save the last step of the pipeline, and transform new "
+            "images before you pass them to it."
+        )
     if type(detector) not in DETECTORS:
         names = ", ".join(cls.__name__ for cls in DETECTORS)
         raise TypeError(f"Expected one of {names}; got {type(detector).__name__}.")

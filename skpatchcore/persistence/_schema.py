@@ -283,10 +283,12 @@ FITTED: dict[type, dict[str, Kind]] = {
         "offset_": _FLOAT,
         "min_alpha_": Number(0, 1, "low", fraction=True),
         "_training_rows": _integers(1),
+        "_training_folds": _integers(1),
     },
     TunedThresholdDetector: {
         "offset_": _FLOAT,
         "best_score_": Number(0, 1, fraction=True),
+        "_training_rows": _NONE | _integers(1),
     },
     FrozenEstimator: {},
     PatchCoreEnsemble: {

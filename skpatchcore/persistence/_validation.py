@@ -7,7 +7,12 @@ import numpy as np
 from sklearn.frozen import FrozenEstimator
 
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors import PatchCoreDetector, PatchCoreEnsemble
+from skpatchcore._detectors import (
+    PatchCoreDetector,
+    PatchCoreEnsemble,
+    has_maps,
+    unwrap,
+)
 from skpatchcore._features import _check_sizes
 from skpatchcore._images import find_transforms
 from skpatchcore._neighbors import check_window
@@ -42,6 +47,7 @@ _CALIBRATION_ARRAYS = {
     "calibration_indices_": ("int64", "n"),
     "calibration_folds_": ("int64", "n"),
     "_training_rows": ("int64", "r"),
+    "_training_folds": ("int64", "r"),
 }
 _ENSEMBLE_ARRAYS = {
     "score_weights_": ("float64", "m"),
@@ -67,18 +73,17 @@ def image_detectors(detector) -> Iterator[PatchCoreDetector]:
 def check_detector(detector) -> None:
     """Raise a ValueError unless all parts of a detector from a file fit together."""
     if not isinstance(detector, DETECTORS):
-        raise ValueError(f"it holds no detector but a {type(detector).__name__}.")
+        raise ValueError(f"it holds a {type(detector).__name__} instead of a detector.")
     _check_part(detector)
 
 
 def _parts(detector) -> list:
-    if isinstance(detector, FrozenEstimator):
-        return [detector.estimator]
-    if isinstance(detector, TunedThresholdDetector):
+    inner, _ = unwrap(detector)
+    if inner is not detector:
+        return [inner]
+    if hasattr(detector, "estimator_"):
         return [detector.estimator_]
-    if isinstance(detector, ConformalDetector | PatchCoreEnsemble):
-        return detector.estimators_
-    return []
+    return getattr(detector, "estimators_", [])
 
 
 def _check_part(detector) -> None:
@@ -91,7 +96,7 @@ def _check_part(detector) -> None:
         FrozenEstimator: lambda frozen: None,
     }
     if type(detector) not in checks:
-        raise ValueError(f"{type(detector).__name__} is no detector of images.")
+        raise ValueError(f"{type(detector).__name__} is not a detector of images.")
     _check_fitted(detector)
     checks[type(detector)](detector)
     for part in _parts(detector):
@@ -154,6 +159,7 @@ def _check_lone_bank(bank) -> None:
 
 def _check_tuned(detector) -> None:
     _check_alike(detector, [detector.estimator_])
+    _check_training_rows(detector.estimator_, detector._training_rows)
     _check_names(detector)
 
 
@@ -170,7 +176,7 @@ def _check_alike(detector, estimators: list) -> None:
 def _check_conformal(detector) -> None:
     _check_alike(detector, detector.estimators_)
     expected = dict(_CALIBRATION_ARRAYS)
-    if any(hasattr(estimator, "_inspect") for estimator in detector.estimators_):
+    if has_maps(detector.estimators_[0]):
         expected["_calibration_peaks"] = ("float64", "n")
     if hasattr(detector, "calibration_groups_"):
         expected["calibration_groups_"] = ("int64", "n")
@@ -187,7 +193,7 @@ def _check_conformal(detector) -> None:
         threshold = -detector._map_calibration.offset(detector.alpha)
         if getattr(detector, "map_threshold_", None) != threshold:
             raise ValueError("map_threshold_ is not that of the calibration.")
-    _check_training_rows(detector)
+    _check_training_folds(detector)
     _check_names(detector)
 
 
@@ -200,12 +206,22 @@ def _n_units(n: int, detector) -> int:
     return int(groups.max(initial=-1)) + 1
 
 
-def _check_training_rows(detector) -> None:
+def _check_training_folds(detector) -> None:
     """Check that matches lead to rows of what the detector was fitted on."""
-    learned = getattr(detector.estimators_[0], "training_indices_", None)
-    if isinstance(detector.estimator, FrozenEstimator) or learned is None:
+    folds, n_folds = detector._training_folds, len(detector.estimators_)
+    if np.any(np.diff(folds) < 0) or folds.max(initial=-1) >= n_folds:
+        raise ValueError("_training_folds must ascend, and point to estimators_.")
+    for estimator, rows in zip(
+        detector.estimators_, detector._fold_rows(), strict=True
+    ):
+        _check_training_rows(estimator, rows)
+
+
+def _check_training_rows(estimator, rows) -> None:
+    learned = getattr(estimator, "training_indices_", None)
+    if rows is None or learned is None:
         return
-    if learned.max(initial=-1) >= len(detector._training_rows):
+    if learned.max(initial=-1) >= len(rows):
         raise ValueError("training_indices_ point to none of _training_rows.")
 
 

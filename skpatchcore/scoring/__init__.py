@@ -6,8 +6,6 @@ from skpatchcore.scoring._unreadable import UnreadableImage
 __all__ = ["UnreadableImage", "find_unreadable", "score_images"]
 
 # For other folders of this package.
-from skpatchcore.scoring._inspections import map_of as map_of
-from skpatchcore.scoring._inspections import map_threshold as map_threshold
 from skpatchcore.scoring._score_images import as_results as as_results
 from skpatchcore.scoring._score_images import inspect_images as inspect_images
 from skpatchcore.scoring._score_images import unreadable_images as unreadable_images

@@ -1,14 +1,16 @@
 """Long runs over many images, some of which may be unreadable."""
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import StrOptions, validate_params
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skpatchcore._images import check_images
-from skpatchcore._utils import labels_from_decision
-from skpatchcore.scoring._inspections import inspect, inspects_images
+from skpatchcore._detectors import Inspection, find_detector
+from skpatchcore._images import Images, check_images
+from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
     find_failures,
@@ -17,10 +19,7 @@ from skpatchcore.scoring._unreadable import (
 )
 
 
-@validate_params(
-    {"on_error": [StrOptions({"raise", "skip", "nan"})]},
-    prefer_skip_nested_validation=True,
-)
+@validate_params({"on_error": [StrOptions({"raise", "skip", "nan"})]})
 def score_images(detector, X, *, on_error="raise"):
     """Score images in one pass, and survive those that cannot be read.
 
@@ -31,9 +30,10 @@ def score_images(detector, X, *, on_error="raise"):
 
     Parameters
     ----------
-    detector : PatchCoreDetector, PatchCoreEnsemble, ConformalDetector or \
-            TunedThresholdDetector
-        Fitted; the last two round one of the first two.
+    detector : estimator
+        A fitted detector with maps: `PatchCoreDetector`, `PatchCoreEnsemble`, or
+        `ConformalDetector` or `TunedThresholdDetector` around one; also a `Pipeline`, a
+        search or a `FrozenEstimator` of one.
 
     X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
         As `PatchCoreDetector` takes them.
@@ -57,7 +57,7 @@ def score_images(detector, X, *, on_error="raise"):
         - ``score``: float64, as ``score_samples`` gives it, higher for more normal;
         - ``decision``: float64, ``score - detector.offset_``;
         - ``label``: int64, +1 for normal and -1 for anomalous images;
-        - ``p_value``: float64, of a `ConformalDetector` only.
+        - ``p_value``: float64, if the detector is calibrated.
 
         And ``unreadable``, a list of :class:`UnreadableImage` (index, image,
         reason) for those that could not be used.
@@ -94,7 +94,7 @@ def score_images(detector, X, *, on_error="raise"):
     check_is_fitted(detector)
     images, found, unreadable = inspect_images(detector, X, on_error)
     kept = range(len(images)) if on_error == "nan" else sorted(found)
-    return as_results(detector, kept, found, unreadable)
+    return as_results(kept, found, unreadable)
 
 
 def find_unreadable(X):
@@ -136,45 +136,49 @@ def unreadable_images(X, *, progress: bool = False) -> list[UnreadableImage]:
     return report_failures(images, failures)
 
 
-def inspect_images(detector, X, on_error: str, *, progress: bool = False):
+def inspect_images(
+    detector, X, on_error: str, *, progress: bool = False
+) -> tuple[Images, dict[int, Inspection], list[UnreadableImage]]:
     """Return the images, what was seen in those readable by number, and the others.
 
-    With `progress`, a terminal gets to see a bar.
+    With `progress`, a terminal shows a bar.
     """
-    if not inspects_images(detector):
-        raise TypeError(
-            "Expected a PatchCoreDetector or PatchCoreEnsemble, or a ConformalDetector "
-            f"or TunedThresholdDetector round one; got {detector!r:.80}."
-        )
-    failures = {}
+    found = find_detector(detector)
+    failures: dict[int, Exception] = {}
     images = check_images(X, None if on_error == "raise" else failures)
-
-    def run(part):
-        return inspect(detector, part)
-
     inspections = (
-        run(images) if on_error == "raise" else iter_readable(run, images, failures)
+        found.inspect(images)
+        if on_error == "raise"
+        else iter_readable(found.inspect, images, failures)
     )
-    found = {}
+    seen_by_index = {}
     disable = None if progress else True
     with tqdm(total=len(images), desc="images", disable=disable) as bar:
         for seen in inspections:
-            found[seen.index] = seen
+            seen_by_index[seen.index] = seen
             bar.update()
-    return images, found, report_failures(images, failures)
+    return images, seen_by_index, report_failures(images, failures)
 
 
-def as_results(detector, kept, found: dict, unreadable) -> Bunch:
+def as_results(
+    kept: Iterable[int],
+    found: Mapping[int, Inspection],
+    unreadable: list[UnreadableImage],
+) -> Bunch:
     """Return what `score_images` does of inspections, for the images `kept`."""
-    index = np.array(kept, dtype=np.int64)
-    score = np.array([found[i].score if i in found else np.nan for i in kept], float)
-    decision = score - detector.offset_
-    label = labels_from_decision(decision)
-    label[np.isnan(score)] = 0
+    index = np.array(list(kept), dtype=np.int64)
+    rows = [found.get(i) for i in index]
+
+    def column(name: str, missing) -> NDArray:
+        return np.array([missing if r is None else getattr(r, name) for r in rows])
+
     results = Bunch(
-        index=index, score=score, decision=decision, label=label, unreadable=unreadable
+        index=index,
+        score=column("score", np.nan).astype(np.float64),
+        decision=column("decision", np.nan).astype(np.float64),
+        label=column("label", 0).astype(np.int64),
+        unreadable=unreadable,
     )
-    if hasattr(detector, "predict_pvalue"):
-        results.p_value = detector._calibration.p_values(score)
-        results.p_value[np.isnan(score)] = np.nan
+    if any(seen.p_value is not None for seen in found.values()):
+        results.p_value = column("p_value", np.nan).astype(np.float64)
     return results

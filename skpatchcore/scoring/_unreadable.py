@@ -1,6 +1,7 @@
 """Runs over many images that outlive those which cannot be read."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 from tqdm.auto import tqdm
@@ -36,7 +37,7 @@ def iter_readable(
         try:
             for seen in run(images.take(waiting)):
                 done.add(waiting[seen.index])
-                yield seen._replace(index=waiting[seen.index])
+                yield replace(seen, index=waiting[seen.index])
         except (OSError, ValueError) as error:
             i = number_of.get(getattr(error, "image", None))
             if i is None:
