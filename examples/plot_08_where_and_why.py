@@ -21,7 +21,11 @@ import numpy as np
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import find_mvtec_ad, load_mvtec_ad, make_surface_defects
-from skpatchcore.inspection import AnomalyMapDisplay, PatchMatchDisplay, animate_patch_matches
+from skpatchcore.inspection import (
+    AnomalyMapDisplay,
+    PatchMatchDisplay,
+    animate_patch_matches,
+)
 
 data_home = find_mvtec_ad()
 if data_home is None:

@@ -24,7 +24,12 @@ from PIL import Image
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import (find_mvtec_ad, load_image_folder, load_mvtec_ad, make_surface_defects)
+from skpatchcore.datasets import (
+    find_mvtec_ad,
+    load_image_folder,
+    load_mvtec_ad,
+    make_surface_defects,
+)
 from skpatchcore.inspection import AnomalyMapDisplay
 from skpatchcore.scoring import score_images
 

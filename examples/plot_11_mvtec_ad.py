@@ -22,7 +22,13 @@ import numpy as np
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.datasets import (find_mvtec_ad, load_mvtec_ad, make_surface_defects, mvtec_ad_categories, read_masks)
+from skpatchcore.datasets import (
+    find_mvtec_ad,
+    load_mvtec_ad,
+    make_surface_defects,
+    mvtec_ad_categories,
+    read_masks,
+)
 from skpatchcore.inspection import AnomalyMapDisplay, ScoreDistributionDisplay
 from skpatchcore.metrics import average_precision, image_auroc, pixel_metrics
 

@@ -42,7 +42,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._detectors._base import has_maps
+from skpatchcore._detectors._find import has_maps
 from skpatchcore._images._input import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.model_selection import OneClassKFold

@@ -513,7 +513,7 @@ def test_the_demo_runs_as_a_program_without_any_data(tmp_path):
     root = Path(cli.__file__).parents[1]
     paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
     result = subprocess.run(
-        [sys.executable, "-m", "skpatchcore._cli", "demo", "--output", "sheets"],
+        [sys.executable, "-m", "skpatchcore", "demo", "--output", "sheets"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,

@@ -21,7 +21,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
 )
 from skpatchcore._cli._commands import main
-from skpatchcore._detectors._base import find_detector, unwrap
+from skpatchcore._detectors._find import find_detector, unwrap
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.metrics import aupro_scorer, image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold

@@ -16,7 +16,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._features._transformer import PatchGrids, collect_grids
+from skpatchcore._features._patch_grids import PatchGrids, collect_grids
 from skpatchcore._images._input import check_images
 from skpatchcore._utils._patches import draw_evenly
 
@@ -450,7 +450,7 @@ def small_samples(monkeypatch):
     monkeypatch.setattr(
         "skpatchcore._features._transformer._MAX_PROJECTION_PATCHES", 1000
     )
-    monkeypatch.setattr("skpatchcore._features._transformer._PROJECTION_BYTES", 2**20)
+    monkeypatch.setattr("skpatchcore._features._projection._PROJECTION_BYTES", 2**20)
 
 
 LABELS = {"no labels": None, "a defect": [1] * (N_DEEP - 1) + [-1]}
@@ -489,7 +489,7 @@ def test_projections_in_place_are_those_of_copies(projection, monkeypatch):
         warnings.simplefilter("ignore", DataDimensionalityWarning)
         expected = at_once.fit(X).transform(X)
         monkeypatch.setattr(
-            "skpatchcore._features._transformer._PROJECTION_BYTES", 7 * 10 * 4
+            "skpatchcore._features._projection._PROJECTION_BYTES", 7 * 10 * 4
         )
         found = make_features(projection=projection).fit_transform(X)
     assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

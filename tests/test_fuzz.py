@@ -22,7 +22,8 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._images._input import Images, UnreadableImageError
+from skpatchcore._images._errors import UnreadableImageError
+from skpatchcore._images._input import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence import ModelFileError, load, save
 from skpatchcore.persistence._archive import _describe

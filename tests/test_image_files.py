@@ -9,12 +9,9 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._files import accepted_formats, open_image, open_regular
-from skpatchcore._images._input import (
-    UnreadableImageError,
-    check_images,
-    image_contents,
-)
+from skpatchcore._images._input import check_images, image_contents
 from skpatchcore.datasets import read_masks
 from skpatchcore.scoring import find_unreadable
 

@@ -20,16 +20,15 @@ from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images._input import (
-    Images,
-    UnreadableImageError,
-    check_images,
-    iter_batches,
+from skpatchcore._images._batches import iter_batches
+from skpatchcore._images._errors import UnreadableImageError
+from skpatchcore._images._geometry import (
     plan_geometry,
     resize_and_crop,
     resize_masks,
     resized_shape,
 )
+from skpatchcore._images._input import Images, check_images
 
 N_IMAGES = 4
 # End to end in float32, the rounding of the network itself.
@@ -492,7 +491,7 @@ def test_few_images_are_held_at_once():
 
 def test_large_images_are_not_read_far_ahead(monkeypatch):
     """Four of them are what is affordable, each held twice in three floats."""
-    monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 4 * 40 * 40 * 24)
+    monkeypatch.setattr("skpatchcore._images._batches._AHEAD_BYTES", 4 * 40 * 40 * 24)
     images = CountedImages([np.zeros((40, 40, 3), dtype=np.float32)] * 40)
     with contextlib.closing(iter_batches(images, None, None, 1)) as batches:
         for n_yielded, _ in enumerate(batches):
@@ -785,7 +784,7 @@ def test_what_is_not_enlarged_is_not_refused(monkeypatch):
 
 def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
     """Four of them are what is affordable, as large as they become."""
-    monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 4 * 40 * 400 * 24)
+    monkeypatch.setattr("skpatchcore._images._batches._AHEAD_BYTES", 4 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     images = CountedImages([np.zeros((4, 40, 3), dtype=np.float32)] * 60)
     with contextlib.closing(iter_batches(images, 40, None, 32)) as batches:
@@ -795,7 +794,7 @@ def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
 
 def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
     """Those that were to be read while images were small wait."""
-    monkeypatch.setattr("skpatchcore._images._input._AHEAD_BYTES", 2 * 40 * 400 * 24)
+    monkeypatch.setattr("skpatchcore._images._batches._AHEAD_BYTES", 2 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     small, thin = (np.zeros((4, n, 3), dtype=np.float32) for n in (4, 40))
     images = CountedImages([small] * 30 + [thin] * 50)

@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 import skpatchcore
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._backbones._hooks import FORWARD_LOCK
-from skpatchcore._neighbors._distances import _PRECISION_LOCK
+from skpatchcore._utils._precision import _PRECISION_LOCK
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 FOLDER = str(Path(skpatchcore.__file__).parent)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._detectors._maps import anomaly_map, resize_map, seen_pixels
-from skpatchcore._images._input import plan_geometry
+from skpatchcore._images._geometry import plan_geometry
 
 
 def bilinear(values, size):

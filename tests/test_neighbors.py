@@ -11,13 +11,13 @@ from scipy.spatial.distance import cdist
 
 from skpatchcore._neighbors import _index as _neighbors
 from skpatchcore._neighbors import _projected as _projected_search
-from skpatchcore._neighbors._distances import full_precision
 from skpatchcore._neighbors._index import (
     CandidateIndex,
     TorchIndex,
     build_index,
     squared_to_metric,
 )
+from skpatchcore._utils._precision import full_precision
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
 

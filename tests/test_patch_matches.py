@@ -13,7 +13,8 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._images._input import check_images, plan_geometry
+from skpatchcore._images._geometry import plan_geometry
+from skpatchcore._images._input import check_images
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection import PatchMatchDisplay, animate_patch_matches

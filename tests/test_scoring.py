@@ -16,7 +16,8 @@ from sklearn.frozen import FrozenEstimator
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._cli import _commands as cli
-from skpatchcore._images._input import Images, UnreadableImageError
+from skpatchcore._images._errors import UnreadableImageError
+from skpatchcore._images._input import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence import save
 from skpatchcore.scoring import find_unreadable, score_images

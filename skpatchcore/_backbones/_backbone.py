@@ -24,11 +24,11 @@ from skpatchcore._backbones._layouts import Layout, Probe
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
 from skpatchcore._backbones._weights import check_missing, load_weights
 from skpatchcore._backbones.embedded._network import load_embedded, random_embedded
-from skpatchcore._neighbors import full_precision
 from skpatchcore._utils import (
     choose_dtype,
     content_key,
     fork_safe_lock,
+    full_precision,
     own_torch_state,
     resolve_device,
 )

@@ -5,14 +5,10 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from skpatchcore._neighbors import (
-    as_tensor,
-    full_precision,
-    reference_cells,
-    rounding_error,
-)
+from skpatchcore._neighbors import as_tensor, reference_cells, rounding_error
 from skpatchcore._utils import (
     floor_fraction,
+    full_precision,
     own_torch_state,
     resolve_device,
     upper_quantile,

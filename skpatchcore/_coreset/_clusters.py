@@ -6,12 +6,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from skpatchcore._neighbors import (
-    full_precision,
-    length_margin,
-    rounding_error,
-    rows_at_once,
-)
+from skpatchcore._neighbors import length_margin, rounding_error, rows_at_once
+from skpatchcore._utils import full_precision
 
 # Elements of a temporary block of products: 32 MB in float32.
 _BLOCK_ELEMENTS = 2**23

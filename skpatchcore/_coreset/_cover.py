@@ -4,13 +4,8 @@ import numpy as np
 import torch
 
 from skpatchcore._coreset._clusters import Cells, near_pairs
-from skpatchcore._neighbors import (
-    full_precision,
-    length_margin,
-    paired_distances,
-    rounding_error,
-)
-from skpatchcore._utils import map_threads, shares
+from skpatchcore._neighbors import length_margin, paired_distances, rounding_error
+from skpatchcore._utils import full_precision, map_threads, shares
 
 # Rows are sorted into cells about the picks, first about this many, ...
 _FEWEST_CELLS = 16

@@ -4,16 +4,7 @@ The contract that they all fulfil, `PatchCoreDetector`, `PatchCoreEnsemble`, and
 these need: anomaly maps, foreground masks and cross-fitting.
 """
 
-from skpatchcore._detectors._base import (
-    ImageDetector,
-    Reference,
-    find_detector,
-    find_maps,
-    has_maps,
-    in_order,
-    unwrap,
-    windows,
-)
+from skpatchcore._detectors._base import ImageDetector, Reference, in_order, windows
 from skpatchcore._detectors._cross_fit import (
     check_apart,
     features_once,
@@ -24,6 +15,7 @@ from skpatchcore._detectors._cross_fit import (
 )
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._detectors._ensemble import PatchCoreEnsemble
+from skpatchcore._detectors._find import find_detector, find_maps, has_maps, unwrap
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._matches import merge_matches, renumber_images
 

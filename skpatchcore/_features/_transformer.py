@@ -1,10 +1,8 @@
 """Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from numbers import Integral
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,9 +10,7 @@ from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    clone,
 )
-from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -28,50 +24,24 @@ from skpatchcore._features._descriptors import (
     describe,
 )
 from skpatchcore._features._extraction import iter_layer_maps
-from skpatchcore._images import Geometry, check_images, take_images
+from skpatchcore._features._patch_grids import PatchGrids, collect_grids
+from skpatchcore._features._projection import (
+    _MAX_PROJECTION_PATCHES,
+    _fit_projection,
+    _project,
+    _project_all,
+)
+from skpatchcore._images import check_images, take_images
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     HasMethods,
     Interval,
     StrOptions,
     check_cache,
-    draw_evenly,
     fit_context,
     learnable_rows,
     unchanged_on_error,
 )
-
-# A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
-_MAX_PROJECTION_PATCHES = 100_000
-# Patches are projected in parts of this size, as transformers make copies of their own.
-_PROJECTION_BYTES = 32 * 2**20
-
-
-class PatchGrids(NamedTuple):
-    """Patch features of n images, one below the other, and where they come from.
-
-    `patches` is (n_patches, d) float32; `shapes` (n, 2) the grid of each image;
-    `geometries` how each image became the network's input.
-    """
-
-    patches: np.ndarray
-    shapes: np.ndarray
-    geometries: list[Geometry]
-
-    @property
-    def offsets(self) -> np.ndarray:
-        """First row of each image's patches, and the end: (n + 1,)."""
-        return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
-
-    def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
-        """Return patches of the images `rows`, or of all: `n_most`, drawn evenly."""
-        sizes = self.shapes.prod(axis=1)
-        if rows is None or len(rows) == len(self.shapes):
-            return self.patches[draw_evenly(sizes, n_most)]
-        # Numbers of patches, not patches: features are there only once.
-        ends = self.offsets
-        kept = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in rows])
-        return self.patches[kept[draw_evenly(sizes[rows], n_most)]]
 
 
 class PatchFeatureTransformer(
@@ -530,35 +500,6 @@ class PatchFeatureTransformer(
         return tags
 
 
-def collect_grids(batches, n_images: int) -> PatchGrids:
-    """Gather batches of patch features (b, h, w, d) into one matrix, in image order.
-
-    Where all grids agree, as they mostly do, features are written once to their place.
-    """
-    block, strays = None, {}
-    shapes = np.zeros((n_images, 2), dtype=np.int64)
-    geometries = [None] * n_images
-    for indices, features, batch_geometries in batches:
-        features = np.asarray(features.cpu() if torch.is_tensor(features) else features)
-        if block is None:
-            block = np.empty((n_images, *features.shape[1:]), dtype=np.float32)
-        shapes[indices] = features.shape[1:3]
-        for i, geometry in zip(indices, batch_geometries, strict=True):
-            geometries[i] = geometry
-        if features.shape[1:] == block.shape[1:]:
-            block[indices] = features
-        else:
-            strays.update(zip(indices, features, strict=True))
-    d = block.shape[-1]
-    if not strays:
-        return PatchGrids(block.reshape(-1, d), shapes, geometries)
-    grids = PatchGrids(np.empty((shapes.prod(axis=1).sum(), d), np.float32), shapes, [])
-    for i, (start, end) in enumerate(itertools.pairwise(grids.offsets)):
-        # Each is given back once it is copied.
-        grids.patches[start:end] = strays.pop(i, block[i]).reshape(-1, d)
-    return grids._replace(geometries=geometries)
-
-
 def _check_sizes(params) -> None:
     if params.patch_size % 2 == 0:
         raise ValueError(f"patch_size must be odd, got {params.patch_size}.")
@@ -618,36 +559,3 @@ def _explicit_layer_weights(layer_weights, layers) -> tuple[float, ...]:
             f"layers, got {layer_weights!r}."
         )
     return values
-
-
-def _fit_projection(projection, patches: np.ndarray, random_state):
-    if projection is None:
-        return None
-    if isinstance(projection, Integral):
-        projection = GaussianRandomProjection(projection, random_state=random_state)
-        return projection.fit(patches[:1])
-    return clone(projection).fit(patches)
-
-
-def _project_all(projection, patches: np.ndarray, *, in_place: bool) -> np.ndarray:
-    """Project part by part; with `in_place` into the memory of `patches` if it fits."""
-    if projection is None:
-        return patches
-    n, d = patches.shape
-    width = _project(projection, patches[:1]).shape[1]
-    if in_place and width <= d:
-        # Rows get narrower: they are written before the place of those yet to be read.
-        projected = patches.reshape(-1)[: n * width].reshape(n, width)
-    else:
-        projected = np.empty((n, width), dtype=np.float32)
-    step = max(1, _PROJECTION_BYTES // (d * patches.itemsize))
-    for start in range(0, n, step):
-        rows = slice(start, start + step)
-        projected[rows] = _project(projection, patches[rows])
-    return projected
-
-
-def _project(projection, patches: np.ndarray) -> np.ndarray:
-    if projection is None:
-        return patches
-    return np.ascontiguousarray(projection.transform(patches), dtype=np.float32)

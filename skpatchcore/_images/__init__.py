@@ -10,18 +10,11 @@ from skpatchcore._images._augmentation import (
     Transform,
     find_transforms,
 )
+from skpatchcore._images._batches import iter_batches
+from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._files import open_image
-from skpatchcore._images._input import (
-    Geometry,
-    Images,
-    UnreadableImageError,
-    check_images,
-    image_contents,
-    iter_batches,
-    plan_geometry,
-    resize_masks,
-    take_images,
-)
+from skpatchcore._images._geometry import Geometry, plan_geometry, resize_masks
+from skpatchcore._images._input import Images, check_images, image_contents, take_images
 
 __all__ = [
     "AUGMENTATIONS",

@@ -7,7 +7,6 @@ also distances with bounds on their rounding errors, and search by grid position
 from skpatchcore._neighbors._cached import query_once
 from skpatchcore._neighbors._distances import (
     as_tensor,
-    full_precision,
     length_margin,
     paired_distances,
     rounding_error,
@@ -35,7 +34,6 @@ __all__ = [
     "check_squares",
     "check_window",
     "covered_cells",
-    "full_precision",
     "length_margin",
     "paired_distances",
     "query_once",

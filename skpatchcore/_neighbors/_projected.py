@@ -7,13 +7,12 @@ import torch
 from sklearn.utils.extmath import randomized_svd
 
 from skpatchcore._neighbors._distances import (
-    full_precision,
     paired_distances,
     rounding_error,
     rows_at_once,
     squared_distances,
 )
-from skpatchcore._utils import map_threads
+from skpatchcore._utils import full_precision, map_threads
 
 # A projection keeps the one share of a bank's variance if that takes few dimensions,
 # but not less than the other, or there is none.

@@ -9,13 +9,12 @@ import torch
 
 from skpatchcore._neighbors._distances import (
     as_tensor,
-    full_precision,
     paired_distances,
     rounding_error,
 )
 from skpatchcore._neighbors._index import NeighborIndex
 from skpatchcore._neighbors._magnitude import check_finite, with_safe_squares
-from skpatchcore._utils import own_torch_state
+from skpatchcore._utils import full_precision, own_torch_state
 
 # A product is made for a tile of cells at once, of at least so many a side: smaller
 # ones compare fewer rows in vain, but too few to be worth a call. Larger ones than the

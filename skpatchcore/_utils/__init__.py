@@ -50,6 +50,7 @@ from skpatchcore._utils._patches import (
     draw_evenly,
     reduce_patches,
 )
+from skpatchcore._utils._precision import full_precision
 from skpatchcore._utils._read_ahead import read_ahead
 from skpatchcore._utils._scores import check_scores, normality
 from skpatchcore._utils._threads import map_threads, shares
@@ -85,6 +86,7 @@ __all__ = [
     "fit_context",
     "floor_fraction",
     "fork_safe_lock",
+    "full_precision",
     "groups_by_pattern",
     "groups_from_list",
     "inherit_params",

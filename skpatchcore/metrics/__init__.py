@@ -67,22 +67,22 @@ All pixel-level metrics of the official split of a data set:
 ['test_aupro', 'test_pixel_auroc', 'test_pixel_average_precision', 'test_pixel_f1_max']
 """
 
+from skpatchcore.metrics._image import average_precision, f1_max, image_auroc
 from skpatchcore.metrics._pixel import (
     aupro,
-    aupro_scorer,
-    average_precision,
-    average_precision_scorer,
-    f1_max,
-    f1_max_scorer,
-    image_auroc,
-    image_auroc_scorer,
     pixel_auroc,
-    pixel_auroc_scorer,
     pixel_average_precision,
-    pixel_average_precision_scorer,
     pixel_f1_max,
-    pixel_f1_max_scorer,
     pixel_metrics,
+)
+from skpatchcore.metrics._scorers import (
+    aupro_scorer,
+    average_precision_scorer,
+    f1_max_scorer,
+    image_auroc_scorer,
+    pixel_auroc_scorer,
+    pixel_average_precision_scorer,
+    pixel_f1_max_scorer,
     pixel_metrics_scorer,
 )
 

@@ -27,7 +27,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
 )
 from skpatchcore._detectors._maps import resize_map
-from skpatchcore._images._input import resize_masks
+from skpatchcore._images._geometry import resize_masks
 from skpatchcore.metrics import image_auroc, pixel_metrics
 
 N_TRAIN, N_SEEDS = 30, 3

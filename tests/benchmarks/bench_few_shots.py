@@ -19,7 +19,7 @@ import torch
 from _bottle import assets
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images._input import resize_masks
+from skpatchcore._images._geometry import resize_masks
 from skpatchcore.datasets import load_mvtec_ad, read_masks
 from skpatchcore.metrics import image_auroc, pixel_auroc
 

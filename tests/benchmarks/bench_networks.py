@@ -23,7 +23,7 @@ from scipy.ndimage import gaussian_filter
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._detectors._maps import resize_map
-from skpatchcore._images._input import resize_masks
+from skpatchcore._images._geometry import resize_masks
 from skpatchcore.datasets import load_mvtec_ad, read_masks
 from skpatchcore.metrics import image_auroc, pixel_metrics
 

@@ -7,7 +7,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from skpatchcore._backbones.embedded._network import (EmbeddedBackbone, MEAN, Readout, STD)
+from skpatchcore._backbones.embedded._network import (
+    MEAN,
+    STD,
+    EmbeddedBackbone,
+    Readout,
+)
 from skpatchcore._backbones.embedded._trunk import Trunk
 from skpatchcore._utils._atomic import atomic_write
 

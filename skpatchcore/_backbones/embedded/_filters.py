@@ -14,8 +14,9 @@ class ColorsAndEnergies(nn.Module):
 
     In training, views differ in their light, so what is learned tells small differences
     of colour badly, and what is smaller than its stride too. The channels are those of
-    :class:`~skpatchcore._backbones._gabor.GaborBank`, the finest of brightness alone and at every
-    second pixel: in colours, and at every pixel, they take longer than the network.
+    :class:`~skpatchcore._backbones._gabor.GaborBank`, the finest of brightness alone
+    and at every second pixel: in colours, and at every pixel, they take longer than the
+    network.
     """
 
     def __init__(self):
