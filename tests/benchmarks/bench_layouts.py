@@ -16,7 +16,7 @@ import numpy as np
 import timm
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
 
 from test_architectures import FIXED, SMALL
 

@@ -24,7 +24,7 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.random_projection import SparseRandomProjection
-from test_persistence import (
+from test_save_load import (
     assert_rejected,
     params_of,
     seal,

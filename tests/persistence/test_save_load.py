@@ -622,7 +622,7 @@ def test_fitted_on_a_gpu_and_loaded_where_there_is_none(make_one, tmp_path):
     subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=True,
     )
     scores = np.load(tmp_path / "scores.npy")

@@ -510,7 +510,7 @@ def test_what_cannot_be_scored_is_named(data_root, model, tmp_path):
 
 
 def test_the_demo_runs_as_a_program_without_any_data(tmp_path):
-    root = Path(cli.__file__).parents[1]
+    root = Path(cli.__file__).parents[2]
     paths = filter(None, [str(root), os.environ.get("PYTHONPATH")])
     result = subprocess.run(
         [sys.executable, "-m", "skpatchcore", "demo", "--output", "sheets"],

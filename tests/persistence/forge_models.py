@@ -1,6 +1,6 @@
 """Forged model files under an audit hook: run as a script, prints what came of them.
 
-    python tests/forge_models.py N_CASES SEED FOLDER
+    python tests/persistence/forge_models.py N_CASES SEED FOLDER
 
 Audit hooks cannot be removed, so this has a process of its own. Every case changes one
 or two values in the description of a model to hostile ones, and signs it again. Then

@@ -115,7 +115,7 @@ fork("locks", fit)
 def forks() -> list[str]:
     if not hasattr(os, "fork"):
         pytest.skip("no fork here")
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONPATH": str(package)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SCRIPT],
