@@ -9,8 +9,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE / "_extensions"))
-# The gallery draws procedural pictures only: those of MVTec AD have a licence of their
-# own, and the number of real pictures would decide how long a build takes.
+# The gallery draws procedural images only: those of MVTec AD have a licence of their
+# own, and the number of real images would decide how long a build takes.
 os.environ["SKPATCHCORE_DATA"] = os.devnull
 
 import skpatchcore  # noqa: E402

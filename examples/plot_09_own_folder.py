@@ -31,7 +31,7 @@ from skpatchcore.datasets import (
     make_surface_defects,
 )
 from skpatchcore.inspection import AnomalyMapDisplay
-from skpatchcore.scoring import score_pictures
+from skpatchcore.scoring import score_images
 
 temporary = TemporaryDirectory()
 root = Path(temporary.name)
@@ -75,7 +75,7 @@ detector = ConformalDetector(
 # at least as anomalous. With ``on_error="skip"``, an unreadable file is reported and
 # does not stop the run.
 new = sorted((root / "new").iterdir())
-results = score_pictures(detector, new, on_error="skip")
+results = score_images(detector, new, on_error="skip")
 order = np.argsort(results.score)
 for i in order[:6]:
     name = new[results.index[i]].name

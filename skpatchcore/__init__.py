@@ -1,6 +1,6 @@
 """PatchCore visual anomaly detection as scikit-learn estimators.
 
-Fit on pictures of good parts only; get, for a new picture, a score, a decision, a map
+Fit on images of good parts only; get, for a new image, a score, a decision, a map
 of where the defect is, and the normal patches it was compared with.
 """
 
@@ -8,12 +8,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from skpatchcore._cache import BoundedMemory
+    from skpatchcore._bank import PatchMemoryBank
     from skpatchcore._coreset import CoresetSampler
-    from skpatchcore._detector import PatchCoreDetector
-    from skpatchcore._ensemble import PatchCoreEnsemble
+    from skpatchcore._detectors import PatchCoreDetector, PatchCoreEnsemble
     from skpatchcore._features import PatchFeatureTransformer
-    from skpatchcore._memory_bank import PatchMemoryBank
+    from skpatchcore._utils import BoundedMemory
 
 __version__ = "0.1.0.dev0"
 
@@ -29,12 +28,12 @@ __all__ = [
 
 # Imported at first use: torch takes seconds, and ``skpatchcore --help`` needs none.
 _MODULES = {
-    "BoundedMemory": "skpatchcore._cache",
-    "CoresetSampler": "skpatchcore._coreset",
-    "PatchCoreDetector": "skpatchcore._detector",
-    "PatchCoreEnsemble": "skpatchcore._ensemble",
-    "PatchFeatureTransformer": "skpatchcore._features",
-    "PatchMemoryBank": "skpatchcore._memory_bank",
+    "BoundedMemory": "skpatchcore._utils._cache",
+    "CoresetSampler": "skpatchcore._coreset._sampler",
+    "PatchCoreDetector": "skpatchcore._detectors._detector",
+    "PatchCoreEnsemble": "skpatchcore._detectors._ensemble",
+    "PatchFeatureTransformer": "skpatchcore._features._transformer",
+    "PatchMemoryBank": "skpatchcore._bank._memory_bank",
 }
 
 

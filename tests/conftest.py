@@ -17,7 +17,7 @@ import pytest
 
 
 def assets_folder() -> Path | None:
-    """Return where real weights and pictures lie, if anywhere."""
+    """Return where real weights and images lie, if anywhere."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "assets"
     folder = Path(os.environ.get("SKPATCHCORE_ASSETS", beside))
     return folder if folder.is_dir() else None
@@ -27,5 +27,5 @@ def assets_folder() -> Path | None:
 def assets() -> Path:
     folder = assets_folder()
     if folder is None:
-        pytest.skip("no real weights and pictures: set SKPATCHCORE_ASSETS")
+        pytest.skip("no real weights and images: set SKPATCHCORE_ASSETS")
     return folder

@@ -144,7 +144,7 @@ def look_at(browser, address: str, page: str, width: int) -> list[str]:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(address + page)
     seen = browser.execute_async_script(_LOOK)
-    problems = [f"broken picture {url}" for url in seen["broken"]]
+    problems = [f"broken image {url}" for url in seen["broken"]]
     if seen["excess"] > 0:
         problems.append(f"{seen['excess']} pixels wider than the window")
     problems += [

@@ -17,7 +17,8 @@ import pytest
 from PIL import Image
 from torch import nn
 
-from skpatchcore import _backbone, cli
+from skpatchcore._backbones import _backbone
+from skpatchcore._cli import _commands as cli
 from skpatchcore.datasets import make_surface_defects
 from tests.test_docstrings import MODULES
 
@@ -61,8 +62,8 @@ class SmallNetwork(nn.Module):
         self.layer2 = nn.Conv2d(8, 96, 3, stride=2, padding=1)
         self.layer3 = nn.Conv2d(96, 96, 3, stride=2, padding=1)
 
-    def forward(self, pictures):
-        return self.layer3(self.layer2(self.layer1(pictures)).relu())
+    def forward(self, images):
+        return self.layer3(self.layer2(self.layer1(images)).relu())
 
 
 @pytest.fixture
@@ -86,7 +87,7 @@ def local_cluster(monkeypatch):
 
 @pytest.fixture
 def readers_names(small_networks, local_cluster, tmp_path, monkeypatch):
-    """What a page takes for granted: pictures in a folder, labels, masks, weights."""
+    """What a page takes for granted: images in a folder, labels, masks, weights."""
     import safetensors.torch
 
     monkeypatch.chdir(tmp_path)
@@ -101,8 +102,6 @@ def readers_names(small_networks, local_cluster, tmp_path, monkeypatch):
     return {
         "good_images": paths[:24],
         "new_images": paths[24:],
-        "good_pictures": paths[:24],
-        "new_pictures": paths[24:],
         "X": np.array(paths[15:], dtype=object),
         "y": surfaces.target[15:],
         "masks": surfaces.masks[15:],
@@ -177,9 +176,9 @@ def test_figures_of_the_guide_are_drawn_by_the_script():
     assert shown == {path.stem.removeprefix("guide_") for path in there}
 
 
-def test_pictures_are_small():
-    for picture in (ROOT / "docs" / "images").iterdir():
-        assert picture.stat().st_size <= 300_000, picture.name
+def test_images_are_small():
+    for image in (ROOT / "docs" / "images").iterdir():
+        assert image.stat().st_size <= 300_000, image.name
 
 
 def test_mistyped_command_is_found():

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from skpatchcore import cli
+from skpatchcore._cli import _commands as cli
 
 numpydoc_validate = pytest.importorskip("numpydoc.validate")
 

@@ -21,13 +21,13 @@ from skpatchcore.calibration import ConformalDetector
 
 
 class Identity(nn.Identity):
-    """A backbone whose only layer map is the picture itself."""
+    """A backbone whose only layer map is the image itself."""
 
     pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
 
 
-class OnePixelPictures:
-    """A row of d numbers is a picture of one pixel and d channels."""
+class OnePixelImages:
+    """A row of d numbers is an image of one pixel and d channels."""
 
     def _validate_images(self, X, *, reset):
         X = validate_data(self, X, dtype=np.float32, reset=reset)
@@ -41,11 +41,11 @@ class OnePixelPictures:
         return tags
 
 
-class OnePixelTransformer(OnePixelPictures, PatchFeatureTransformer):
+class OnePixelTransformer(OnePixelImages, PatchFeatureTransformer):
     pass
 
 
-class OnePixelDetector(OnePixelPictures, PatchCoreDetector):
+class OnePixelDetector(OnePixelImages, PatchCoreDetector):
     pass
 
 
@@ -56,7 +56,7 @@ class OnePixelMember(PatchCoreDetector):
         return X
 
 
-class OnePixelEnsemble(OnePixelPictures, PatchCoreEnsemble):
+class OnePixelEnsemble(OnePixelImages, PatchCoreEnsemble):
     pass
 
 

@@ -1,4 +1,4 @@
-"""Damaged model files and pictures: a documented error, or the right result.
+"""Damaged model files and images: a documented error, or the right result.
 
 Every test makes ``SKPATCHCORE_FUZZ_CASES`` cases, by default a few; see
 docs/benchmarks.md for what came of long runs.
@@ -22,10 +22,11 @@ from PIL import Image
 from sklearn.decomposition import PCA
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._images import Images, UnreadableImageError
-from skpatchcore._model_file import _describe
+from skpatchcore._images._errors import UnreadableImageError
+from skpatchcore._images._input import Images
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence import ModelFileError, load, save
+from skpatchcore.persistence._archive import _describe
 
 N_CASES = int(os.environ.get("SKPATCHCORE_FUZZ_CASES", "100"))
 # Of the processor, not of a clock that goes on while others work.
@@ -42,11 +43,11 @@ fuzz = settings(
 )
 
 
-def make_pictures(n, seed=0):
+def make_images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), np.uint8)
 
 
-NEW = make_pictures(1, seed=1)
+NEW = make_images(1, seed=1)
 
 
 class Hang(BaseException):
@@ -121,20 +122,20 @@ def damage(data: bytes, edits) -> bytes:
 
 def make_detector(**params):
     features = PatchFeatureTransformer("gabor", ("fine",), image_size=16, **params)
-    return PatchCoreDetector(features, random_state=0).fit(make_pictures(8))
+    return PatchCoreDetector(features, random_state=0).fit(make_images(8))
 
 
 def make_models():
     X = np.random.default_rng(0).normal(size=(30, 4))
     detector = make_detector()
     conformal = ConformalDetector(detector, alpha=0.2, cv=3, random_state=0)
-    pictures = [*make_pictures(3), *NEW]
+    images = [*make_images(3), *NEW]
     return {
         "plain": detector,
         "network": make_detector(),
         "projection": make_detector(projection=PCA(4)),
-        "conformal": conformal.fit(make_pictures(8)),
-        "tuned": TunedThresholdDetector(detector).fit(pictures, [1, 1, 1, -1]),
+        "conformal": conformal.fit(make_images(8)),
+        "tuned": TunedThresholdDetector(detector).fit(images, [1, 1, 1, -1]),
         "bank": PatchMemoryBank(random_state=0).fit(X),
     }
 
@@ -303,7 +304,7 @@ def test_forged_descriptions_of_models(number, changes, models):
         assert_usable(loaded, model)
 
 
-# Pictures ---------------------------------------------------------------------------
+# Images ---------------------------------------------------------------------------
 
 
 def make_files() -> list[tuple[str, bytes]]:
@@ -340,7 +341,7 @@ FILES = make_files()
 
 @fuzz
 @given(number=st.integers(0, len(FILES) - 1), edits=EDITS)
-def test_damaged_pictures_are_read_or_named(number, edits, tmp_path_factory):
+def test_damaged_images_are_read_or_named(number, edits, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "damaged"
     path.write_bytes(damage(FILES[number][1], edits))
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -350,7 +351,7 @@ def test_damaged_pictures_are_read_or_named(number, edits, tmp_path_factory):
             image = Images([str(path)])[0]
     except UnreadableImageError as error:
         event(f"refused: {type(error.__cause__).__name__}")
-        assert f"picture 0 ({path})" in str(error)  # noqa: PT017
+        assert f"image 0 ({path})" in str(error)  # noqa: PT017
         return
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -10,19 +10,15 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import skpatchcore
-from skpatchcore import (
-    PatchCoreDetector,
-    PatchFeatureTransformer,
-    PatchMemoryBank,
-)
-from skpatchcore._distances import _PRECISION_LOCK
-from skpatchcore._layer_hooks import FORWARD_LOCK
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
+from skpatchcore._backbones._hooks import FORWARD_LOCK
+from skpatchcore._utils._precision import _PRECISION_LOCK
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 FOLDER = str(Path(skpatchcore.__file__).parent)
 
 
-def make_pictures(seed, n=10):
+def make_images(seed, n=10):
     return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), np.uint8)
 
 
@@ -45,15 +41,15 @@ def conformal(method):
 
 
 ESTIMATORS = {
-    "transformer": (make_features, make_pictures, "transform"),
+    "transformer": (make_features, make_images, "transform"),
     "bank": (lambda: PatchMemoryBank(random_state=0), make_rows, "score_samples"),
-    "detector": (make_detector, make_pictures, "predict_maps"),
-    "cross": (conformal("cross"), make_pictures, "score_samples"),
-    "split": (conformal("split"), make_pictures, "predict_masks"),
-    "refit": (conformal("refit"), make_pictures, "score_samples"),
+    "detector": (make_detector, make_images, "predict_maps"),
+    "cross": (conformal("cross"), make_images, "score_samples"),
+    "split": (conformal("split"), make_images, "predict_masks"),
+    "refit": (conformal("refit"), make_images, "score_samples"),
     "tuned": (
         lambda: TunedThresholdDetector(make_detector(), cv=2),
-        make_pictures,
+        make_images,
         "decision_function",
     ),
 }

@@ -11,7 +11,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._descriptors import describe
+from skpatchcore._features._descriptors import describe
 
 RECIPES = {"authors": 1024, "anomalib": "concat"}
 
@@ -144,15 +144,15 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def pictures():
+def images():
     return np.random.default_rng(0).integers(0, 256, (4, 64, 64, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def layers(network, pictures):
+def layers(network, images):
     """Layers 2 and 3, computed step by step from ImageNet's normalisation on."""
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    normalized = ((pictures / 255 - mean) / std).astype(np.float32)
+    normalized = ((images / 255 - mean) / std).astype(np.float32)
     x = torch.from_numpy(normalized.transpose(0, 3, 1, 2).copy())
     with torch.inference_mode():
         x = network.maxpool(network.act1(network.bn1(network.conv1(x))))
@@ -183,15 +183,15 @@ def make_features(network, recipe, **params):
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_features_of_a_wide_resnet_equal_their_definition(
-    network, pictures, patches, recipe
+    network, images, patches, recipe
 ):
-    found = make_features(network, recipe).fit_transform(pictures)
+    found = make_features(network, recipe).fit_transform(images)
     expected = patches[recipe]
     assert found.shape == (4, 8, 8, 1024 if recipe == "authors" else 1536)
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_the_authors_scores_and_maps_equal_their_definition(network, pictures, patches):
+def test_the_authors_scores_and_maps_equal_their_definition(network, images, patches):
     """Squared distance to the nearest patch; maximum; bilinear, then Gaussian of 4."""
     detector = PatchCoreDetector(
         make_features(network, "authors"),
@@ -199,40 +199,40 @@ def test_the_authors_scores_and_maps_equal_their_definition(network, pictures, p
         metric="sqeuclidean",
         smoothing=4.0,
         random_state=0,
-    ).fit(pictures[:3])
+    ).fit(images[:3])
     patches = patches["authors"].reshape(-1, 1024)
     bank = patches[detector.memory_bank_.bank_indices_]
     assert len(bank) == 19
     grids = cdist(patches, bank, "sqeuclidean").min(axis=1).reshape(4, 8, 8)
     scale = grids.max()
-    scores = detector.score_samples(pictures)
+    scores = detector.score_samples(images)
     assert_allclose(-scores / scale, grids.max(axis=(1, 2)) / scale, atol=1e-5)
     expected = np.array([gaussian_filter(upsample(g, (64, 64)), 4) for g in grids])
     for size in ("original", "resized"):
-        maps = detector.predict_maps(pictures, size=size)
+        maps = detector.predict_maps(images, size=size)
         assert_allclose(maps / scale, expected / scale, atol=1e-5)
 
 
-def test_the_scores_of_anomalib_equal_their_definition(network, pictures, patches):
+def test_the_scores_of_anomalib_equal_their_definition(network, images, patches):
     """The farthest patch's distance, times 1 - softmax of the distances to 9 others."""
     detector = PatchCoreDetector(
         make_features(network, "anomalib"),
         CoresetSampler(0.3),
         reweight=9,
         random_state=0,
-    ).fit(pictures[:3])
+    ).fit(images[:3])
     patches = patches["anomalib"].reshape(4, 64, 1536)
     bank = patches.reshape(-1, 1536)[detector.memory_bank_.bank_indices_]
     expected = []
-    for picture in patches:
-        distances = cdist(picture, bank)
+    for image in patches:
+        distances = cdist(image, bank)
         patch = distances.min(axis=1).argmax()
         match = distances[patch].argmin()
         support = np.argsort(cdist(bank[match][None], bank)[0])[:9]
         exponentials = np.exp(distances[patch, support])
         weight = 1 - exponentials[0] / exponentials.sum()
         expected.append(weight * distances[patch, match])
-    found = -detector.score_samples(pictures)
+    found = -detector.score_samples(images)
     assert_allclose(
         found / max(expected), np.array(expected) / max(expected), atol=1e-5
     )

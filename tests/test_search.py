@@ -28,9 +28,9 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._backbone import Backbone
-from skpatchcore._bank_search import BankSearch
-from skpatchcore._k_center import GreedyRun
+from skpatchcore._backbones._backbone import Backbone
+from skpatchcore._bank._search import BankSearch
+from skpatchcore._coreset._greedy import GreedyRun
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import (
@@ -40,7 +40,7 @@ from skpatchcore.metrics import (
 )
 from skpatchcore.model_selection import OneClassKFold
 
-N_PICTURES = 42
+N_IMAGES = 42
 FRACTIONS = [0.05, 0.1, 0.25]
 GRID = {"sampler__fraction": FRACTIONS, "n_neighbors": [1, 3, 5]}
 
@@ -70,12 +70,12 @@ def make_search(estimator, grid=None, **params):
 
 @pytest.fixture
 def counts(monkeypatch):
-    """Count pictures through a network, greedy runs begun, and picks made."""
-    counted = Counter(pictures=0, runs=0, picks=0)
+    """Count images through a network, greedy runs begun, and picks made."""
+    counted = Counter(images=0, runs=0, picks=0)
     forward, extend = Backbone.__call__, GreedyRun.extend
 
-    def count_pictures(network, batch):
-        counted["pictures"] += len(batch)
+    def count_images(network, batch):
+        counted["images"] += len(batch)
         return forward(network, batch)
 
     def count_picks(run, n_selected):
@@ -85,7 +85,7 @@ def counts(monkeypatch):
         counted["picks"] += len(run.picks) - n_before
         return state
 
-    monkeypatch.setattr(Backbone, "__call__", count_pictures)
+    monkeypatch.setattr(Backbone, "__call__", count_images)
     monkeypatch.setattr(GreedyRun, "extend", count_picks)
     return counted
 
@@ -100,14 +100,14 @@ def plain_search(surfaces):
     return make_search(make_detector()).fit(surfaces.data, surfaces.target)
 
 
-def test_every_picture_once_and_a_greedy_run_for_each_training_set(
+def test_every_image_once_and_a_greedy_run_for_each_training_set(
     surfaces, plain_search, tmp_path, counts
 ):
     search = make_search(make_detector(tmp_path)).fit(surfaces.data, surfaces.target)
     n_patches = [8 * 8 * n for n in (20, 20, 20, 30)]
     expected = [int(0.25 * n) for n in n_patches[:3]]
     expected.append(int(search.best_params_["sampler__fraction"] * n_patches[3]))
-    assert counts == {"pictures": N_PICTURES, "runs": 4, "picks": sum(expected)}
+    assert counts == {"images": N_IMAGES, "runs": 4, "picks": sum(expected)}
     assert_allclose(scores_of(search), scores_of(plain_search), rtol=1e-6)
     assert_allclose(
         search.best_estimator_.score_samples(surfaces.data),
@@ -165,7 +165,7 @@ def test_scores_and_maps_from_one_pass_in_a_pipeline(surfaces, tmp_path, counts)
     search = make_search(pipeline, grid, scoring=scoring, refit="pixel")
     with sklearn.config_context(enable_metadata_routing=True):
         search.fit(surfaces.data, surfaces.target, masks=surfaces.masks)
-    assert counts["pictures"] == N_PICTURES
+    assert counts["images"] == N_IMAGES
     assert counts["runs"] == 4
     assert (search.cv_results_["mean_test_pixel"] > 0.5).all()
 
@@ -178,7 +178,7 @@ def test_features_and_bank_as_steps_of_a_pipeline(surfaces, tmp_path, counts):
     )
     grid = {f"patchmemorybank__{name}": values for name, values in GRID.items()}
     search = make_search(pipeline, grid).fit(surfaces.data, surfaces.target)
-    assert counts["pictures"] == N_PICTURES
+    assert counts["images"] == N_IMAGES
     assert counts["runs"] == 4
     # The refit has learned nothing from anomalies, neither bank nor layer weights.
     normal = surfaces.data[surfaces.target == 1]
@@ -198,7 +198,7 @@ def test_workers_share_a_cache(backend, surfaces, plain_search, tmp_path):
     assert_allclose(scores_of(search), scores_of(plain_search), rtol=1e-6)
     assert search.best_params_ == plain_search.best_params_
     kinds = Counter(path.parts[-3] for path in tmp_path.rglob("output.pkl"))
-    assert kinds["maps"] == N_PICTURES
+    assert kinds["maps"] == N_IMAGES
     assert kinds["runs"] == 4
 
 
@@ -229,7 +229,7 @@ def test_other_searches(make, surfaces, tmp_path, counts):
         error_score="raise",
     ).fit(surfaces.data, surfaces.target)
     # A halving search may leave one out.
-    assert N_PICTURES - 1 <= counts["pictures"] <= N_PICTURES
+    assert N_IMAGES - 1 <= counts["images"] <= N_IMAGES
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
@@ -247,16 +247,16 @@ def test_cross_validate_returns_estimators_that_share_the_cache(
     )
     for estimator in found["estimator"]:
         estimator.predict_maps(surfaces.data)
-    assert counts["pictures"] == N_PICTURES
+    assert counts["images"] == N_IMAGES
 
 
 def test_conformal_folds_extract_nothing_twice(surfaces, tmp_path, counts):
     detector = ConformalDetector(make_detector(tmp_path), alpha=0.1, random_state=0)
     detector.fit(surfaces.data, surfaces.target)
-    assert counts["pictures"] == np.sum(surfaces.target == 1)
+    assert counts["images"] == np.sum(surfaces.target == 1)
     detector.predict(surfaces.data)
     detector.predict_maps(surfaces.data)
-    assert counts["pictures"] == N_PICTURES
+    assert counts["images"] == N_IMAGES
 
 
 def test_the_official_split_serves_as_cv(surfaces, tmp_path, counts):
@@ -264,7 +264,7 @@ def test_the_official_split_serves_as_cv(surfaces, tmp_path, counts):
         make_detector(tmp_path), GRID, cv=surfaces.cv, scoring=image_auroc_scorer
     ).fit(surfaces.data, surfaces.target)
     assert search.n_splits_ == 1
-    assert counts["pictures"] == N_PICTURES
+    assert counts["images"] == N_IMAGES
 
 
 def test_the_best_estimator_is_a_detector_like_any_other(surfaces, tmp_path):

@@ -72,7 +72,7 @@ def test_broken_links_are_found(tmp_path, body):
     ("body", "problem"),
     [
         ("<p>all is well", None),
-        ("<img src='gone.png'>", "broken picture"),
+        ("<img src='gone.png'>", "broken image"),
         ("<script>undefined_name</script>", "console: "),
         ("<div style='width: 600px'>wide</div>", "wider than the window"),
         ("<img src='http://127.0.0.1:9/x.png'>", "asks for http://127.0.0.1:9/x.png"),

@@ -23,7 +23,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def make_pictures(seed, n=6):
+def make_images(seed, n=6):
     return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), np.uint8)
 
 
@@ -35,21 +35,21 @@ def make_detector(**params):
 
 
 def fit_detector(tmp_path):
-    return make_detector().fit(make_pictures(0))
+    return make_detector().fit(make_images(0))
 
 
 def fit_cached(tmp_path):
-    return make_detector(memory=str(tmp_path / "cache")).fit(make_pictures(0))
+    return make_detector(memory=str(tmp_path / "cache")).fit(make_images(0))
 
 
 def fit_conformal(tmp_path):
     detector = ConformalDetector(make_detector(), alpha=0.2, cv=2, random_state=0)
-    return detector.fit(make_pictures(0))
+    return detector.fit(make_images(0))
 
 
 def fit_tuned(tmp_path):
     detector = fit_detector(tmp_path)
-    return TunedThresholdDetector(detector).fit(make_pictures(0, 4), [1, 1, 1, -1])
+    return TunedThresholdDetector(detector).fit(make_images(0, 4), [1, 1, 1, -1])
 
 
 # The network and the index of a copy are built at first use, by whoever comes first.
@@ -70,7 +70,7 @@ def test_scores_and_maps_are_those_of_one_thread(make, tmp_path):
     if hasattr(reference, "features_"):
         # Else the others would find everything in the cache.
         reference.features_.memory = reference.memory_bank_.memory = None
-    batches = [make_pictures(seed, 1 + seed % 4) for seed in range(N_CALLS)]
+    batches = [make_images(seed, 1 + seed % 4) for seed in range(N_CALLS)]
     names = ["score_samples", "decision_function", "predict", "predict_maps"]
     names = [name for name in names if hasattr(detector, name)]
     expected = [

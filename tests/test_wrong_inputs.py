@@ -18,7 +18,7 @@ from skpatchcore import (
     PatchMemoryBank,
 )
 
-PICTURES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
 PATCHES = np.random.default_rng(0).normal(size=(20, 6))
 
 
@@ -38,15 +38,15 @@ def make_detector(**params):
 
 @pytest.fixture(scope="module")
 def fitted():
-    return make_detector().fit(PICTURES)
+    return make_detector().fit(IMAGES)
 
 
 def score(make_X):
-    """A case where pictures to score are wrong; `make_X` may write to a folder."""
+    """A case where images to score are wrong; `make_X` may write to a folder."""
     return lambda fitted, folder: fitted.score_samples(make_X(folder))
 
 
-def fit(X=PICTURES, y=None, **params):
+def fit(X=IMAGES, y=None, **params):
     """A case where a parameter or a label is wrong."""
     return lambda fitted, folder: make_detector(**params).fit(X, y)
 
@@ -59,7 +59,7 @@ def fit_sampler(X=PATCHES, **params):
     return lambda fitted, folder: CoresetSampler(**params).fit(X)
 
 
-def unfitted(method, estimator=None, X=PICTURES):
+def unfitted(method, estimator=None, X=IMAGES):
     estimator = make_detector() if estimator is None else estimator
     return lambda fitted, folder: getattr(estimator, method)(X)
 
@@ -68,15 +68,15 @@ def paths(folder, second=None):
     """Three files, the second of them broken, if `second` says what it holds."""
     found = [folder / f"{i}.png" for i in range(3)]
     for path in found:
-        Image.fromarray(PICTURES[0]).save(path)
+        Image.fromarray(IMAGES[0]).save(path)
     if second is not None:
         found[1].write_bytes(second(found[1].read_bytes()))
     return found
 
 
 def with_value(value, dtype=float):
-    """Pictures in [0, 1] but for one pixel of the one at 2."""
-    X = (PICTURES / 255).astype(dtype)
+    """Images in [0, 1] but for one pixel of the one at 2."""
+    X = (IMAGES / 255).astype(dtype)
     X[2, 5, 6, 0] = value
     return X
 
@@ -88,7 +88,7 @@ def closed_image(folder):
 
 
 def with_other_sizes():
-    return [*PICTURES[:2], PICTURES[2, :, :16]]
+    return [*IMAGES[:2], IMAGES[2, :, :16]]
 
 
 def fit_weights(write):
@@ -97,7 +97,7 @@ def fit_weights(write):
     def call(fitted, folder):
         path = folder / "weights.pth"
         write(path)
-        make_features(backbone="resnet18", weights=path).fit(PICTURES)
+        make_features(backbone="resnet18", weights=path).fit(IMAGES)
 
     return call
 
@@ -106,10 +106,10 @@ def fit_weights(write):
 Invalid = (TypeError, ValueError)
 MODULE = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
 
-WRONG_PICTURES = {
+WRONG_IMAGES = {
     "a number": (lambda _: 5, TypeError, "X of type int. Expected a list"),
     "None": (lambda _: None, TypeError, "X of type NoneType. Expected a list"),
-    "a dict": (lambda _: {"data": PICTURES}, TypeError, "X of type dict; .*`.data`"),
+    "a dict": (lambda _: {"data": IMAGES}, TypeError, "X of type dict; .*`.data`"),
     "a set": (lambda f: set(paths(f)), TypeError, "X of type set"),
     "a single str": (
         lambda f: str(paths(f)[0]),
@@ -119,128 +119,128 @@ WRONG_PICTURES = {
     "a single Path": (lambda f: paths(f)[0], TypeError, "single (Posix|Windows)Path"),
     "bytes": (lambda f: paths(f)[0].read_bytes()[:9], TypeError, "single bytes as X"),
     "a single PIL image": (
-        lambda _: Image.fromarray(PICTURES[0]),
+        lambda _: Image.fromarray(IMAGES[0]),
         TypeError,
         "single Image as X",
     ),
-    "an empty list": (lambda _: [], ValueError, "Found 0 pictures in X"),
-    "an empty array": (lambda _: PICTURES[:0], ValueError, "Found 0 pictures in X"),
+    "an empty list": (lambda _: [], ValueError, "Found 0 images in X"),
+    "an empty array": (lambda _: IMAGES[:0], ValueError, "Found 0 images in X"),
     "an empty Series": (
         lambda _: pd.Series([], dtype=object),
         ValueError,
-        "Found 0 pictures in X",
+        "Found 0 images in X",
     ),
-    "flattened pictures": (
-        lambda _: PICTURES.reshape(4, -1),
+    "flattened images": (
+        lambda _: IMAGES.reshape(4, -1),
         ValueError,
         r"shape \(4, 3072\).*PatchMemoryBank",
     ),
     "a single array": (
-        lambda _: PICTURES[0],
+        lambda _: IMAGES[0],
         ValueError,
-        r"shape \(32, 32, 3\), which looks like a single picture; pass X\[np\.newaxis",
+        r"shape \(32, 32, 3\), which looks like a single image; pass X\[np\.newaxis",
     ),
     "five dimensions": (
-        lambda _: PICTURES[np.newaxis],
+        lambda _: IMAGES[np.newaxis],
         ValueError,
         r"array of shape \(1, 4, 32, 32, 3\)",
     ),
-    "NaN": (lambda _: with_value(np.nan), ValueError, "picture 2 contains NaN or inf"),
+    "NaN": (lambda _: with_value(np.nan), ValueError, "image 2 contains NaN or inf"),
     "infinity": (
         lambda _: with_value(-np.inf),
         ValueError,
-        "picture 2 contains NaN or",
+        "image 2 contains NaN or",
     ),
     "infinity in float16": (
         lambda _: with_value(np.inf, np.float16),
         ValueError,
-        "picture 2 contains NaN or infinity",
+        "image 2 contains NaN or infinity",
     ),
     "floats up to 255": (
-        lambda _: PICTURES.astype(float),
+        lambda _: IMAGES.astype(float),
         ValueError,
-        r"picture 0 holds floats from 0 to 255; expected \[0, 1\]",
+        r"image 0 holds floats from 0 to 255; expected \[0, 1\]",
     ),
     "one float too large": (
         lambda _: with_value(1.5),
         ValueError,
-        r"picture 2 holds floats from 0 to 1\.5; expected \[0, 1\]",
+        r"image 2 holds floats from 0 to 1\.5; expected \[0, 1\]",
     ),
     "one float too small": (
         lambda _: with_value(-1),
         ValueError,
-        "picture 2 holds floats from -1 to 1; expected",
+        "image 2 holds floats from -1 to 1; expected",
     ),
     "int64": (
-        lambda _: PICTURES.astype(np.int64),
+        lambda _: IMAGES.astype(np.int64),
         ValueError,
-        "picture 0 has dtype int64; expected uint8, uint16 or float",
+        "image 0 has dtype int64; expected uint8, uint16 or float",
     ),
     "uint32": (
-        lambda _: PICTURES.astype("u4"),
+        lambda _: IMAGES.astype("u4"),
         ValueError,
-        "picture 0 has dtype uint32",
+        "image 0 has dtype uint32",
     ),
-    "bool": (lambda _: PICTURES > 99, ValueError, "picture 0 has dtype bool; expected"),
+    "bool": (lambda _: IMAGES > 99, ValueError, "image 0 has dtype bool; expected"),
     "complex": (
-        lambda _: PICTURES.astype(complex),
+        lambda _: IMAGES.astype(complex),
         ValueError,
-        "picture 0 has dtype complex128; expected",
+        "image 0 has dtype complex128; expected",
     ),
     "five channels": (
-        lambda _: np.concatenate([PICTURES] * 2, axis=-1)[..., :5],
+        lambda _: np.concatenate([IMAGES] * 2, axis=-1)[..., :5],
         ValueError,
-        r"picture 0 has shape \(32, 32, 5\); expected .* channels",
+        r"image 0 has shape \(32, 32, 5\); expected .* channels",
     ),
     "an array with channels first": (
-        lambda _: list(np.moveaxis(PICTURES, -1, 1)),
+        lambda _: list(np.moveaxis(IMAGES, -1, 1)),
         ValueError,
-        r"picture 0 has shape \(3, 32, 32\); expected \(h, w\) or \(h, w, c\)",
+        r"image 0 has shape \(3, 32, 32\); expected \(h, w\) or \(h, w, c\)",
     ),
     "a tensor with channels last": (
-        lambda _: torch.from_numpy(PICTURES),
+        lambda _: torch.from_numpy(IMAGES),
         ValueError,
         r"X is a tensor of shape \(4, 32, 32, 3\).*channels first",
     ),
     "tensors with channels last": (
-        lambda _: [*np.moveaxis(PICTURES[:1], -1, 1), torch.from_numpy(PICTURES[0])],
+        lambda _: [*np.moveaxis(IMAGES[:1], -1, 1), torch.from_numpy(IMAGES[0])],
         ValueError,
-        r"picture 1 is a tensor of shape \(32, 32, 3\).*channels first",
+        r"image 1 is a tensor of shape \(32, 32, 3\).*channels first",
     ),
     "an int tensor": (
         lambda _: torch.zeros((2, 3, 8, 8), dtype=torch.int64),
         ValueError,
-        "picture 0 has dtype int64",
+        "image 0 has dtype int64",
     ),
-    "pictures without pixels": (
-        lambda _: PICTURES[:, :0],
+    "images without pixels": (
+        lambda _: IMAGES[:, :0],
         ValueError,
-        r"picture 0 has no pixels: shape \(0, 32, 3\)",
+        r"image 0 has no pixels: shape \(0, 32, 3\)",
     ),
     "a PIL image without pixels": (
-        lambda _: [Image.fromarray(PICTURES[0]), Image.new("RGB", (0, 5))],
+        lambda _: [Image.fromarray(IMAGES[0]), Image.new("RGB", (0, 5))],
         ValueError,
-        "picture 1 has no pixels",
+        "image 1 has no pixels",
     ),
     "a vector": (
-        lambda _: [PICTURES[0], PICTURES[1].ravel()],
+        lambda _: [IMAGES[0], IMAGES[1].ravel()],
         ValueError,
-        r"picture 1 has shape \(3072,\)",
+        r"image 1 has shape \(3072,\)",
     ),
     "nested lists": (
-        lambda _: PICTURES.tolist(),
+        lambda _: IMAGES.tolist(),
         TypeError,
-        "picture 0 is of type list. Expected",
+        "image 0 is of type list. Expected",
     ),
-    "a number among pictures": (
-        lambda _: [PICTURES[0], 3],
+    "a number among images": (
+        lambda _: [IMAGES[0], 3],
         TypeError,
-        "picture 1 is of type int. Expected",
+        "image 1 is of type int. Expected",
     ),
     "a missing value": (
         lambda f: pd.Series([*map(str, paths(f)), None]),
         TypeError,
-        "picture 3 is of type (float|NoneType)",
+        "image 3 is of type (float|NoneType)",
     ),
     "two columns of paths": (
         lambda f: pd.DataFrame({"a": paths(f), "b": paths(f)}),
@@ -250,37 +250,37 @@ WRONG_PICTURES = {
     "a missing file": (
         lambda f: [paths(f)[0], f / "gone.png"],
         FileNotFoundError,
-        r"picture 1 \(.*gone\.png\) does not exist",
+        r"image 1 \(.*gone\.png\) does not exist",
     ),
     "a folder": (
         lambda f: [paths(f)[0], f],
         FileNotFoundError,
-        r"picture 1 \(.*\) is a folder, not a picture",
+        r"image 1 \(.*\) is a folder, not an image",
     ),
     "a truncated file": (
         lambda f: paths(f, second=lambda data: data[: len(data) // 2]),
         (OSError, ValueError),
-        r"Could not read picture 1 \(.*1\.png\): .*truncated",
+        r"Could not read image 1 \(.*1\.png\): .*truncated",
     ),
     "a text file": (
-        lambda f: paths(f, second=lambda _: b"no picture"),
+        lambda f: paths(f, second=lambda _: b"no image"),
         (OSError, ValueError),
-        r"Could not read picture 1 \(.*1\.png\): cannot identify",
+        r"Could not read image 1 \(.*1\.png\): cannot identify",
     ),
     "an empty file": (
         lambda f: paths(f, second=lambda _: b""),
         (OSError, ValueError),
-        r"Could not read picture 1 \(.*1\.png\): cannot identify",
+        r"Could not read image 1 \(.*1\.png\): cannot identify",
     ),
     "a closed PIL image": (
-        lambda f: [PICTURES[0], closed_image(f)],
+        lambda f: [IMAGES[0], closed_image(f)],
         ValueError,
-        "Could not read picture 1: ",
+        "Could not read image 1: ",
     ),
     "more than 16 bits": (
-        lambda _: [Image.fromarray(PICTURES[0, ..., 0].astype(np.int32) * 1000)],
+        lambda _: [Image.fromarray(IMAGES[0, ..., 0].astype(np.int32) * 1000)],
         ValueError,
-        "Could not read picture 0: it holds integers from .* to .*; expected 8 or 16",
+        "Could not read image 0: it holds integers from .* to .*; expected 8 or 16",
     ),
 }
 
@@ -340,12 +340,12 @@ WRONG_PARAMETERS = {
     "crop_size too large": (
         fit(crop_size=40),
         ValueError,
-        r"crop_size=\(40, 40\) is larger than picture 0, which is 32 x 32 after",
+        r"crop_size=\(40, 40\) is larger than image 0, which is 32 x 32 after",
     ),
     "crop_size too large for one": (
-        fit([PICTURES[0], PICTURES[1, :16]], image_size=None, crop_size=20),
+        fit([IMAGES[0], IMAGES[1, :16]], image_size=None, crop_size=20),
         ValueError,
-        r"crop_size=\(20, 20\) is larger than picture 1, which is 16 x 32",
+        r"crop_size=\(20, 20\) is larger than image 1, which is 16 x 32",
     ),
     "too many layer_weights": (
         fit(layer_weights=(1, 0.5)),
@@ -417,7 +417,7 @@ WRONG_PARAMETERS = {
     # of the bank
     "sampler of another type": (fit(sampler=0.1), Invalid, "'sampler' parameter"),
     "features of another type": (
-        lambda *_: PatchCoreDetector("gabor").fit(PICTURES),
+        lambda *_: PatchCoreDetector("gabor").fit(IMAGES),
         Invalid,
         "'features' param",
     ),
@@ -472,8 +472,8 @@ WRONG_PARAMETERS = {
     "maps of other features than in fit": (
         lambda fitted, folder: (
             PatchMemoryBank()
-            .fit(make_features().fit_transform(PICTURES))
-            .predict(make_features(layers=("fine", "coarse")).fit_transform(PICTURES))
+            .fit(make_features().fit_transform(IMAGES))
+            .predict(make_features(layers=("fine", "coarse")).fit_transform(IMAGES))
         ),
         ValueError,
         "X has 84 features, but PatchMemoryBank is expecting 42",
@@ -508,37 +508,37 @@ WRONG_LABELS = {
 
 WRONG_CALLS = {
     "size of maps": (
-        lambda fitted, folder: fitted.predict_maps(PICTURES, size="full"),
+        lambda fitted, folder: fitted.predict_maps(IMAGES, size="full"),
         Invalid,
         "'size' parameter of .*predict_maps.*'full'",
     ),
     "rim of maps": (
-        lambda fitted, folder: fitted.predict_maps(PICTURES, rim=0),
+        lambda fitted, folder: fitted.predict_maps(IMAGES, border=0),
         Invalid,
         "'rim' parameter of .*predict_maps",
     ),
     "size of masks": (
-        lambda fitted, folder: fitted.predict_masks(PICTURES, size="full"),
+        lambda fitted, folder: fitted.predict_masks(IMAGES, size="full"),
         Invalid,
         "'size' parameter of .*'full'",
     ),
     "threshold of masks": (
-        lambda fitted, folder: fitted.predict_masks(PICTURES, threshold="high"),
+        lambda fitted, folder: fitted.predict_masks(IMAGES, threshold="high"),
         Invalid,
         "'threshold' parameter of .*predict_masks.*'high'",
     ),
     "more neighbors than the bank has": (
-        lambda fitted, folder: fitted.nearest_patches(PICTURES, 99999),
+        lambda fitted, folder: fitted.nearest_patches(IMAGES, 99999),
         ValueError,
         r"n_neighbors=99999 .* bank",
     ),
     "no neighbor": (
-        lambda fitted, folder: fitted.nearest_patches(PICTURES, 0),
+        lambda fitted, folder: fitted.nearest_patches(IMAGES, 0),
         Invalid,
         "n_neighbors.*0",
     ),
     "half a neighbor": (
-        lambda fitted, folder: fitted.nearest_patches(PICTURES, 1.5),
+        lambda fitted, folder: fitted.nearest_patches(IMAGES, 1.5),
         Invalid,
         "n_neighbors.*1.5",
     ),
@@ -591,7 +591,7 @@ WRONG_CALLS = {
         for name, (call, exception, message) in {
             **{
                 name: (score(make_X), *expected)
-                for name, (make_X, *expected) in WRONG_PICTURES.items()
+                for name, (make_X, *expected) in WRONG_IMAGES.items()
             },
             **WRONG_PARAMETERS,
             **WRONG_LABELS,
@@ -604,32 +604,32 @@ def test_wrong_input_is_refused_by_name(call, exception, message, fitted, tmp_pa
         call(fitted, tmp_path)
 
 
-@pytest.mark.parametrize("name", WRONG_PICTURES)
+@pytest.mark.parametrize("name", WRONG_IMAGES)
 def test_fit_refuses_what_scoring_refuses(name, tmp_path):
-    make_X, exceptions, message = WRONG_PICTURES[name]
+    make_X, exceptions, message = WRONG_IMAGES[name]
     with pytest.raises(exceptions, match=message):
         make_detector().fit(make_X(tmp_path))
 
 
-def test_a_broken_picture_keeps_its_number_when_anomalies_are_left_out(tmp_path):
-    X = paths(tmp_path, second=lambda _: b"no picture")
-    with pytest.raises(OSError, match=r"Could not read picture 1 \(.*1\.png\)"):
+def test_a_broken_image_keeps_its_number_when_anomalies_are_left_out(tmp_path):
+    X = paths(tmp_path, second=lambda _: b"no image")
+    with pytest.raises(OSError, match=r"Could not read image 1 \(.*1\.png\)"):
         make_detector().fit(X, [-1, 1, 1])
 
 
-def test_a_broken_picture_left_out_does_no_harm(tmp_path):
-    X = paths(tmp_path, second=lambda _: b"no picture")
+def test_a_broken_image_left_out_does_no_harm(tmp_path):
+    X = paths(tmp_path, second=lambda _: b"no image")
     detector = make_detector().fit(X, [1, -1, 1])
     assert detector.training_indices_.tolist() == [0, 2]
 
 
 def test_a_failed_fit_leaves_the_detector_as_it_was(tmp_path):
-    detector = make_detector().fit(PICTURES)
-    expected = detector.score_samples(PICTURES)
-    broken = paths(tmp_path, second=lambda _: b"no picture")
+    detector = make_detector().fit(IMAGES)
+    expected = detector.score_samples(IMAGES)
+    broken = paths(tmp_path, second=lambda _: b"no image")
     with pytest.raises(OSError, match="Could not read"):
         detector.fit(broken)
-    np.testing.assert_array_equal(detector.score_samples(PICTURES), expected)
+    np.testing.assert_array_equal(detector.score_samples(IMAGES), expected)
 
 
 @pytest.mark.parametrize("estimator", ["detector", "bank"])
@@ -637,9 +637,9 @@ def test_labels_0_and_1_are_warned_of_where_fit_is_called(estimator):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if estimator == "detector":
-            fitted = make_detector().fit(PICTURES, [0, 1, 0, 0])
+            fitted = make_detector().fit(IMAGES, [0, 1, 0, 0])
         else:
-            fitted = PatchMemoryBank().fit(PICTURES.reshape(4, -1) / 255, [0, 1, 0, 0])
+            fitted = PatchMemoryBank().fit(IMAGES.reshape(4, -1) / 255, [0, 1, 0, 0])
     (warning,) = caught
     assert "labels 0 and 1; outlier labels are +1 (normal) and -1" in str(
         warning.message

@@ -13,9 +13,9 @@ import torch
 from numpy.random import SeedSequence
 from tqdm import tqdm
 
-from skpatchcore._atomic import atomic_write
-from skpatchcore._device import resolve_device
-from skpatchcore.embedded._network import WEIGHTS_PATH
+from skpatchcore._backbones.embedded._network import WEIGHTS_PATH
+from skpatchcore._utils._atomic import atomic_write
+from skpatchcore._utils._device import resolve_device
 from training.export import make_embedded, save_weights
 from training.images import ImageStore, is_scene
 from training.trainer import Trainer

@@ -25,3 +25,13 @@ __all__ = [
     "mvtec_ad_categories",
     "read_masks",
 ]
+
+# For other folders of this package.
+from skpatchcore.datasets._aliases import Resolver as Resolver
+from skpatchcore.datasets._aliases import walk_folders as walk_folders
+from skpatchcore.datasets._aliases import without_aliases as without_aliases
+from skpatchcore.datasets._listing import check_folder as check_folder
+from skpatchcore.datasets._listing import list_folders as list_folders
+from skpatchcore.datasets._listing import list_images as list_images
+from skpatchcore.datasets._mvtec import find_category as find_category
+from skpatchcore.datasets._mvtec import is_category as is_category

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
-from skpatchcore._atomic import check_writable, move_into_place
+from skpatchcore._utils import check_writable, move_into_place
 
 # What has come of a chunk is lost when the connection breaks off.
 _CHUNK_SIZE = 1 << 14

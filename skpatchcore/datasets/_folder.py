@@ -6,8 +6,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from sklearn.utils._param_validation import StrOptions, validate_params
-
+from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._aliases import without_aliases
 from skpatchcore.datasets._listing import (
     Record,
@@ -16,7 +15,7 @@ from skpatchcore.datasets._listing import (
     collect_subset,
     list_distinct_folders,
     list_folders,
-    list_pictures,
+    list_images,
     match_masks,
 )
 
@@ -45,8 +44,7 @@ Images in {path}
         "path": [str, os.PathLike],
         "subset": [StrOptions({"all", "train", "validation", "test"})],
         "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def load_image_folder(path, *, subset="all", return_X_y=False):
     """Load your own images from a folder.
@@ -154,7 +152,7 @@ def _list_split(root: Path, split: str) -> list[Record]:
     folder = _find_folder(root, _SPLIT_NAMES[split])
     if folder is None:
         return []
-    loose = list_pictures(folder)
+    loose = list_images(folder)
     if loose:
         raise ValueError(
             f"Found images directly in {folder}, for example {loose[0].name}. They "
@@ -187,14 +185,14 @@ def _list_kinds(root: Path, split: str, folder: Path) -> list[Record]:
 
 
 def _list_good(folder: Path, split: str) -> list[Record]:
-    return [Record(image, split, "good") for image in list_pictures(folder)]
+    return [Record(image, split, "good") for image in list_images(folder)]
 
 
 def _list_kind(root: Path, split: str, folder: Path) -> list[Record]:
     """Return the images of one kind, with their masks if it is a defect."""
     if folder.name.lower() in _NORMAL_NAMES:
         return _list_good(folder, split)
-    images = list_pictures(folder)
+    images = list_images(folder)
     mask_root = _find_folder(root, _MASK_NAMES)
     if mask_root is None:
         return [Record(image, split, folder.name) for image in images]

@@ -1,4 +1,4 @@
-"""Find pictures and their masks in folders, and present them as a Bunch."""
+"""Find images and their masks in folders, and present them as a Bunch."""
 
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -10,14 +10,12 @@ from sklearn.utils import Bunch
 
 from skpatchcore.datasets._aliases import Resolver, contains, without_aliases
 
-PICTURE_SUFFIXES = frozenset(
-    {".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-)
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLITS = ("train", "validation", "test")
 
 
 class Record(NamedTuple):
-    """One picture on disk; `mask` is None where there is none or none is needed."""
+    """One image on disk; `mask` is None where there is none or none is needed."""
 
     path: Path
     split: str
@@ -25,7 +23,7 @@ class Record(NamedTuple):
     mask: Path | None = None
 
 
-def list_pictures(folder: Path) -> list[Path]:
+def list_images(folder: Path) -> list[Path]:
     """Return the images directly inside a folder, each once, sorted by name."""
     return without_aliases(_named_as_images(folder), folder)
 
@@ -60,17 +58,17 @@ def check_folder(path, parameter: str) -> Path:
     return folder
 
 
-def match_masks(pictures: Sequence[Path], folder: Path) -> list[Path | None]:
-    """Return each picture's mask in a folder: ``<stem>_mask.*``, else ``<stem>.*``.
+def match_masks(images: Sequence[Path], folder: Path) -> list[Path | None]:
+    """Return each image's mask in a folder: ``<stem>_mask.*``, else ``<stem>.*``.
 
     A subfolder ``<stem>`` counts as well: MVTec LOCO AD has one mask a defect there.
     """
     if not folder.is_dir():
-        return [None] * len(pictures)
+        return [None] * len(images)
     masks = {path.name: path for path in list_folders(folder)}
     # Under all names: several images may share a mask by links.
     masks |= {path.stem: path for path in _named_as_images(folder)}
-    return [masks.get(f"{p.stem}_mask", masks.get(p.stem)) for p in pictures]
+    return [masks.get(f"{p.stem}_mask", masks.get(p.stem)) for p in images]
 
 
 def collect_subset(
@@ -83,7 +81,7 @@ def collect_subset(
     splits = SPLITS if subset == "all" else (subset,)
     records = [record for split in splits for record in list_split(split)]
     if subset != "all" and not records:
-        raise ValueError(f"subset={subset!r}: found no {subset} pictures in {source}.")
+        raise ValueError(f"subset={subset!r}: found no {subset} images in {source}.")
     _check_labels(records)
     kept = set(without_aliases([record.path for record in records], source))
     return [record for record in records if record.path in kept]
@@ -103,7 +101,7 @@ def _check_labels(records: Sequence[Record]) -> None:
 
 
 def bunch_of_records(records: Sequence[Record], descr: str, with_cv: bool) -> Bunch:
-    """Return the Bunch of pictures on disk, as absolute paths."""
+    """Return the Bunch of images on disk, as absolute paths."""
     return make_bunch(
         object_array([str(record.path) for record in records]),
         object_array([record.mask and str(record.mask) for record in records]),
@@ -151,7 +149,7 @@ def _named_as_images(folder: Path) -> list[Path]:
     return [
         Path(entry.path)
         for entry in _visible(folder)
-        if Path(entry.name).suffix.lower() in PICTURE_SUFFIXES and _may_be_read(entry)
+        if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and _may_be_read(entry)
     ]
 
 

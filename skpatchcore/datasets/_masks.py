@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-from skpatchcore._image_files import open_image
-from skpatchcore.datasets._listing import list_pictures
+from skpatchcore._images import open_image
+from skpatchcore.datasets._listing import list_images
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
 _TRANSPOSED = (5, 6, 7, 8)
@@ -71,7 +71,7 @@ def read_masks(masks: Sequence, data: Sequence) -> list[np.ndarray]:
 
 def _fitting_mask(mask, image, i: int) -> np.ndarray:
     """Return a mask after checking that it has the size of its image."""
-    shape = _picture_shape(image)
+    shape = _image_shape(image)
     if mask is None:
         return np.zeros(shape, dtype=bool)
     defective = _read_mask(Path(mask)) if _is_path(mask) else np.asarray(mask) > 0
@@ -86,7 +86,7 @@ def _fitting_mask(mask, image, i: int) -> np.ndarray:
 def _read_mask(path: Path) -> np.ndarray:
     if not path.is_dir():
         return _read_mask_file(path)
-    files = list_pictures(path)
+    files = list_images(path)
     if not files:
         raise ValueError(
             f"Found no mask in the folder {path}; expected at least one image file. "
@@ -107,11 +107,11 @@ def _read_mask_file(path: Path) -> np.ndarray:
     return defective.any(axis=2) if defective.ndim == 3 else defective
 
 
-def _picture_shape(source) -> tuple[int, int]:
-    """Return the size (h, w) of an image after EXIF rotation."""
+def _image_shape(source) -> tuple[int, int]:
+    """Return the size (h, w) of an opened after EXIF rotation."""
     if _is_path(source):
-        with open_image(source) as image:
-            return _upright_shape(image)
+        with open_image(source) as opened:
+            return _upright_shape(opened)
     if isinstance(source, Image.Image):
         return _upright_shape(source)
     return np.shape(source)[:2]

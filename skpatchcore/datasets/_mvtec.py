@@ -5,15 +5,14 @@ import os
 from functools import partial
 from pathlib import Path
 
-from sklearn.utils._param_validation import StrOptions, validate_params
-
+from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
     check_folder,
     collect_subset,
     list_distinct_folders,
-    list_pictures,
+    list_images,
     match_masks,
 )
 
@@ -32,7 +31,7 @@ use. If you use it, cite
 """
 
 
-@validate_params({"data_home": [str, os.PathLike]}, prefer_skip_nested_validation=True)
+@validate_params({"data_home": [str, os.PathLike]})
 def mvtec_ad_categories(data_home: str | os.PathLike) -> list[str]:
     """List the categories in a folder that has the layout of MVTec AD.
 
@@ -120,8 +119,7 @@ def find_mvtec_ad(category: str = "bottle") -> Path | None:
         "category": [str],
         "subset": [StrOptions({"all", "train", "validation", "test"})],
         "return_X_y": ["boolean"],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
     """Load a category of MVTec AD, or of a data set with the same layout.
@@ -253,7 +251,7 @@ def _list_split(folder: Path, split: str) -> list[Record]:
         kinds = list_distinct_folders(test, ("good",)) if test.is_dir() else []
         return [record for kind in kinds for record in _list_test_kind(folder, kind)]
     good = _rgb_folder(folder / split / "good")
-    images = list_pictures(good) if good.is_dir() else []
+    images = list_images(good) if good.is_dir() else []
     if split == "train" and not images:
         raise ValueError(f"Found no images in {good}; expected images of good parts.")
     return [Record(image, split, "good") for image in images]
@@ -261,7 +259,7 @@ def _list_split(folder: Path, split: str) -> list[Record]:
 
 def _list_test_kind(folder: Path, kind: Path) -> list[Record]:
     """Return the test images of one kind, with their masks if it is a defect."""
-    images = list_pictures(_rgb_folder(kind))
+    images = list_images(_rgb_folder(kind))
     mask_folder = _mask_folder(folder, kind)
     if kind.name == "good" or not mask_folder.is_dir():
         return [Record(image, "test", kind.name) for image in images]

@@ -8,10 +8,9 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from sklearn.utils import Bunch
-from sklearn.utils._param_validation import Interval, StrOptions, validate_params
 from tqdm.auto import tqdm
 
-from skpatchcore._file_locks import file_lock
+from skpatchcore._utils import Interval, StrOptions, file_lock, validate_params
 from skpatchcore.datasets._download import download
 from skpatchcore.datasets._mvtec import (
     is_category,
@@ -61,8 +60,7 @@ _ARCHIVE_NAME = "mvtec_anomaly_detection.tar.xz"
         "delay": [Interval(Real, 0, None, closed="left")],
         "url": [str, None],
         "sha256": [str, None],
-    },
-    prefer_skip_nested_validation=True,
+    }
 )
 def fetch_mvtec_ad(
     category=None,
@@ -143,7 +141,7 @@ def fetch_mvtec_ad(
     See Also
     --------
     load_mvtec_ad : Load MVTec AD, or other data arranged like it, from a folder.
-    make_surface_defects : Generate pictures with defects, without downloading.
+    make_surface_defects : Generate images with defects, without downloading.
 
     References
     ----------

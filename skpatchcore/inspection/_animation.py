@@ -6,9 +6,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from tqdm.auto import tqdm
 
-from skpatchcore._atomic import atomic_write, check_writable
 from skpatchcore._images import check_images
-from skpatchcore.inspection._axes import check_matplotlib, picture_title
+from skpatchcore._utils import atomic_write, check_writable
+from skpatchcore.inspection._axes import check_matplotlib, image_title
 from skpatchcore.inspection._colors import GUIDE, NORMAL, PATCH, cased
 from skpatchcore.inspection._overlays import color_limits
 from skpatchcore.inspection._patch_boxes import PatchPlaces
@@ -177,7 +177,7 @@ class _Scene:
         self.figure = Figure(figsize=_SIZE, layout="constrained")
         cells = self.figure.subplots(2, 3)
         (whole, scores, self.source), (self.patch, distances, self.match) = cells
-        self._draw_picture(whole, picture_title(images._sources[0], 0))
+        self._draw_image(whole, image_title(images._sources[0], 0))
         self._draw_scores(scores)
         self._draw_distances(distances)
         self.show(self.matches.most_anomalous)
@@ -185,7 +185,7 @@ class _Scene:
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
-    def _draw_picture(self, cell, title: str) -> None:
+    def _draw_image(self, cell, title: str) -> None:
         box = self._box(self.matches.most_anomalous)
         self.outline = draw_cutout(cell, self.image, box, PATCH)
         cell.set_title(title)
@@ -220,7 +220,7 @@ class _Scene:
             self._box(place),
             self.places.training_box(image, row, column),
         )
-        training = self.places.training_picture(image)
+        training = self.places.training_image(image)
         self.outline.set_xy((box[1] - 0.5, box[0] - 0.5))
         self.mark.set_xy((place[1] - 0.5, place[0] - 0.5))
         self.score.set_xdata([self.matches.scores[place]] * 2)
@@ -229,7 +229,7 @@ class _Scene:
         draw_cutout(self.source, training, match_box, NORMAL)
         draw_cutout(self.patch, self.image, box, PATCH, SURROUNDINGS)
         draw_cutout(self.match, training, match_box, NORMAL, SURROUNDINGS)
-        name = picture_title(self.places.training._sources[image], image)
+        name = image_title(self.places.training._sources[image], image)
         self.source.set_title(f"training: {name}")
         self.patch.set_xlabel(f"patch in row {place[0]}, column {place[1]}")
         self.match.set_xlabel(f"nearest normal patch, distance {distance:.3g}")

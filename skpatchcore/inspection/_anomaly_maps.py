@@ -3,14 +3,14 @@
 import numpy as np
 from sklearn.utils import check_consistent_length
 
+from skpatchcore._detectors import find_maps
 from skpatchcore._images import check_images
-from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import read_masks
 from skpatchcore.inspection._axes import (
     check_matplotlib,
     grid_of_axes,
+    image_title,
     label_row,
-    picture_title,
 )
 from skpatchcore.inspection._colors import (
     PREDICTED_LINE,
@@ -188,22 +188,18 @@ class AnomalyMapDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        if not hasattr(estimator, "predict_maps"):
-            raise TypeError(
-                f"{type(estimator).__name__} has no predict_maps. Pass a fitted "
-                "PatchCoreDetector or ConformalDetector: for a search, its "
-                "best_estimator_; for a pipeline, its last step, pipeline[-1]."
-            )
-        calibrated = threshold is None and isinstance(estimator, ConformalDetector)
+        found = find_maps(estimator)
+        detector, images = found.detector, found.prepare(X)
+        calibrated = threshold is None and getattr(detector, "_is_calibrated", False)
         if calibrated:
-            maps = estimator.predict_maps(X, normalized=True)
+            maps = detector.predict_maps(images, normalized=True)
             threshold = _CALIBRATED_THRESHOLD
         else:
-            maps = estimator.predict_maps(X)
+            maps = detector.predict_maps(images)
             if threshold is None:
-                threshold = getattr(estimator, "map_threshold_", None)
+                threshold = getattr(detector, "map_threshold_", None)
         display = cls(
-            X,
+            images if found.steps else X,
             maps,
             masks=masks,
             threshold=threshold,
@@ -386,7 +382,7 @@ class AnomalyMapDisplay:
             self._masks = read_masks(self.masks, self._images)
         self._titles = self.titles
         if self.titles is None:
-            self._titles = [picture_title(s, i) for i, s in enumerate(images._sources)]
+            self._titles = [image_title(s, i) for i, s in enumerate(images._sources)]
 
     def _draw_input(self, cell, i: int) -> None:
         cell.imshow(self._images[i])

@@ -66,7 +66,7 @@ def label_row(cell, title: str) -> None:
     cell.set_ylabel(title, rotation=0, ha="right", va="center")
 
 
-def picture_title(source, i: int) -> str:
+def image_title(source, i: int) -> str:
     """Return the file name of an image, or its number if it has none."""
     is_path = isinstance(source, str | os.PathLike)
     return Path(source).name if is_path else f"image {i}"

@@ -4,10 +4,15 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch
+from sklearn.utils.validation import check_is_fitted
 
-from skpatchcore._detector import PatchCoreDetector
+from skpatchcore._detectors import (
+    Reference,
+    find_detector,
+    merge_matches,
+    renumber_images,
+)
 from skpatchcore._images import (
     Geometry,
     Images,
@@ -15,7 +20,6 @@ from skpatchcore._images import (
     check_images,
     plan_geometry,
 )
-from skpatchcore.calibration import ConformalDetector
 
 # Number of training images to keep decoded. They are large, and few of them match.
 _N_DECODED = 16
@@ -24,7 +28,7 @@ _N_DECODED = 16
 class Matches(NamedTuple):
     """The nearest normal patches of every patch of one image."""
 
-    picture: np.ndarray  # (h, w, k), index of the image in the X of fit
+    image: np.ndarray  # (h, w, k), index of the image in the X of fit
     row: np.ndarray  # (h, w, k)
     column: np.ndarray  # (h, w, k)
     distance: np.ndarray  # (h, w, k)
@@ -59,49 +63,62 @@ class PatchPlaces:
 
     Parameters
     ----------
-    estimator : PatchCoreDetector or ConformalDetector
-        A fitted detector with one memory bank.
+    estimator : estimator
+        A fitted detector with maps. For an ensemble, the first member is shown.
     training_images : sequence of images, or ndarray
         The `X` that `estimator` was fitted on, in the same order.
     """
 
     def __init__(self, estimator, training_images):
-        self._detector, self._rows = _unwrap(estimator)
+        check_is_fitted(estimator)
+        self._references = find_detector(estimator).references()
         # A missing image matters only if one of its patches matches.
-        self._failures = {}
+        self._failures: dict[int, Exception] = {}
         self.training = check_images(training_images, self._failures)
-        n_needed = 1 + int(self._outer(self._detector.training_indices_).max())
+        n_needed = 1 + max(int(_learned_from(r).max()) for r in self._references)
         if len(self.training) < n_needed:
             raise ValueError(
                 f"training_images has {len(self.training)} images, but the estimator "
                 f"was fitted on image {n_needed - 1}. Pass the same X as to fit, in "
                 "the same order: matches refer to images by their position in it."
             )
-        self.training_picture = lru_cache(_N_DECODED)(self._load)
+        self.training_image = lru_cache(_N_DECODED)(self._load)
 
     def matches(self, image: Images, n_neighbors: int) -> Matches:
         """Return the nearest normal patches of every patch of a single image."""
-        own = self._detector.n_neighbors
-        found = self._detector.nearest_patches(image, max(n_neighbors, own))
-        places = [found[name][0] for name in ("picture", "row", "column", "distance")]
+        own = self._references[0].detector.n_neighbors
+        found = merge_matches(
+            [
+                renumber_images(
+                    reference.detector.nearest_patches(image, max(n_neighbors, own)),
+                    reference.rows,
+                )
+                for reference in self._references
+            ]
+        )
+        places = [found[name][0] for name in ("image", "row", "column", "distance")]
         scores = places[-1][..., :own].mean(axis=-1)
-        places = [part[..., :n_neighbors] for part in places]
-        return Matches(self._outer(places[0]), *places[1:], scores)
+        return Matches(*(part[..., :n_neighbors] for part in places), scores)
 
     def box(self, shape: tuple[int, int], grid, place) -> np.ndarray:
         """Return the box of a patch in an image of this shape and grid of patches."""
-        features = self._detector.features_
+        features = self._references[0].detector.features_
         geometry = plan_geometry(shape, features.image_size, features.crop_size)
         extent = features.patch_size / features.patch_stride
         return patch_box(geometry, grid, place, extent)
 
     def training_box(self, image: int, row: int, column: int) -> np.ndarray:
         """Return the box of a normal patch in its training image."""
-        shape = self.training_picture(image).shape[:2]
-        learned_from = self._outer(self._detector.training_indices_)
-        position = int(np.flatnonzero(learned_from == image)[0])
-        grid = self._detector._training_shapes[position]
-        return self.box(shape, tuple(grid), (row, column))
+        shape = self.training_image(image).shape[:2]
+        return self.box(shape, self._training_grid(image), (row, column))
+
+    def _training_grid(self, image: int) -> tuple[int, ...]:
+        """Return height and width of a training image's grid of patches."""
+        for reference in self._references:
+            position = np.flatnonzero(_learned_from(reference) == image)
+            if len(position):
+                return tuple(reference.detector._training_shapes[position[0]])
+        raise ValueError(f"Training image {image} was not learned from.")
 
     def _load(self, i: int) -> np.ndarray:
         try:
@@ -115,34 +132,11 @@ class PatchPlaces:
                 "patches. Pass the training_images of fit, in the same order."
             ) from error
 
-    def _outer(self, images: np.ndarray) -> np.ndarray:
-        return images if self._rows is None else self._rows[images]
 
-
-def _unwrap(estimator) -> tuple[PatchCoreDetector, np.ndarray | None]:
-    """Return the inner detector, and the rows of the outer `X` that it was fitted on.
-
-    The rows are None if the inner detector was fitted on the outer `X` itself.
-    """
-    if isinstance(estimator, FrozenEstimator):
-        return _unwrap(estimator.estimator)
-    if isinstance(estimator, ConformalDetector) and hasattr(estimator, "estimators_"):
-        if not hasattr(estimator, "nearest_patches"):
-            raise TypeError(
-                f"A ConformalDetector with method={estimator.method!r} has "
-                f"{len(estimator.estimators_)} detectors, each with its own bank and "
-                "matches. Pass one of estimators_, or use method='refit'."
-            )
-        detector, rows = _unwrap(estimator.estimators_[0])
-        frozen = isinstance(estimator.estimator, FrozenEstimator)
-        return detector, rows if frozen else estimator._training_rows
-    if isinstance(estimator, PatchCoreDetector) and hasattr(estimator, "memory_bank_"):
-        return estimator, None
-    raise TypeError(
-        f"Expected a fitted PatchCoreDetector, or a ConformalDetector around one; got "
-        f"{estimator!r:.80}. For a search, pass best_estimator_; for a pipeline, its "
-        "last step; for a TunedThresholdDetector, its estimator_."
-    )
+def _learned_from(reference: Reference) -> np.ndarray:
+    """Return the positions of training images in the outermost `X`."""
+    indices = reference.detector.training_indices_
+    return indices if reference.rows is None else reference.rows[indices]
 
 
 def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bunch:
@@ -166,7 +160,7 @@ def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bu
         distances.append(found[3])
     return Bunch(
         boxes=np.array(boxes),
-        match_pictures=np.array(match_images),
+        match_images=np.array(match_images),
         match_boxes=np.array(match_boxes),
         distances=np.array(distances),
     )

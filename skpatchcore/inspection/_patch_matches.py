@@ -7,8 +7,8 @@ from skpatchcore._images import check_images
 from skpatchcore.inspection._axes import (
     check_matplotlib,
     grid_of_axes,
+    image_title,
     label_row,
-    picture_title,
 )
 from skpatchcore.inspection._colors import NORMAL, PATCH, cased
 from skpatchcore.inspection._patch_boxes import find_matches
@@ -41,7 +41,7 @@ class PatchMatchDisplay:
     training_images : sequence of images, or ndarray
         The images that contain the matches.
 
-    match_pictures : array-like of shape (n, n_neighbors), int
+    match_images : array-like of shape (n, n_neighbors), int
         Index in `training_images` of the image of each match, the nearest first.
 
     match_boxes : array-like of shape (n, n_neighbors, 4)
@@ -91,7 +91,7 @@ class PatchMatchDisplay:
         boxes,
         *,
         training_images,
-        match_pictures,
+        match_images,
         match_boxes,
         distances,
         titles=None,
@@ -99,7 +99,7 @@ class PatchMatchDisplay:
         self.images = images
         self.boxes = boxes
         self.training_images = training_images
-        self.match_pictures = match_pictures
+        self.match_images = match_images
         self.match_boxes = match_boxes
         self.distances = distances
         self.titles = titles
@@ -184,7 +184,7 @@ class PatchMatchDisplay:
         boxes,
         *,
         training_images,
-        match_pictures,
+        match_images,
         match_boxes,
         distances,
         titles=None,
@@ -204,7 +204,7 @@ class PatchMatchDisplay:
         training_images : sequence of images, or ndarray
             The images that contain the matches.
 
-        match_pictures : array-like of shape (n, n_neighbors), int
+        match_images : array-like of shape (n, n_neighbors), int
             Index in `training_images` of the image of each match.
 
         match_boxes : array-like of shape (n, n_neighbors, 4)
@@ -239,7 +239,7 @@ class PatchMatchDisplay:
             images,
             boxes,
             training_images=training_images,
-            match_pictures=match_pictures,
+            match_images=match_images,
             match_boxes=match_boxes,
             distances=distances,
             titles=titles,
@@ -282,14 +282,14 @@ class PatchMatchDisplay:
         return self
 
     def _draw_match(self, cell, i: int, j: int, surroundings) -> None:
-        image = int(self._pictures[i, j])
+        image = int(self._matched[i, j])
         box = self._match_boxes[i, j]
         draw_cutout(cell, self._training[image], box, NORMAL, surroundings)
         title = f"distance {self._distances[i, j]:.3g}"
         if i == 0:
             title = f"{'nearest' if j == 0 else f'{j + 1}.'} normal patch\n{title}"
         cell.set_title(title, fontsize="medium")
-        source = picture_title(self._training._sources[image], image)
+        source = image_title(self._training._sources[image], image)
         cell.set_xlabel(f"from {source}", fontsize="small")
 
     def _prepare(self, surroundings) -> None:
@@ -301,27 +301,27 @@ class PatchMatchDisplay:
             )
         images = check_images(self.images)
         check_consistent_length(
-            images, self.boxes, self.match_pictures, self.titles, self.distances
+            images, self.boxes, self.match_images, self.titles, self.distances
         )
         # Training images without a match may be missing.
         self._training = check_images(self.training_images, {})
         self._images = list(images)
         self._boxes = np.asarray(self.boxes, dtype=float)
-        self._pictures = np.asarray(self.match_pictures)
+        self._matched = np.asarray(self.match_images)
         self._match_boxes = np.asarray(self.match_boxes, dtype=float)
         self._distances = np.asarray(self.distances, dtype=float)
-        expected = (*self._pictures.shape, 4)
+        expected = (*self._matched.shape, 4)
         shapes = (self._match_boxes.shape, (*self._distances.shape, 4))
-        if self._pictures.ndim != 2 or shapes != (expected, expected):
+        if self._matched.ndim != 2 or shapes != (expected, expected):
             raise ValueError(
-                f"match_pictures, match_boxes and distances have the shapes "
-                f"{self._pictures.shape}, {self._match_boxes.shape} and "
+                f"match_images, match_boxes and distances have the shapes "
+                f"{self._matched.shape}, {self._match_boxes.shape} and "
                 f"{self._distances.shape}; expected (n, k), (n, k, 4) and (n, k)."
             )
         self._titles = self.titles
         if self.titles is None:
             sources = images._sources
-            self._titles = [picture_title(s, i) for i, s in enumerate(sources)]
+            self._titles = [image_title(s, i) for i, s in enumerate(sources)]
 
 
 def draw_cutout(cell, image: np.ndarray, box, color: str, surroundings=None):

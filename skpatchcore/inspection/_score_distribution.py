@@ -2,12 +2,10 @@
 
 import numpy as np
 from scipy.stats import binomtest, gaussian_kde, iqr
-from sklearn.pipeline import Pipeline
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from skpatchcore._labels import check_outlier_labels
-from skpatchcore._tuned_threshold import normality
-from skpatchcore.calibration import ConformalDetector
+from skpatchcore._detectors import unwrap
+from skpatchcore._utils import check_outlier_labels, normality
 from skpatchcore.inspection._axes import check_matplotlib, one_axes
 from skpatchcore.inspection._colors import (
     ANOMALOUS,
@@ -142,12 +140,12 @@ class ScoreDistributionDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        made_for = isinstance(estimator, ConformalDetector)
+        calibrated = hasattr(estimator, "min_alpha_")
         display = cls(
             y,
             normality(estimator, X),
             threshold=_threshold_of(estimator),
-            alpha=estimator.alpha if made_for else None,
+            alpha=estimator.alpha if calibrated else None,
         )
         return display.plot(ax, **kwargs)
 
@@ -332,7 +330,6 @@ def _threshold_of(estimator) -> float | None:
     """Return the decision threshold of an estimator, on the scale of `normality`."""
     if not hasattr(estimator, "score_samples"):
         return 0.0
-    last = estimator[-1] if isinstance(estimator, Pipeline) else estimator
-    offset = getattr(last, "offset_", None)
+    offset = getattr(unwrap(estimator)[0], "offset_", None)
     # scikit-learn's one-class SVM has an array with one element.
     return None if offset is None else float(np.ravel(offset)[0])

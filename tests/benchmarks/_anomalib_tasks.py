@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# As many pictures at a time as anomalib's data modules take by default.
+# As many images at a time as anomalib's data modules take by default.
 _TRAIN_BATCH = 32
 
 
@@ -26,15 +26,15 @@ def coreset(folder: Path, picks: list[int]) -> dict:
 
 
 def fit(folder: Path, picks: list[int], fraction: float) -> dict:
-    """Time features and coreset of training pictures; leave a bank of the right size.
+    """Time features and coreset of training images; leave a bank of the right size.
 
     The coreset is timed for a few picks, and takes the same memory as for all. The
     bank is drawn at random: to a full search it is as good as any.
     """
     model = _model(folder)
-    pictures = np.load(folder / "train.npy")
+    images = np.load(folder / "train.npy")
     model.train()
-    embed = _seconds(_embed, model, pictures)
+    embed = _seconds(_embed, model, images)
     start = time.perf_counter()
     embeddings = torch.vstack(model.embedding_store)
     model.embedding_store.clear()
@@ -47,25 +47,25 @@ def fit(folder: Path, picks: list[int], fraction: float) -> dict:
 
 
 def predict(folder: Path, batch_size: int) -> dict:
-    """Time scores and maps of test pictures, in batches."""
+    """Time scores and maps of test images, in batches."""
     model = _model(folder)
     model.memory_bank = torch.from_numpy(np.load(folder / "bank.npy"))
-    pictures = np.load(folder / "test.npy")
+    images = np.load(folder / "test.npy")
     model.eval()
     with torch.inference_mode():
-        model(_normalised(pictures[:batch_size]))
-        seconds = _seconds(_predict_all, model, pictures, batch_size)
-    return {"seconds": seconds, "n_pictures": len(pictures)}
+        model(_normalised(images[:batch_size]))
+        seconds = _seconds(_predict_all, model, images, batch_size)
+    return {"seconds": seconds, "n_images": len(images)}
 
 
-def _predict_all(model, pictures: np.ndarray, batch_size: int) -> None:
-    for start in range(0, len(pictures), batch_size):
-        model(_normalised(pictures[start : start + batch_size]))
+def _predict_all(model, images: np.ndarray, batch_size: int) -> None:
+    for start in range(0, len(images), batch_size):
+        model(_normalised(images[start : start + batch_size]))
 
 
-def _embed(model, pictures: np.ndarray) -> None:
-    for start in range(0, len(pictures), _TRAIN_BATCH):
-        model(_normalised(pictures[start : start + _TRAIN_BATCH]))
+def _embed(model, images: np.ndarray) -> None:
+    for start in range(0, len(images), _TRAIN_BATCH):
+        model(_normalised(images[start : start + _TRAIN_BATCH]))
 
 
 def _model(folder: Path):
@@ -82,8 +82,8 @@ def _model(folder: Path):
     return model
 
 
-def _normalised(pictures: np.ndarray) -> torch.Tensor:
-    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+def _normalised(images: np.ndarray) -> torch.Tensor:
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (_MEAN, _STD))
     return (batch - mean) / std
 

@@ -1,7 +1,7 @@
-"""Real pictures and features to measure on: bottle of MVTec AD, and a ResNet-18.
+"""Real images and features to measure on: bottle of MVTec AD, and a ResNet-18.
 
 Both lie in the folder that SKPATCHCORE_ASSETS names, weights of the first three layers
-in ``weights/resnet18_tv_in1k_trunk.safetensors``, pictures in ``data/mvtec_ad/bottle``.
+in ``weights/resnet18_tv_in1k_trunk.safetensors``, images in ``data/mvtec_ad/bottle``.
 """
 
 import os
@@ -38,19 +38,19 @@ def paths(subset: str) -> list[str]:
     )
 
 
-def crops(subset: str, n_pictures: int | None = None) -> np.ndarray:
-    """Return pictures cropped to 224 pixels, (n, 224, 224, 3) uint8."""
-    pictures = []
-    for path in paths(subset)[:n_pictures]:
+def crops(subset: str, n_images: int | None = None) -> np.ndarray:
+    """Return images cropped to 224 pixels, (n, 224, 224, 3) uint8."""
+    images = []
+    for path in paths(subset)[:n_images]:
         with Image.open(path) as image:
             left, top = (image.width - 224) // 2, (image.height - 224) // 2
             crop = image.convert("RGB").crop((left, top, left + 224, top + 224))
-            pictures.append(np.asarray(crop))
-    return np.stack(pictures)
+            images.append(np.asarray(crop))
+    return np.stack(images)
 
 
 def features(kept: Path | None = None) -> dict[str, np.ndarray]:
-    """Return features of all training and test pictures, (n, 784, 384) float32.
+    """Return features of all training and test images, (n, 784, 384) float32.
 
     They are read from the file `kept`, or extracted, and left there.
     """
@@ -84,12 +84,12 @@ def to_dimensions(X: np.ndarray, d: int, random_state: int = 0) -> np.ndarray:
     return X @ matrix.astype(np.float32)
 
 
-def write_more(folder: Path, n_pictures: int) -> list[str]:
-    """Return paths of training pictures, and of shifted, noisy copies beyond them."""
+def write_more(folder: Path, n_images: int) -> list[str]:
+    """Return paths of training images, and of shifted, noisy copies beyond them."""
     known = paths("train")
     rng = np.random.default_rng(0)
     more = []
-    for i in range(len(known), n_pictures):
+    for i in range(len(known), n_images):
         with Image.open(known[i % len(known)]) as image:
             pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
         shift = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, size=2)
@@ -98,4 +98,4 @@ def write_more(folder: Path, n_pictures: int) -> list[str]:
         )
         more.append(str(folder / f"{i:04d}.png"))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(more[-1])
-    return (known + more)[:n_pictures]
+    return (known + more)[:n_images]

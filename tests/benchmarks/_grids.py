@@ -1,8 +1,8 @@
 """Patch features with their grids, and masks, of real classes, small enough for tables.
 
-ResNet-18, layers 2 and 3, default recipe; 100 training pictures and all test pictures,
-by a PCA of the training pictures' patches in 96 dimensions, which keep 93 to 98 % of
-their variance. Weights and pictures lie in the folder that SKPATCHCORE_ASSETS names.
+ResNet-18, layers 2 and 3, default recipe; 100 training images and all test images,
+by a PCA of the training images' patches in 96 dimensions, which keep 93 to 98 % of
+their variance. Weights and images lie in the folder that SKPATCHCORE_ASSETS names.
 """
 
 import os
@@ -15,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._maps import resize_map
 from skpatchcore.datasets import load_mvtec_ad
 from skpatchcore.metrics import image_auroc, pixel_auroc
 
@@ -29,7 +29,7 @@ SCALE, SMOOTHING = 4, 2.0
 
 
 class Grids(NamedTuple):
-    """Features (n, h, w, d), masks (n, 4h, 4w) and labels of the test pictures."""
+    """Features (n, h, w, d), masks (n, 4h, 4w) and labels of the test images."""
 
     train: np.ndarray
     test: np.ndarray
@@ -70,7 +70,7 @@ def _extract(category: str) -> Grids:
 
 
 def _mask(mask, size, crop, grid) -> np.ndarray:
-    """Return a mask as the network saw the picture, at the resolution of maps."""
+    """Return a mask as the network saw the image, at the resolution of maps."""
     shape = tuple(SCALE * n for n in grid)
     if mask is None:
         return np.zeros(shape, dtype=bool)

@@ -1,11 +1,11 @@
-"""Rules that set the weights of layers from the features of training pictures."""
+"""Rules that set the weights of layers from the features of training images."""
 
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from skpatchcore._descriptors import balance_layers
+from skpatchcore._features._descriptors import balance_layers
 
-N_PICTURES, N_PATCHES = 24, 4000
+N_IMAGES, N_PATCHES = 24, 4000
 
 
 def _blocks(X, n_channels):
@@ -43,8 +43,8 @@ def equal_channels(X, n_channels):
 
 
 def _distances_to_others(X, n_channels):
-    """Return, a layer, distances to the nearest patch in other training pictures."""
-    chosen = np.random.default_rng(0).permutation(len(X))[:N_PICTURES]
+    """Return, a layer, distances to the nearest patch in other training images."""
+    chosen = np.random.default_rng(0).permutation(len(X))[:N_IMAGES]
     bank, queries = (
         np.split(X[rows].reshape(-1, X.shape[-1]), np.cumsum(n_channels)[:-1], axis=1)
         for rows in np.array_split(chosen, 2)
@@ -57,7 +57,7 @@ def _distances_to_others(X, n_channels):
 
 
 def nearest_neighbors(X, n_channels):
-    """Equal distance to the nearest patch in other training pictures."""
+    """Equal distance to the nearest patch in other training images."""
     means = [distances.mean() for distances in _distances_to_others(X, n_channels)]
     return means[0] / np.array(means)
 

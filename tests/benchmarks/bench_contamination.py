@@ -1,15 +1,15 @@
-"""What defective pictures in the training set cost, with and without filters.
+"""What defective images in the training set cost, with and without filters.
 
 Run as ``python tests/benchmarks/bench_contamination.py FEATURES.npz [CLASS ...]``,
 where CLASS is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``); without
 any, bottle and pill. Features are extracted once and kept in FEATURES.npz; every second
 row and column of their grids is used.
 
-To 60 normal training pictures so many defective ones are added that they are a given
+To 60 normal training images so many defective ones are added that they are a given
 share of all. They come from 15 that are set aside; the detector is rated on the normal
-test pictures and 40 other defective ones ("others"), the same for all shares, and on
+test images and 40 other defective ones ("others"), the same for all shares, and on
 these and the 15 together ("with those learned"), as where what is to be found is in the
-training set. Median over seeds, which draw the pictures and the coreset (5 %).
+training set. Median over seeds, which draw the images and the coreset (5 %).
 """
 
 import sys

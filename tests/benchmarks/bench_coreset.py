@@ -1,7 +1,7 @@
 """Time of the k-centre greedy against the same picks made one at a time, and anomalib.
 
 Run as ``python tests/benchmarks/bench_coreset.py [--anomalib-env DIR]`` with real
-weights and pictures in the folder that SKPATCHCORE_ASSETS names, or with ``--rows N``
+weights and images in the folder that SKPATCHCORE_ASSETS names, or with ``--rows N``
 on synthetic features. What would take longer than ``--limit`` seconds is timed on its
 first picks and extrapolated: one pick at a time, each costs the same.
 
@@ -20,7 +20,7 @@ import torch
 from _anomalib import Anomalib
 from _timing import Pace, limit_threads, print_table, seconds, take_turns, with_ratios
 
-from skpatchcore._k_center import k_center_greedy
+from skpatchcore._coreset._greedy import k_center_greedy
 
 OURS = "skpatchcore"
 _BLOCK = 512
@@ -170,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--anomalib-env", type=Path, help="made there if absent")
     parser.add_argument("--features", type=Path, help="file to keep features in (.npz)")
-    parser.add_argument("--pictures", type=int, help="take this many; default all")
+    parser.add_argument("--images", type=int, help="take this many; default all")
     parser.add_argument("--rows", type=int, help="synthetic features instead")
     parser.add_argument("--dimensions", type=int, default=128)
     parser.add_argument("--fraction", type=float, default=0.1)
@@ -184,7 +184,7 @@ def main() -> None:
     if args.rows is not None:
         features = synthetic(args.rows, 384)
     else:
-        features = _bottle.features(args.features)["train"][: args.pictures]
+        features = _bottle.features(args.features)["train"][: args.images]
         features = features.reshape(-1, features.shape[-1])
     X = torch.from_numpy(_bottle.to_dimensions(features, args.dimensions))
     n_selected = int(args.fraction * len(X))

@@ -1,8 +1,8 @@
 """Fit and prediction end to end against anomalib's PatchcoreModel: time and memory.
 
 Run as ``python tests/benchmarks/bench_detector.py --anomalib-env DIR`` with the
-pictures of bottle in the folder that SKPATCHCORE_ASSETS names. Both sides take the same
-random weights of a WRN-50-2, layers 2 and 3, the same pictures of 224 pixels in memory,
+images of bottle in the folder that SKPATCHCORE_ASSETS names. Both sides take the same
+random weights of a WRN-50-2, layers 2 and 3, the same images of 224 pixels in memory,
 3 x 3 means concatenated, and one nearest neighbour; both give maps of 224 pixels. Each
 figure comes from a process of its own. anomalib's coreset is extrapolated from its
 first picks, and the bank it searches drawn at random: a full search costs the same.
@@ -60,23 +60,23 @@ def fit(folder: Path, fraction: float, precision: str) -> dict:
 
 def predict(folder: Path, batch_size: int) -> dict:
     detector = load(folder / "model.skpc", weights=folder / "weights.pth")
-    pictures = np.load(folder / "test.npy")
+    images = np.load(folder / "test.npy")
     predict_maps = partial(detector.predict_maps, size="resized")
-    predict_maps(pictures[:batch_size])
+    predict_maps(images[:batch_size])
 
     def predict_all():
-        for start in range(0, len(pictures), batch_size):
-            predict_maps(pictures[start : start + batch_size])
+        for start in range(0, len(images), batch_size):
+            predict_maps(images[start : start + batch_size])
 
-    return pictures_per_second(len(pictures), seconds(predict_all))
+    return images_per_second(len(images), seconds(predict_all))
 
 
-def pictures_per_second(n_pictures: int, taken: float) -> dict:
-    return {"ms a picture": 1e3 * taken / n_pictures, "pictures/s": n_pictures / taken}
+def images_per_second(n_images: int, taken: float) -> dict:
+    return {"ms an image": 1e3 * taken / n_images, "images/s": n_images / taken}
 
 
 def least(batch_size: int, n_bank: int, dtype: torch.dtype, n_repeats: int) -> dict:
-    """Time the network alone and one bare product, in ms a picture."""
+    """Time the network alone and one bare product, in ms an image."""
     network = timm.create_model(NETWORK, features_only=True, out_indices=(2, 3)).eval()
     network = network.to(dtype=dtype, memory_format=torch.channels_last)
     batch = torch.rand(batch_size, 3, 224, 224).to(
@@ -112,7 +112,7 @@ def anomalib_fit(rival: Anomalib, fraction: float, n_picks: int) -> dict:
 def anomalib_predict(rival: Anomalib, batch_size: int) -> dict:
     found = rival.run("predict", batch_size=batch_size)
     memory = {name: found[name] for name in ("imports_MB", "peak_MB")}
-    return {**pictures_per_second(found["n_pictures"], found["seconds"]), **memory}
+    return {**images_per_second(found["n_images"], found["seconds"]), **memory}
 
 
 def medians(turns: list[dict[str, dict]]) -> list[dict]:
@@ -128,7 +128,7 @@ def medians(turns: list[dict[str, dict]]) -> list[dict]:
 
 
 def prepare(folder: Path, n_train: int | None, n_test: int) -> int:
-    """Write weights and pictures for both sides; return the number to train on."""
+    """Write weights and images for both sides; return the number to train on."""
     torch.manual_seed(0)
     network = timm.create_model(NETWORK, pretrained=False)
     torch.save(network.state_dict(), folder / "weights.pth")
@@ -139,7 +139,7 @@ def prepare(folder: Path, n_train: int | None, n_test: int) -> int:
 
 
 def run(folder: Path, rival: Anomalib | None, args) -> None:
-    n_train = prepare(folder, args.pictures, args.test_pictures)
+    n_train = prepare(folder, args.images, args.test_images)
     n_bank = int(n_train * _bottle.N_PATCHES * args.fraction)
     fits, predictions = [], {batch_size: [] for batch_size in args.batches}
     for _ in range(args.repeats):
@@ -155,20 +155,20 @@ def run(folder: Path, rival: Anomalib | None, args) -> None:
                 job = (batch_size, n_bank, getattr(torch, name), 5)
                 found = in_fresh_process(least, *job)
                 both = (found["network"] + found["product"]) / 1e3
-                turns[-1][f"least, {name}"] = {**pictures_per_second(1, both), **found}
-    title = f"{n_train} pictures, {n_bank} picks, {args.threads} threads"
+                turns[-1][f"least, {name}"] = {**images_per_second(1, both), **found}
+    title = f"{n_train} images, {n_bank} picks, {args.threads} threads"
     rows = with_ratios(medians(fits), "s", OURS)
     print_table(f"Fit: {title}, median of {args.repeats}", rows)
     for batch_size, turns in predictions.items():
-        rows = with_ratios(medians(turns), "ms a picture", OURS)
+        rows = with_ratios(medians(turns), "ms an image", OURS)
         print_table(f"Prediction, {batch_size} at a time", rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--anomalib-env", type=Path, help="made there if absent")
-    parser.add_argument("--pictures", type=int, help="train on this many; default all")
-    parser.add_argument("--test-pictures", type=int, default=24)
+    parser.add_argument("--images", type=int, help="train on this many; default all")
+    parser.add_argument("--test-images", type=int, default=24)
     parser.add_argument("--fraction", type=float, default=0.1)
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 1])
     parser.add_argument("--precision", default="auto")

@@ -1,4 +1,4 @@
-"""The embedded backbone beside others: AUROC on real and procedural pictures, and time.
+"""The embedded backbone beside others: AUROC on real and procedural images, and time.
 
 Run as ``python tests/benchmarks/bench_embedded.py``; see ``--help``. Real classes are
 those below ``data`` of the assets (``SKPATCHCORE_ASSETS``), procedural ones the
@@ -16,7 +16,11 @@ from _bottle import assets
 from sklearn.utils import Bunch
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._benchmark import measure_pictures, measure_pixels, score_and_map
+from skpatchcore._benchmark._evaluate import (
+    measure_images,
+    measure_pixels,
+    score_and_map,
+)
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.datasets._textures import TEXTURES
 
@@ -64,7 +68,7 @@ def measure(features, train, test, fraction: float, seeds: int) -> tuple[float, 
         scores, maps = score_and_map(detector, test.data, size="resized")
         found.append(
             (
-                measure_pictures(test.target, scores)["image_auroc"],
+                measure_images(test.target, scores)["image_auroc"],
                 measure_pixels(test, maps, detector.features_)["pixel_auroc"],
             )
         )
@@ -72,7 +76,7 @@ def measure(features, train, test, fraction: float, seeds: int) -> tuple[float, 
 
 
 def forward_time(features: PatchFeatureTransformer, n_repeats: int = 20) -> float:
-    """Return the median time in seconds of a picture of 224 pixels, in batches of 8."""
+    """Return the median time in seconds of an image of 224 pixels, in batches of 8."""
     network = features._load(0)
     batch, times = torch.rand(8, 3, 224, 224), []
     for _ in range(n_repeats):
@@ -126,7 +130,7 @@ def main(models, classes, fraction, seeds, weights, times, cache) -> None:
             _print_row(f"mean, {kind}", [f"{i:.3f} / {p:.3f}" for i, p in means])
     if times:
         spent = [forward_time(transformer(model, weights)) for model in models]
-        _print_row("ms a picture", [f"{1000 * seconds:.1f}" for seconds in spent])
+        _print_row("ms an image", [f"{1000 * seconds:.1f}" for seconds in spent])
 
 
 if __name__ == "__main__":

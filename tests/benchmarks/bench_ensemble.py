@@ -4,9 +4,9 @@ Run as ``python tests/benchmarks/bench_ensemble.py FOLDER [CLASS ...]``, where C
 a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``), such as
 ``mvtec_ad/bottle``. Layer maps are kept in FOLDER, so that a second run is fast.
 
-30 training pictures drawn at random, all normal test pictures and at most 40 defective
+30 training images drawn at random, all normal test images and at most 40 defective
 ones, coreset of 1 %; ResNet-18 and MobileNetV2 with a short side of 160, ViT-Tiny with
-224 x 224. Image AUROC / pixel AUROC / AUPRO, means over seeds, which draw the pictures
+224 x 224. Image AUROC / pixel AUROC / AUPRO, means over seeds, which draw the images
 and the coresets; the last column is the standard deviation between seeds, mean over
 classes.
 """
@@ -26,8 +26,8 @@ from skpatchcore import (
     PatchCoreEnsemble,
     PatchFeatureTransformer,
 )
-from skpatchcore._images import resize_masks
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._maps import resize_map
+from skpatchcore._images._geometry import resize_masks
 from skpatchcore.metrics import image_auroc, pixel_metrics
 
 N_TRAIN, N_SEEDS = 30, 3

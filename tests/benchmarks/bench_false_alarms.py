@@ -1,17 +1,17 @@
-"""Share of new normal pictures, and of defects, that thresholds flag.
+"""Share of new normal images, and of defects, that thresholds flag.
 
 Run as ``python tests/benchmarks/bench_false_alarms.py FEATURES.npz [CLASS ...]``, where
 CLASS is a folder below ``data`` of the assets (``SKPATCHCORE_ASSETS``, or
 ``../shared/assets`` beside the checkout), such as ``mvtec_ad/bottle``, or
-``surfaces`` (procedural pictures) or ``numbers`` (fresh numbers for each split);
+``surfaces`` (procedural images) or ``numbers`` (fresh numbers for each split);
 without any, all of these. Features are extracted once and kept in FEATURES.npz.
 
-Each split shuffles the normal pictures of a class, keeps most for fitting and
+Each split shuffles the normal images of a class, keeps most for fitting and
 calibrating, and asks how many of the others, and of the defects, are flagged. The
 thresholds are those of ConformalDetector, of the training scores (``contamination``),
 and anomalib's default: that of the best F1 on the test set (``F1AdaptiveThreshold``
 with ``val_split_mode="same_as_test"``), which has no rate to hold, and sees the very
-pictures it is rated on.
+images it is rated on.
 """
 
 import os
@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._conformal import Calibration
 from skpatchcore.calibration import ConformalDetector
+from skpatchcore.calibration._p_values import Calibration
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.metrics import f1_max
 
@@ -33,7 +33,7 @@ N_SPLITS = 200
 N_PICKS = 200
 N_PATCHES = 49
 N_DIMENSIONS = 64
-# Sets of procedural pictures to fit and calibrate on, and those to ask about.
+# Sets of procedural images to fit and calibrate on, and those to ask about.
 N_TRAIN, N_NEW = (30, 100, 300), 100
 CATEGORIES = (
     "mvtec_ad_reduced/hazelnut_reduced",
@@ -51,8 +51,8 @@ def assets() -> Path:
     return Path(os.environ.get("SKPATCHCORE_ASSETS", beside))
 
 
-def pictures(category: str):
-    """Return pictures, and what reads them."""
+def images(category: str):
+    """Return images, and what reads them."""
     if category == "surfaces":
         data = make_surface_defects(1200, 0, 100, texture="wood", random_state=0)
         return data, PatchFeatureTransformer(
@@ -68,7 +68,7 @@ def extract(category: str) -> dict[str, np.ndarray]:
 
     Every fourth row and column of the grid, in a random projection.
     """
-    data, features = pictures(category)
+    data, features = images(category)
     grids = features.fit(data.data, data.target).transform(data.data)[:, ::4, ::4]
     n, _, _, d = grids.shape
     projection = np.random.default_rng(0).normal(size=(d, N_DIMENSIONS))
@@ -133,7 +133,7 @@ def report(title: str, splits: list[dict[str, list[float]]], seconds: float) -> 
 
 
 def run_class(cache: Path, category: str, n_train: int, n_new: int) -> None:
-    """Split the normal pictures of a class again and again."""
+    """Split the normal images of a class again and again."""
     X, y = load(cache, category)
     normal, anomalous = X[y == 1], X[y == -1]
     start, splits = time.perf_counter(), []

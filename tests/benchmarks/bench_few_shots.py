@@ -1,11 +1,11 @@
-"""AUROC with few training pictures: turned, mirrored, brighter ones; foreground masks.
+"""AUROC with few training images: turned, mirrored, brighter ones; foreground masks.
 
 Run as ``python tests/benchmarks/bench_few_shots.py FOLDER [SHOTS [CLASS ...]]``, where
-SHOTS are numbers of pictures such as ``1,4,16``, and CLASS is a folder below ``data``
+SHOTS are numbers of images such as ``1,4,16``, and CLASS is a folder below ``data``
 of the assets (``SKPATCHCORE_ASSETS``), such as ``mvtec_ad/bottle``. Layer maps are kept
 in FOLDER, so that a second run is fast.
 
-ResNet-18, short side 160, coreset of 5 %; training pictures are drawn at random, the
+ResNet-18, short side 160, coreset of 5 %; training images are drawn at random, the
 same ones for all options; image AUROC / pixel AUROC, mean over seeds and, for the
 image AUROC, its standard deviation.
 """
@@ -19,7 +19,7 @@ import torch
 from _bottle import assets
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._images import resize_masks
+from skpatchcore._images._geometry import resize_masks
 from skpatchcore.datasets import load_mvtec_ad, read_masks
 from skpatchcore.metrics import image_auroc, pixel_auroc
 
@@ -39,7 +39,7 @@ OPTIONS = {
 
 
 def split(category: str):
-    """Return training paths, and paths, labels and masks of test pictures."""
+    """Return training paths, and paths, labels and masks of test images."""
     data = load_mvtec_ad(assets() / "data" / Path(category).parent, Path(category).name)
     train, test = data.cv[0]
     normal = test[data.target[test] == 1]

@@ -1,7 +1,7 @@
 """Time of a grid search with a cache, against one fit and against none.
 
 Run as ``python tests/benchmarks/bench_grid.py [--plain]`` with real weights and
-pictures in the folder that SKPATCHCORE_ASSETS names. ``--plain`` times the search
+images in the folder that SKPATCHCORE_ASSETS names. ``--plain`` times the search
 without a cache too, from one of its three folds and the refit: the whole of it takes
 the better part of an hour on two cores.
 """

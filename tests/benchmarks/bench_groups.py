@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
-from skpatchcore._conformal import Calibration
 from skpatchcore.calibration import ConformalDetector
+from skpatchcore.calibration._p_values import Calibration
 
 ALPHA = 0.05
 N_NEW = 50

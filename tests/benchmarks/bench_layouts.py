@@ -16,14 +16,14 @@ import numpy as np
 import timm
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
 
 from test_architectures import FIXED, SMALL
 
-from skpatchcore._layer_hooks import read_layers
-from skpatchcore._layer_outputs import name_layers, whole_size
-from skpatchcore._layouts import Hints, Layout, Probe, find_layout
-from skpatchcore._probes import _native_size
+from skpatchcore._backbones._feature_maps import name_layers, whole_size
+from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
+from skpatchcore._backbones._probes import _native_size
 
 SHORT, ASPECT = range(192, 321), 2
 N_CHECKED = 12

@@ -1,9 +1,9 @@
 """Time and errors of exact nearest neighbours, ours and those of others.
 
-Run as ``python tests/benchmarks/bench_neighbors.py``, with real pictures and weights in
+Run as ``python tests/benchmarks/bench_neighbors.py``, with real images and weights in
 the folder that SKPATCHCORE_ASSETS names, or with ``--data synthetic``. From bottle, the
-bank is the coreset of the training pictures, the queries are the patches of test
-pictures, and both are taken to the asked dimensions by a random projection. Several
+bank is the coreset of the training images, the queries are the patches of test
+images, and both are taken to the asked dimensions by a random projection. Several
 sizes (``--rows 1600 16000 64000 --dimensions 128 384 1536``) show where one overtakes
 another.
 
@@ -26,7 +26,7 @@ from _timing import limit_threads, print_table, seconds, take_turns, with_ratios
 from sklearn.neighbors import NearestNeighbors
 
 from skpatchcore import CoresetSampler
-from skpatchcore._neighbors import build_index
+from skpatchcore._neighbors._index import build_index
 
 OURS = "skpatchcore"
 _TIE = 1e-6

@@ -5,8 +5,8 @@ TABLE is "metrics", "weights" or "options", and CLASS is a folder below ``data``
 assets (``SKPATCHCORE_ASSETS``), such as ``mvtec_ad/bottle``. Features are extracted
 once and kept in FOLDER; so is every cell, so that an interrupted run goes on.
 
-256 pixels cropped to 224, coreset of 1 %, all test pictures. Each seed draws 80 % of
-the training pictures, and a coreset of them; the spread is the standard deviation over
+256 pixels cropped to 224, coreset of 1 %, all test images. Each seed draws 80 % of
+the training images, and a coreset of them; the spread is the standard deviation over
 seeds, mean over classes. Image AUROC / pixel AUROC / AUPRO (to a false-positive rate
 of 0.3).
 """
@@ -22,8 +22,8 @@ from _layer_rules import RULES
 from scipy.ndimage import gaussian_filter
 
 from skpatchcore import CoresetSampler, PatchFeatureTransformer, PatchMemoryBank
-from skpatchcore._images import resize_masks
-from skpatchcore._maps import resize_map
+from skpatchcore._detectors._maps import resize_map
+from skpatchcore._images._geometry import resize_masks
 from skpatchcore.datasets import load_mvtec_ad, read_masks
 from skpatchcore.metrics import image_auroc, pixel_metrics
 
@@ -67,7 +67,7 @@ OPTIONS = {
 
 
 def load(folder: Path, category: str, network: str):
-    """Return features of training and test pictures (n, h, w, d), labels and masks."""
+    """Return features of training and test images (n, h, w, d), labels and masks."""
     root = assets() / "data" / category
     test = load_mvtec_ad(root.parent, root.name, subset="test")
     masks = resize_masks(read_masks(test.masks, test.data), SIZE, CROP)

@@ -1,9 +1,9 @@
-"""Time and memory as pictures, the kept fraction and the dimensions grow; with plots.
+"""Time and memory as images, the kept fraction and the dimensions grow; with plots.
 
-Run as ``python tests/benchmarks/bench_scaling.py`` with real weights and pictures in
+Run as ``python tests/benchmarks/bench_scaling.py`` with real weights and images in
 the folder that SKPATCHCORE_ASSETS names. Each point is a fit and a prediction, each in
-a process of its own: "pictures" of a PatchCoreDetector with a ResNet-18 on files
-(bottle; beyond its 209 pictures shifted, noisy copies), "fraction" and "dimensions" of
+a process of its own: "images" of a PatchCoreDetector with a ResNet-18 on files
+(bottle; beyond its 209 images shifted, noisy copies), "fraction" and "dimensions" of
 a PatchMemoryBank on features of bottle, for the dimensions in random projections.
 
 Results are written to bench_scaling.json in ``--output``, one log-log plot for each
@@ -26,7 +26,7 @@ from skpatchcore import CoresetSampler, PatchCoreDetector, PatchMemoryBank
 from skpatchcore.persistence import load, save
 
 LABELS = {
-    "pictures": "training pictures of 784 patches",
+    "images": "training images of 784 patches",
     "fraction": "fraction of patches kept",
     "dimensions": "dimensions of a patch",
 }
@@ -35,18 +35,18 @@ N_FEATURES = 384
 N_PREDICTED = 8
 
 
-def fit_detector(folder: Path, pictures: list[str], fraction: float) -> dict:
+def fit_detector(folder: Path, images: list[str], fraction: float) -> dict:
     sampler = CoresetSampler(fraction)
     detector = PatchCoreDetector(_bottle.resnet18(), sampler, random_state=0)
-    taken = seconds(detector.fit, pictures)
+    taken = seconds(detector.fit, images)
     save(detector, folder / "model.skpc")
     return {"s": taken}
 
 
-def predict_detector(folder: Path, pictures: list[str]) -> dict:
+def predict_detector(folder: Path, images: list[str]) -> dict:
     detector = load(folder / "model.skpc")
-    detector.predict_maps(pictures[:1])
-    return {"s": seconds(detector.predict_maps, pictures) / len(pictures)}
+    detector.predict_maps(images[:1])
+    return {"s": seconds(detector.predict_maps, images) / len(images)}
 
 
 def fit_bank(folder: Path, fraction: float) -> dict:
@@ -78,20 +78,20 @@ def measure(fit, predict, n_patches: int, d: int, n_repeats: int) -> dict:
     return {**point, "features MB": n_patches * d * 4 / 1e6}
 
 
-def sweep_pictures(folder: Path, args) -> Iterator[dict]:
-    files = _bottle.write_more(folder, max(args.pictures))
+def sweep_images(folder: Path, args) -> Iterator[dict]:
+    files = _bottle.write_more(folder, max(args.images))
     test = _bottle.paths("test")[:N_PREDICTED]
-    for n in args.pictures:
+    for n in args.images:
         fit = (fit_detector, folder, files[:n], args.fraction)
         predict = (predict_detector, folder, test)
         n_patches = n * _bottle.N_PATCHES
         found = measure(fit, predict, n_patches, N_FEATURES, args.repeats)
-        yield {"pictures": n, **found}
+        yield {"images": n, **found}
 
 
 def sweep_bank(folder: Path, fraction: float, d: int, args) -> dict:
     X = _bottle.features(args.features or folder / "features.npz")
-    train, test = X["train"][: args.bank_pictures], X["test"][:N_PREDICTED]
+    train, test = X["train"][: args.bank_images], X["test"][:N_PREDICTED]
     np.save(folder / "train.npy", _bottle.to_dimensions(train, d))
     np.save(folder / "test.npy", _bottle.to_dimensions(test, d))
     fit, predict = (fit_bank, folder, fraction), (predict_bank, folder)
@@ -110,7 +110,7 @@ def sweep_dimensions(folder: Path, args) -> Iterator[dict]:
 
 
 SWEEPS = {
-    "pictures": sweep_pictures,
+    "images": sweep_images,
     "fraction": sweep_fraction,
     "dimensions": sweep_dimensions,
 }
@@ -124,7 +124,7 @@ def draw(name: str, points: list[dict], path: Path) -> None:
     figure, (times, memory) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     fits = [point["fit s"] for point in points]
     times.plot(x, fits, "ko-", label="fit")
-    times.plot(x, [p["predict s"] for p in points], "ks--", label="predict a picture")
+    times.plot(x, [p["predict s"] for p in points], "ks--", label="predict an image")
     memory.plot(x, [p["fit peak_MB"] for p in points], "ko-", label="fit")
     memory.plot(x, [p["predict peak_MB"] for p in points], "ks--", label="predict")
     memory.plot(
@@ -146,7 +146,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=SWEEPS, default=list(SWEEPS))
     parser.add_argument(
-        "--pictures", type=int, nargs="+", default=[50, 100, 200, 400, 800]
+        "--images", type=int, nargs="+", default=[50, 100, 200, 400, 800]
     )
     parser.add_argument(
         "--fractions", type=float, nargs="+", default=[0.001, 0.005, 0.02, 0.1, 0.25]
@@ -158,7 +158,7 @@ def main() -> None:
         "--fraction", type=float, default=0.1, help="where something else grows"
     )
     parser.add_argument(
-        "--bank-pictures", type=int, default=100, help="where the pictures do not grow"
+        "--bank-images", type=int, default=100, help="where the images do not grow"
     )
     parser.add_argument("--features", type=Path, help="file to keep features in (.npz)")
     parser.add_argument("--output", type=Path, default=IMAGES)

@@ -7,9 +7,14 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from skpatchcore._atomic import atomic_write
-from skpatchcore.embedded._network import MEAN, STD, EmbeddedBackbone, Readout
-from skpatchcore.embedded._trunk import Trunk
+from skpatchcore._backbones.embedded._network import (
+    MEAN,
+    STD,
+    EmbeddedBackbone,
+    Readout,
+)
+from skpatchcore._backbones.embedded._trunk import Trunk
+from skpatchcore._utils._atomic import atomic_write
 
 _BATCH = 16
 

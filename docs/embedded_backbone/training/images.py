@@ -7,7 +7,7 @@ from joblib import Parallel, delayed
 from numpy.random import MT19937, RandomState, SeedSequence
 from tqdm import tqdm
 
-from skpatchcore._atomic import atomic_write
+from skpatchcore._utils._atomic import atomic_write
 from training.scenes import draw_scene, draw_texture
 
 SHARD_LENGTH = 1024

@@ -7,8 +7,8 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
-from skpatchcore._atomic import atomic_write
-from skpatchcore.embedded._trunk import Trunk
+from skpatchcore._backbones.embedded._trunk import Trunk
+from skpatchcore._utils._atomic import atomic_write
 from training.losses import total_loss
 from training.views import Pairs
 

@@ -1,0 +1,283 @@
+"""Networks by name or as modules, built once, and the maps of their layers."""
+
+import copy
+import difflib
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from skpatchcore._backbones._feature_maps import fit_to_patches, name_layers
+from skpatchcore._backbones._fingerprint import (
+    describe_network,
+    fingerprint_module,
+    weights_key,
+)
+from skpatchcore._backbones._gabor import GaborBank
+from skpatchcore._backbones._hooks import FORWARD_LOCK, check_layers, read_layers
+from skpatchcore._backbones._layouts import Layout, Probe
+from skpatchcore._backbones._probes import keep_layouts, learn_layouts
+from skpatchcore._backbones._weights import check_missing, load_weights
+from skpatchcore._backbones.embedded._network import load_embedded, random_embedded
+from skpatchcore._utils import (
+    choose_dtype,
+    content_key,
+    fork_safe_lock,
+    full_precision,
+    own_torch_state,
+    resolve_device,
+)
+
+# By module, so that networks that serve many fits are cast once.
+_CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+# What autocast would cast the weights of, at every pass. Not subclasses: some compute
+# with their weights before they use them.
+_CAST_TYPES = (nn.Conv2d, nn.Linear)
+# Random weights are drawn from torch's one generator: threads take turns.
+_BUILD_LOCK = fork_safe_lock()
+
+
+class Backbone:
+    """A frozen network and the layers to read from it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        In evaluation mode, on `device`.
+    layers : sequence of str
+        Module names, as in ``module.get_submodule``.
+    device : torch.device
+    precision : {"auto", "float32", "bfloat16", "float16"}
+    own : bool
+        Whether it is a network of the user's own, not one by name.
+    """
+
+    @own_torch_state()
+    def __init__(self, module, layers, device, precision="auto", *, own=False):
+        self.own = own
+        # Channels last is how convolutions run fastest, on CPU and GPU alike.
+        self.module = module.to(memory_format=torch.channels_last)
+        self.layers = tuple(layers)
+        self._layouts: dict[str, Layout] = {}
+        self.device = device
+        self.dtype = choose_dtype(precision, device)
+        # Whether the network gives these layers the weights that they should have.
+        self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
+        config = getattr(module, "pretrained_cfg", None) or {}
+        # Without a configuration of its own, a network is taken to be trained on
+        # ImageNet: these are torchvision's and timm's constants.
+        mean = config.get("mean", (0.485, 0.456, 0.406))
+        std = config.get("std", (0.229, 0.224, 0.225))
+        self.mean = torch.tensor(mean, device=device).reshape(-1, 1, 1)
+        self.std = torch.tensor(std, device=device).reshape(-1, 1, 1)
+
+    @own_torch_state()
+    def prepare(self, size: tuple[int, int]) -> None:
+        """Find out how to read the layers, before images of `size` (h, w) come.
+
+        Calls do so too, but with what the probes take: it is not to be measured.
+        """
+        if len(self._layouts) < len(set(self.layers)):
+            self._layouts = learn_layouts(self.module, self.layers, size)
+
+    @own_torch_state()
+    @torch.inference_mode()
+    def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
+        """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
+        self.prepare(tuple(batch.shape[-2:]))
+        # From pinned memory the copy goes on while the processor does.
+        batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
+        batch = (batch - self.mean) / self.std
+        batch = fit_to_patches(self.module, batch)
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        maps = self._forward(batch, self.dtype)
+        if self.dtype == torch.float16 and not _all_finite(maps):
+            # Beyond 65504, which networks that were trained in float32 may reach.
+            maps = self._forward(batch, torch.float32)
+        return maps
+
+    def _forward(self, batch: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+        autocast = torch.autocast(
+            self.device.type, dtype, enabled=dtype != torch.float32
+        )
+        with autocast, FORWARD_LOCK, full_precision():
+            outputs = self._read(cast_weights(self.module, dtype), batch)
+        size = tuple(batch.shape[-2:])
+        given = {name: Probe(len(batch), size, out) for name, out in outputs.items()}
+        if unknown := given.keys() - self._layouts.keys():
+            # Of networks that none of the probes have passed: of one size, likely.
+            keep_layouts(self.module, [{name: given[name] for name in unknown}])
+            self._layouts = learn_layouts(self.module, self.layers, size)
+        return [
+            self._layouts[name].arrange(given[name], name).to(torch.float32)
+            for name in self.layers
+        ]
+
+    def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
+        config = getattr(module, "pretrained_cfg", None) or {}
+        expected = tuple(config.get("input_size", ()))[1:]
+        size = tuple(batch.shape[-2:])
+        try:
+            return read_layers(module, self.layers, batch)
+        except (AssertionError, RuntimeError) as error:
+            # Only of another size than it was made for, the size is likely to blame.
+            out_of_memory = isinstance(error, torch.OutOfMemoryError)
+            if out_of_memory or not expected or size == expected:
+                raise
+            raise ValueError(
+                f"The network {type(module).__name__} cannot take images of "
+                f"{size[0]} x {size[1]} pixels; it was made for "
+                f"image_size={expected}: {error}"
+            ) from error
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What maps depend on, but for the image: weights, code and arithmetic.
+
+        None where that cannot be described.
+        """
+        network = fingerprint_module(self.module)
+        if network is None:
+            return None
+        arithmetic = (self.device.type, str(self.dtype), torch.__version__)
+        normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
+        return content_key(network, self.layers, arithmetic, normalization)
+
+    @property
+    def state_key(self) -> str:
+        """What tells whether a network built later is the same one.
+
+        The weights; of a network of the user's own all state, hooks included. Code is
+        left out, since that of another version may do the same.
+        """
+        if self.own:
+            return describe_network(self.module).state
+        return weights_key(self.module, self.layers)
+
+
+@own_torch_state()
+def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
+    """Build, or take from this process's cache, the network with given parameters."""
+    device = resolve_device(device)
+    if isinstance(backbone, nn.Module):
+        if weights is not None:
+            raise ValueError(
+                f"weights={weights!r} only goes with a backbone given by name; load "
+                "them into the module instead."
+            )
+        # A copy: the user's own module stays in its mode, dtype and on its device.
+        module, missing = copy.deepcopy(backbone).eval(), frozenset()
+        module = module.to(device).float()
+        # Before anything passes: some networks change with every pass.
+        describe_network(module)
+    else:
+        module, missing = _build_by_name(backbone, weights, seed, device)
+    layers = name_layers(module, layers)
+    check_layers(module, layers)
+    if missing:
+        check_missing(module, layers, missing, weights)
+    return Backbone(
+        module, layers, device, precision, own=isinstance(backbone, nn.Module)
+    )
+
+
+def _all_finite(maps: Sequence[torch.Tensor]) -> bool:
+    # One answer to wait for, however many layers.
+    return bool(torch.stack([layer.isfinite().all() for layer in maps]).all())
+
+
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a twin of `module` whose large weights are of `dtype`, made only once.
+
+    It shares everything else with `module`, norms too, which stay in float32.
+    """
+    if dtype == torch.float32:
+        return module
+    twins = _CAST.setdefault(module, {})
+    if dtype not in twins:
+        state = itertools.chain(module.parameters(), module.buffers())
+        twin = copy.deepcopy(module, {id(tensor): tensor for tensor in state})
+        for child in twin.modules():
+            if type(child) in _CAST_TYPES:
+                for name, weight in child.named_parameters(recurse=False):
+                    cast = nn.Parameter(weight.to(dtype), requires_grad=False)
+                    setattr(child, name, cast)
+        twins[dtype] = twin
+    return twins[dtype]
+
+
+def _build_by_name(name: str, weights, seed: int, device: torch.device):
+    stamp = None
+    if weights not in (None, "random"):
+        path = Path(weights)
+        if not path.is_file():
+            raise FileNotFoundError(f"weights={os.fspath(weights)!r} is no file.")
+        status, weights = path.stat(), str(path.resolve())
+        # A copy may keep the time of its original, but hardly all of these.
+        stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
+    # The seed shapes random weights only; elsewhere it would split the cache.
+    seed = seed if weights == "random" else None
+    with _BUILD_LOCK:
+        return _build_cached(name, weights, stamp, seed, device)
+
+
+@functools.lru_cache(maxsize=4)
+def _build_cached(name, weights, stamp, seed, device) -> tuple[nn.Module, frozenset]:
+    """Return the network and the names of parameters its weights file did not have."""
+    module = _create(name, pretrained=weights is None, seed=seed or 0)
+    missing = frozenset()
+    if weights not in (None, "random"):
+        missing = load_weights(module, weights)
+    return module.eval().requires_grad_(False).to(device).float(), missing
+
+
+@own_torch_state()
+def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would seed the GPUs' generators too, for good.
+        torch.default_generator.manual_seed(seed)
+        if name == "gabor":
+            return GaborBank()
+        if name == "embedded":
+            return load_embedded() if pretrained else random_embedded(seed)
+        return _create_by_timm(name, pretrained)
+
+
+def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
+    # timm takes seconds to import: only those who need a network by name wait for it.
+    import timm
+
+    if not timm.is_model(name):
+        names = ["embedded", "gabor", *timm.list_models()]
+        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        raise ValueError(
+            f"backbone={name!r} is no timm model; close names: {close}. See "
+            "timm.list_models(); 'embedded' and 'gabor' come with the package."
+        )
+    try:
+        return _create_for_any_size(timm.create_model, name, pretrained)
+    except Exception as error:
+        if not pretrained:
+            raise ValueError(f"timm could not build {name!r}: {error}") from error
+        raise OSError(
+            f"The pretrained weights of {name!r} could not be had: {error}. "
+            "Without network access give weights= a local file, or 'random'."
+        ) from error
+
+
+def _create_for_any_size(create, name: str, pretrained: bool) -> nn.Module:
+    """Let transformers take images of any size, where timm can."""
+    state = torch.default_generator.get_state()
+    try:
+        # Position embeddings are resampled at every pass.
+        return create(name, pretrained=pretrained, dynamic_img_size=True)
+    except TypeError as error:
+        if "dynamic_img_size" not in str(error):
+            raise
+    torch.default_generator.set_state(state)
+    return create(name, pretrained=pretrained)

@@ -1,0 +1,126 @@
+"""Layouts of a network's layers, from passes of two sizes that nobody sees."""
+
+import contextlib
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from skpatchcore._backbones._feature_maps import whole_size
+from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
+from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
+
+# By module, so that networks that serve many fits are probed once for each layer.
+_LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
+# One image could be taken for something else than a batch, such as a window.
+_BATCH = 2
+# Their tokens are ordered by windows, not by rows.
+_UNORDERED = {"Hiera": "its tokens are grouped by windows, not in the order of rows"}
+
+
+def learn_layouts(
+    module: nn.Module, layers: Sequence[str], size: Sequence[int]
+) -> dict[str, Layout]:
+    """Return how to read `layers` of a network, found out at the first call for each.
+
+    The network itself is not run, nor changed. A twin is, on torch's device for shapes
+    alone, which costs no arithmetic; a copy with the weights where code needs numbers.
+    Images are of the size the network was made for and larger, or else of `size` (h, w)
+    and larger, neither of them square.
+
+    Returns
+    -------
+    layouts : dict of Layout
+        Without those of layers that no probe has reached.
+
+    Raises
+    ------
+    ValueError
+        If a layer gives no map, or its axes cannot be told apart.
+    """
+    with FORWARD_LOCK:
+        known = _LAYOUTS.setdefault(module, {})
+        new = [layer for layer in dict.fromkeys(layers) if layer not in known]
+        if new:
+            keep_layouts(module, _probe(module, new, tuple(size)))
+        return {layer: known[layer] for layer in layers if layer in known}
+
+
+def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
+    """Find and keep the layouts of layers, from what they gave in some passes."""
+    hints, known = Hints.of(module), _LAYOUTS.setdefault(module, {})
+    reason = _UNORDERED.get(type(module).__name__)
+    for layer in passes[0] if passes else ():
+        if reason is not None:
+            raise ValueError(f"Layer {layer!r} of {type(module).__name__}: {reason}.")
+        known[layer] = find_layout([given[layer] for given in passes], hints, layer)
+
+
+def _probe(module, layers, size) -> list[dict[str, Probe]]:
+    """Return what layers give in two passes; in one, or none, where more fail."""
+    bases = list(dict.fromkeys([_native_size(module), size]))
+    choices = [[(h, 3 * w // 2), (2 * h, 5 * w // 2)] for h, w in bases]
+    choices += [[base] for base in bases]
+    for twin in (_shapes_only, _with_weights):
+        for sizes in choices:
+            # Whatever a network raises, for a size that it was not made for or for want
+            # of numbers: if it matters, the pass of the images will say so.
+            with contextlib.suppress(Exception):
+                return _passes(module, layers, sizes, twin)
+    return []
+
+
+def _passes(module, layers, sizes, make_twin) -> list[dict[str, Probe]]:
+    passes = []
+    with make_twin(module) as (twin, device):
+        for size in sizes:
+            size = whole_size(module, size)
+            batch = torch.zeros((_BATCH, 3, *size), device=device)
+            outputs = read_layers(twin, layers, batch)
+            passes.append({k: Probe(_BATCH, size, v) for k, v in outputs.items()})
+    return passes
+
+
+def _native_size(module: nn.Module) -> tuple[int, int]:
+    """Return the size (h, w) of the images that a network was made for, or 224."""
+    config = getattr(module, "pretrained_cfg", None) or {}
+    return tuple(config.get("input_size", (3, 224, 224)))[1:]
+
+
+@contextlib.contextmanager
+def _shapes_only(module: nn.Module) -> Iterator[tuple]:
+    """Give a twin of `module` whose tensors have shapes, but no elements."""
+    if any(isinstance(child, nn.RNNBase) for child in module.modules()):
+        # There, each of thousands of steps is a pass of its own: seconds.
+        raise NotImplementedError
+    twin = copy.deepcopy(module, {id(t): _emptied(t) for t in _tensors(module)})
+    with torch.inference_mode(), torch.device("meta"):
+        yield twin, torch.device("meta")
+
+
+@contextlib.contextmanager
+def _with_weights(module: nn.Module) -> Iterator[tuple]:
+    """Give a twin of `module` that shares its weights, but no buffers."""
+    twin = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
+    placed = next(_tensors(module), None)
+    device = torch.device("cpu") if placed is None else placed.device
+    cuda = [device] if device.type == "cuda" else []
+    # A network may draw numbers.
+    with torch.inference_mode(), torch.random.fork_rng(devices=cuda):
+        yield twin, device
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield parameters, buffers, and tensors that are plain attributes."""
+    yield from itertools.chain(module.parameters(), module.buffers())
+    for child in module.modules():
+        yield from (v for v in vars(child).values() if isinstance(v, torch.Tensor))
+
+
+def _emptied(tensor: torch.Tensor) -> torch.Tensor:
+    empty = tensor.detach().to("meta")
+    is_parameter = isinstance(tensor, nn.Parameter)
+    return nn.Parameter(empty, requires_grad=False) if is_parameter else empty

@@ -1,0 +1,141 @@
+"""Weights from local files: whole networks or trunks, of other names or grids."""
+
+import os
+import sys
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+
+from skpatchcore._backbones._hooks import modules_run
+
+# By module, so that networks that serve many fits are looked at once.
+_COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
+
+
+class WeightsNotStored(os.PathLike):
+    """Stands for the local weights file of a fit in what a model file describes.
+
+    A model file gives no path, and none that it gave would be opened. Whoever needs
+    the weights of such a network learns here how to name their file.
+
+    Parameters
+    ----------
+    name : str
+        Name of the file, without its folder, for people to recognise it by.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __fspath__(self) -> str:
+        raise FileNotFoundError(
+            f"The network was fitted with weights from a local file, {self.name!r}. "
+            "A model file does not hold its path. Pass the path to load(..., "
+            "weights=...), or with --weights on the command line; or save the "
+            "detector with include_backbone=True where it was fitted."
+        )
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, WeightsNotStored) and self.name == other.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"WeightsNotStored({self.name!r})"
+
+
+def load_weights(module: nn.Module, path: str) -> frozenset:
+    """Load a state dict, whole or trunk only; return the names it did not have."""
+    state = _read_state_dict(path)
+    own = module.state_dict()
+    usable = _usable(state, own)
+    if len(usable) < len(own):
+        converted = _convert(state, module)
+        if len(_usable(converted, own)) > len(usable):
+            state, usable = converted, _usable(converted, own)
+    if not usable:
+        raise ValueError(
+            f"weights={path!r} hold no parameter of the backbone; they begin with "
+            f"{', '.join(list(state)[:3])}. Are they the weights of another network?"
+        )
+    module.load_state_dict(usable, strict=False)
+    unknown = frozenset(state.keys() - own.keys())
+    missing = frozenset(
+        key for key in own.keys() - usable.keys() if not key.endswith("batches_tracked")
+    )
+    return missing | unknown
+
+
+def _usable(state: dict, own: dict) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+
+
+def _convert(state: dict, module: nn.Module) -> dict[str, torch.Tensor]:
+    """Let timm translate other names, and position embeddings of another grid."""
+    home = sys.modules[type(module).__module__]
+    convert = getattr(home, "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    try:
+        return dict(convert(dict(state), module))
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        # What is in the file is the weights of another family.
+        return state
+
+
+def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
+    from timm.models import load_state_dict
+
+    try:
+        state = load_state_dict(path, weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"weights={path!r} could not be read as .safetensors or as a torch state "
+            f"dict: {error}"
+        ) from error
+    tensors = {}
+    if isinstance(state, dict):
+        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+    if not tensors:
+        raise ValueError(f"weights={path!r} holds no state dict.")
+    return tensors
+
+
+def check_missing(module, layers, missing: frozenset, weights) -> None:
+    """Tolerate a misfit of file and network only where no layer asked for looks."""
+    complete = _COMPLETE_LAYERS.setdefault(module, set())
+    if tuple(layers) in complete:
+        return
+    used = set(modules_run(module, layers))
+    wrong = sorted(key for key in missing if _owner(module, key) in used)
+    if wrong:
+        raise ValueError(
+            f"weights={os.fspath(weights)!r} do not fit the backbone. Up to the layers "
+            f"{list(layers)}, {len(wrong)} parameters are missing in the file, have "
+            f"another shape, or are unknown to the network: {', '.join(wrong[:5])}"
+            f"{', ...' if len(wrong) > 5 else ''}. Are they the weights of another "
+            "network?"
+        )
+    complete.add(tuple(layers))
+
+
+def _owner(module: nn.Module, key: str) -> str:
+    """Return the innermost existing module along a parameter's dotted name."""
+    owner = ""
+    for part in key.split(".")[:-1]:
+        child = f"{owner}.{part}".lstrip(".")
+        if not _has_submodule(module, child):
+            # Unknown to the network and right below the root: a foreign head.
+            return owner or key
+        owner = child
+    return owner
+
+
+def _has_submodule(module: nn.Module, name: str) -> bool:
+    try:
+        module.get_submodule(name)
+    except AttributeError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""A small backbone of the project's own, trained on procedural images alone."""

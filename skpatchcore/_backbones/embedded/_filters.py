@@ -1,0 +1,48 @@
+"""Colours and oriented energies beside what the embedded backbone has learned."""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from skpatchcore._backbones._gabor import OPPONENT, gabor_filters
+
+_N_OCTAVES = 3
+
+
+class ColorsAndEnergies(nn.Module):
+    """Mean colours, and energies of Gabor filters with wavelengths of 4 to 32 pixels.
+
+    In training, views differ in their light, so what is learned tells small differences
+    of colour badly, and what is smaller than its stride too. The channels are those of
+    :class:`~skpatchcore._backbones._gabor.GaborBank`, the finest of brightness alone
+    and at every second pixel: in colours, and at every pixel, they take longer than the
+    network.
+    """
+
+    def __init__(self):
+        super().__init__()
+        filters = gabor_filters()
+        self.register_buffer("opponent", torch.tensor(OPPONENT), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+        n_orientations = len(filters) // 2
+        self.n_channels = n_orientations + _N_OCTAVES * len(OPPONENT) * (
+            1 + n_orientations
+        )
+
+    def forward(self, images: torch.Tensor, grid) -> torch.Tensor:
+        """Return (b, 69, *grid) of images (b, 3, h, w)."""
+        colors = torch.einsum("oc,bchw->bohw", self.opponent, images)
+        channels = [self._energies(colors[:, :1], stride=2)]
+        for _ in range(_N_OCTAVES):
+            colors = F.avg_pool2d(colors, 2, ceil_mode=True, count_include_pad=False)
+            channels += [colors, self._energies(colors)]
+        return torch.cat([F.adaptive_avg_pool2d(c, grid) for c in channels], dim=1)
+
+    def _energies(self, colors: torch.Tensor, stride: int = 1) -> torch.Tensor:
+        """Return six orientations of each colour: (b, 6 * c, h / stride, ...)."""
+        margin = self.filters.shape[-1] // 2
+        planes = colors.contiguous().flatten(0, 1)[:, None]
+        padded = F.pad(planes, (margin,) * 4, mode="replicate")
+        even, odd = F.conv2d(padded, self.filters, stride=stride).chunk(2, dim=1)
+        energies = (even.square() + odd.square() + 1e-8).sqrt()
+        return energies.unflatten(0, colors.shape[:2]).flatten(1, 2)

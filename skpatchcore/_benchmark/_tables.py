@@ -1,0 +1,222 @@
+"""Format and write tables of results: plain text, CSV, JSON, Markdown and LaTeX."""
+
+import csv
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from tabulate import tabulate
+
+from skpatchcore import __version__
+from skpatchcore._benchmark._published import (
+    Published,
+    comparable,
+    differences,
+    published_value,
+)
+from skpatchcore._utils import atomic_write
+
+IMAGE_COLUMNS = ("image_auroc", "image_ap", "image_f1")
+PIXEL_COLUMNS = ("pixel_auroc", "pixel_ap", "pixel_f1", "aupro")
+COLUMNS = (
+    "category",
+    "n_train",
+    "n_test",
+    *IMAGE_COLUMNS,
+    *PIXEL_COLUMNS,
+    "fit_seconds",
+    "predict_seconds",
+)
+_PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
+# Names of files need not be text. A table for programs has their bytes, and documents
+# have escapes, as JSON has of itself.
+NAME_BYTES, NAME_ESCAPES = "surrogateescape", "backslashreplace"
+
+
+def mean_row(rows: Sequence[Mapping]) -> dict:
+    """Return a row of means. Each mean is over the categories that have a value."""
+    mean = {"category": "mean"}
+    for column in COLUMNS[1:]:
+        values = [row[column] for row in rows if row[column] is not None]
+        mean[column] = float(np.mean(values)) if values else None
+    return mean
+
+
+def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Path]:
+    """Write rows, their mean and published results; return the paths of the files.
+
+    The files are results.csv, .json, .md and .tex. Each is replaced atomically.
+    """
+    folder, beside = Path(folder), Comparison(rows, settings)
+    rows = [*rows, mean_row(rows)]
+    report = {
+        "results": rows,
+        "published": [beside.describe(one) for one in beside.published],
+        "settings": dict(settings),
+        "versions": versions(),
+    }
+    texts = {
+        "csv": _as_csv(rows, beside),
+        "json": json.dumps(report, indent=2) + "\n",
+        "md": _as_document(rows, beside, "github"),
+        "tex": _as_document(rows, beside, "latex_booktabs"),
+    }
+    files = [folder / f"results.{suffix}" for suffix in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        errors = NAME_BYTES if file.suffix == ".csv" else NAME_ESCAPES
+        replace_text(file, text, errors)
+    return files
+
+
+class Comparison:
+    """Published results for the settings and the categories of a run."""
+
+    def __init__(self, rows: Sequence[Mapping], settings: Mapping):
+        self.rows, self.settings = rows, settings
+        self.published = comparable(settings, rows)
+
+    def columns(self) -> list[tuple]:
+        """Return the pairs (metric, published setting) that have values."""
+        return [
+            (metric, one)
+            for metric in (*IMAGE_COLUMNS, *PIXEL_COLUMNS)
+            for one in self.published
+            if metric in one.values
+        ]
+
+    def value(self, metric: str, one: Published, category: str) -> float | None:
+        return published_value(one, metric, category, self.rows)
+
+    def describe(self, one: Published) -> dict:
+        """Return a published setting, its source and its values for this run."""
+        names = [*(row["category"] for row in self.rows), "mean"]
+        return {
+            "name": one.name,
+            "source": one.source,
+            "url": one.url,
+            "setting": dict(one.setting),
+            "differs": differences(one, self.settings),
+            "results": [
+                {
+                    "category": name,
+                    **{metric: self.value(metric, one, name) for metric in one.values},
+                }
+                for name in names
+            ],
+        }
+
+    def notes(self) -> list[str]:
+        """Return the sources of published results, and how their settings differ."""
+        notes = []
+        for one in self.published:
+            differs = differences(one, self.settings)
+            setting = f"Differences: {differs}." if differs else "Same settings."
+            notes.append(f"{one.name}: {one.source}, {one.url}. {setting}")
+        return notes
+
+
+def _as_csv(rows: Sequence[Mapping], beside: Comparison) -> str:
+    others = {f"{metric}_{one.name}": (metric, one) for metric, one in beside.columns()}
+    table = [[*COLUMNS, *others]]
+    for row in rows:
+        theirs = [beside.value(*column, row["category"]) for column in others.values()]
+        table.append([*(row[name] for name in COLUMNS), *theirs])
+    return format_csv(table)
+
+
+def format_csv(rows: Iterable[Sequence]) -> str:
+    """Return rows as CSV; None becomes an empty field."""
+    lines = []
+    # A carriage return in a name is quoted only where it is part of line ends.
+    table = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
+    table.writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
+
+
+def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
+    """Return the table and a comparison with published results, Markdown or LaTeX."""
+    parts = [format_table(rows, style=style)]
+    if beside.published:
+        parts.append(format_comparison(rows, beside, style))
+        is_latex = style.startswith("latex")
+        parts += [("% " if is_latex else "") + note for note in beside.notes()]
+    return "\n\n".join(parts) + "\n"
+
+
+def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
+    """Return a table that compares a run with published results, metric by metric."""
+    metrics = dict.fromkeys(metric for metric, _ in beside.columns())
+    headers, columns = ["category"], [[row["category"] for row in rows]]
+    for metric in metrics:
+        headers.append(f"{column_title(metric)} this run")
+        columns.append([_format_cell(metric, row[metric]) for row in rows])
+        for _, one in (column for column in beside.columns() if column[0] == metric):
+            headers.append(f"{column_title(metric)} {one.name}")
+            values = [beside.value(metric, one, row["category"]) for row in rows]
+            columns.append([_format_cell(metric, value) for value in values])
+    return tabulate(
+        list(zip(*columns, strict=True)),
+        headers,
+        tablefmt=style,
+        colalign=["left", *["right"] * (len(headers) - 1)],
+        disable_numparse=True,
+    )
+
+
+def replace_text(path: Path, text: str, errors: str = "strict") -> None:
+    """Write a text file as a whole, and the folders that it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path, "w", errors=errors) as file:
+        file.write(text)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the software that results depend on."""
+    installed = {name: metadata.version(name) for name in _PACKAGES}
+    return {
+        "skpatchcore": __version__,
+        "python": platform.python_version(),
+        **installed,
+    }
+
+
+def format_table(
+    rows: Sequence[Mapping], columns: Sequence[str] = COLUMNS, style: str = "simple"
+) -> str:
+    """Return rows as a table, in plain text by default or in a style of tabulate."""
+    cells = [[_format_cell(column, row[column]) for column in columns] for row in rows]
+    # Two-line headers are for terminals only.
+    header = _header if style == "simple" else column_title
+    align = ["left" if column == "category" else "right" for column in columns]
+    return tabulate(
+        cells,
+        [header(column) for column in columns],
+        tablefmt=style,
+        colalign=align,
+        disable_numparse=True,
+    )
+
+
+def _header(column: str) -> str:
+    for short in ("auroc", "aupro", "ap", "f1"):
+        column = column.replace(f"_{short}", f"\n{short.upper()}")
+    return {"aupro": "\nAUPRO"}.get(column, column.replace("_", "\n"))
+
+
+def column_title(column: str) -> str:
+    """Return the readable title of a column, on one line."""
+    return _header(column).replace("\n", " ").strip()
+
+
+def _format_cell(column: str, value) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    if column.startswith("n_"):
+        return f"{value:.0f}"
+    return f"{value:.1f}" if column.endswith("_seconds") else f"{value:.3f}"

@@ -1,0 +1,42 @@
+"""Detectors of defective images.
+
+The contract that they all fulfil, `PatchCoreDetector`, `PatchCoreEnsemble`, and what
+these need: anomaly maps, foreground masks and cross-fitting.
+"""
+
+from skpatchcore._detectors._base import ImageDetector, Reference, in_order, windows
+from skpatchcore._detectors._cross_fit import (
+    check_apart,
+    features_once,
+    fit_clone,
+    held_out_splits,
+    route_fit,
+    split_samples,
+)
+from skpatchcore._detectors._detector import PatchCoreDetector
+from skpatchcore._detectors._ensemble import PatchCoreEnsemble
+from skpatchcore._detectors._find import find_detector, find_maps, has_maps, unwrap
+from skpatchcore._detectors._inspection import Inspection
+from skpatchcore._detectors._matches import merge_matches, renumber_images
+
+__all__ = [
+    "ImageDetector",
+    "Inspection",
+    "PatchCoreDetector",
+    "PatchCoreEnsemble",
+    "Reference",
+    "check_apart",
+    "features_once",
+    "find_detector",
+    "find_maps",
+    "fit_clone",
+    "has_maps",
+    "held_out_splits",
+    "in_order",
+    "merge_matches",
+    "renumber_images",
+    "route_fit",
+    "split_samples",
+    "unwrap",
+    "windows",
+]

@@ -1,0 +1,441 @@
+"""PatchCore on images: features, coreset, memory bank and maps composed."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
+
+from skpatchcore._bank import PatchMemoryBank
+from skpatchcore._coreset import CoresetSampler
+from skpatchcore._detectors._base import ImageDetector, Reference
+from skpatchcore._detectors._foreground import Foreground, fit_foreground
+from skpatchcore._detectors._inspection import Inspection
+from skpatchcore._detectors._maps import anomaly_map
+from skpatchcore._detectors._matches import stack_matches
+from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._images import (
+    AUGMENTATIONS,
+    Augmented,
+    Transform,
+    check_images,
+    find_transforms,
+    take_images,
+)
+from skpatchcore._utils import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    fit_context,
+    inherit_params,
+    normal_rows,
+    unchanged_on_error,
+    validate_params,
+    with_defaults,
+)
+
+
+class PatchCoreDetector(ImageDetector, BaseEstimator):
+    """Detect defective images, and where they are defective, from normal ones only.
+
+    PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
+    those of the training images as memory bank, and the distance to the bank as
+    anomaly score. An image is as anomalous as its most anomalous patch.
+
+    Signs are scikit-learn's for images: ``score_samples`` and ``decision_function``
+    are higher for more *normal* images, ``predict`` gives +1 for normal and -1 for
+    anomalous. Maps and plots are the other way round: ``predict_maps`` is higher where
+    an image is more *anomalous*.
+
+    Parameters
+    ----------
+    features : PatchFeatureTransformer or None, default=None
+        Turns images into patch features. None is ``PatchFeatureTransformer()``.
+
+    sampler : estimator or None, default=None
+        Chooses the patches of the memory bank; None is ``CoresetSampler()``: 10 % of
+        the patches by the k-centre greedy.
+
+    n_neighbors : int, default=1
+        A patch's score is its mean distance to this many nearest patches of the bank.
+
+    metric : {"euclidean", "sqeuclidean", "cosine"}, default="euclidean"
+        Distance of two patches; see :class:`PatchMemoryBank`.
+
+    algorithm : {"auto", "torch", "faiss", "pynndescent"}, default="auto"
+        Nearest-neighbour search; see :class:`PatchMemoryBank`.
+
+    reduction : "max" or float, default="max"
+        An image's score from those of its patches: the largest, or the mean of the top
+        fraction in (0, 1].
+
+    reweight : int or None, default=None
+        Number of neighbours in eq. 7 of the paper, or no reweighting.
+
+    position_window : int, (int, int) or None, default=None
+        Height and width, odd numbers of grid positions, of a window that patches are
+        compared in, for parts that lie alike in all images; see
+        :class:`PatchMemoryBank`.
+
+    outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
+        What is left out of the bank where some training images may be defective:
+        "sample" leaves out whole images, the others single patches; see
+        :class:`PatchMemoryBank`.
+
+    outlier_fraction : float, default=0.15
+        Share of the training images ("sample"), or of their patches, to leave out, in
+        (0, 1).
+
+    contamination : "auto" or float, default="auto"
+        Share of the training images, in (0, 0.5], that `offset_` puts on the
+        anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
+        normal images are flagged more often than this: set thresholds that matter on
+        normal images that were held out.
+
+    augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
+            None, default=None
+        What to make of the training images to learn from it as well; for few images
+        of parts that come in more positions, or in more light, than these show. Each
+        is applied to each image as it was given, not on top of each other; thresholds
+        and training scores are of the given images alone.
+
+        - "rotate": 7 turns, by 45 to 315 degrees, about the centre; the size is kept,
+          and what turns in from outside is mirrored at the rim;
+        - "flip": 2, left to right and top to bottom;
+        - "brightness": 2, of 0.8 and 1.25 times the brightness, clipped;
+        - a function of an image, float32 (h, w, 3) in [0, 1], that returns another of
+          the same shape, always the same one for the same image.
+
+    foreground : "auto" or None, default=None
+        "auto" looks at the object alone: the first principal component of the features
+        of all training patches is cut in two by Otsu's threshold, and the side that is
+        rarer at the rim of images, grown by a patch, is the object. Other patches
+        are neither learned nor scored: they are 0 in maps. In training images without
+        two such sides, it warns and looks at everything; so it does at any image
+        without object. None looks at everything.
+
+    smoothing : float, default=4.0
+        Standard deviation of the Gaussian that smooths maps, in pixels of the network's
+        input, so that it scales with the image. 0 does not smooth.
+
+    memory : str, path-like, joblib.Memory or None, default=None
+        Cache on disk for `features`, `sampler` and the search for neighbours. With it,
+        a whole grid search passes every image through the network once, runs the
+        greedy once per training set, and compares every image with a bank once. None
+        keeps nothing. See :class:`BoundedMemory`.
+
+    device : str, torch.device or None, default=None
+        Where to compute, for `features` and `sampler` too unless they say otherwise;
+        None is the GPU if there is one, else the CPU.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds those of `features` and `sampler` that have no seed of their own. Pass an
+        int for the same bank in every call.
+
+    verbose : int, default=0
+        Show progress bars if positive.
+
+    Attributes
+    ----------
+    features_ : PatchFeatureTransformer
+        The fitted transformer.
+
+    memory_bank_ : PatchMemoryBank
+        The fitted bank of patches.
+
+    training_indices_ : ndarray of shape (n_training_images,), int64
+        The images of `X` that were learned from.
+
+    foreground_ : tuple of (ndarray of shape (d,), float) or None
+        Direction and threshold: patches are of the object where their product with the
+        direction is above. None: all are.
+
+    training_scores_ : ndarray of shape (n_training_images,), float64
+        Their ``score_samples``, of those left out as outliers too. All 0 if every patch
+        was kept and `n_neighbors` is 1.
+
+    offset_ : float
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
+
+    map_threshold_ : float
+        Default threshold of `predict_masks`: the quantile that belongs to
+        `contamination` of the largest patch distance in training images.
+
+    See Also
+    --------
+    PatchMemoryBank : The same on patch features extracted before.
+    PatchFeatureTransformer : Turns images into patch features.
+
+    Notes
+    -----
+    In a :class:`~sklearn.pipeline.Pipeline` or a grid search, reach the methods for
+    maps through the last step or ``search.best_estimator_``.
+
+    References
+    ----------
+    Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
+    Recall in Industrial Anomaly Detection", CVPR 2022, arXiv:2106.08265.
+
+    Damm, S., Laszkiewicz, M., Lederer, J., Fischer, A. "AnomalyDINO: Boosting
+    Patch-based Few-shot Anomaly Detection with DINOv2", WACV 2025, arXiv:2405.14529,
+    for turned references and foreground masks; there each image has a component of
+    its own, and a threshold fixed for DINOv2.
+
+    Examples
+    --------
+    >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+    >>> from skpatchcore.datasets import make_surface_defects
+    >>> surfaces = make_surface_defects(
+    ...     n_train=6, n_test_good=1, n_test_defective=1, image_size=64, random_state=0
+    ... )
+    >>> features = PatchFeatureTransformer("resnet18", weights="random", image_size=64)
+    >>> detector = PatchCoreDetector(features, random_state=0)
+    >>> detector = detector.fit(surfaces.data, surfaces.target)
+    >>> detector.score_samples(surfaces.data).shape
+    (8,)
+    >>> detector.predict_maps(surfaces.data[-2:]).shape
+    (2, 64, 64)
+    """
+
+    _parameter_constraints = {
+        **PatchMemoryBank._parameter_constraints,
+        "features": [HasMethods(["fit", "transform"]), None],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), callable, "array-like", None],
+        "foreground": [StrOptions({"auto"}), None],
+        "smoothing": [Interval(Real, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        features=None,
+        sampler=None,
+        *,
+        n_neighbors=1,
+        metric="euclidean",
+        algorithm="auto",
+        reduction="max",
+        reweight=None,
+        position_window=None,
+        outlier_filter=None,
+        outlier_fraction=0.15,
+        contamination="auto",
+        augmentation=None,
+        foreground=None,
+        smoothing=4.0,
+        memory=None,
+        device=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.features = features
+        self.sampler = sampler
+        self.n_neighbors = n_neighbors
+        self.metric = metric
+        self.algorithm = algorithm
+        self.reduction = reduction
+        self.reweight = reweight
+        self.position_window = position_window
+        self.outlier_filter = outlier_filter
+        self.outlier_fraction = outlier_fraction
+        self.contamination = contamination
+        self.augmentation = augmentation
+        self.foreground = foreground
+        self.smoothing = smoothing
+        self.memory = memory
+        self.device = device
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def set_params(self, **params):
+        """Set parameters, those of `features` and a `sampler` left at None too.
+
+        Parameters
+        ----------
+        **params : dict
+            Names and values; ``sampler__fraction`` is the sampler's ``fraction``.
+
+        Returns
+        -------
+        self : PatchCoreDetector
+            This estimator.
+        """
+        defaults = {"features": PatchFeatureTransformer, "sampler": CoresetSampler}
+        return super().set_params(**with_defaults(self, params, **defaults))
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y=None):
+        """Learn what normal patches look like.
+
+        Parameters
+        ----------
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+            Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
+            tensors (n, c, h, w). Sizes may differ.
+
+        y : array-like of shape (n,) or None, default=None
+            Images labelled -1 (anomalous) are left out; all others are learned from.
+
+        Returns
+        -------
+        self : PatchCoreDetector
+            Fitted detector.
+
+        Raises
+        ------
+        TypeError, ValueError, FileNotFoundError
+            If a parameter or an image is not as described; the message names the
+            culprit.
+        """
+        # What needs no image is found out before the network sees them all.
+        bank = PatchMemoryBank(**self._bank_params())
+        bank._check_params_agree()
+        transforms = find_transforms(self.augmentation)
+        images = check_images(X)
+        rows = normal_rows(y, len(images))
+        images = take_images(images, rows)
+        features = self._make_features()
+        grids = features._fit_extract(
+            Augmented(images, transforms) if transforms else images
+        )
+        foreground = kept = None
+        if self.foreground is not None:
+            foreground = fit_foreground(grids.patches, grids.shapes)
+        if foreground is not None:
+            kept = foreground.select(grids.patches, grids.shapes)
+        bank._fit_patches(
+            grids.patches, grids.shapes, foreground=kept, n_given=len(rows)
+        )
+        with unchanged_on_error(self):
+            self.features_ = features
+            self.memory_bank_ = bank
+            self.training_indices_ = rows
+            self._training_shapes = grids.shapes
+            self._training_aspects = np.array([g.aspect for g in grids.geometries])
+            self._augmentation = self.augmentation
+            self.foreground_ = None if foreground is None else tuple(foreground)
+            self.training_scores_ = bank.training_scores_
+            self.offset_ = bank.offset_
+            self.map_threshold_ = bank.patch_threshold_
+            return self
+
+    @validate_params(
+        {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]}
+    )
+    def nearest_patches(self, X, n_neighbors=None):
+        """Return the training patches that every patch of an image is nearest to.
+
+        Parameters
+        ----------
+        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`.
+
+        n_neighbors : int or None, default=None
+            How many for each patch; None is the parameter `n_neighbors`.
+
+        Returns
+        -------
+        matches : Bunch
+            The arrays ``image`` (position in the `X` given to `fit`), ``row`` and
+            ``column`` (position in that image's patch grid), ``transform`` (0 for the
+            image as it was given, i for the i-th that `augmentation` stands for), all
+            int64, and ``distance`` (float64, ascending, in the unit of `metric`), each
+            of shape (n, h, w, n_neighbors), where h times w is the patch grid; lists of
+            n arrays if grids differ. Of images that were turned or mirrored, row and
+            column are led back to where the patch comes from, to the nearest patch; of
+            those that a function made, they are positions in what it made. With
+            `foreground`, patches beside the object have matches too, if no score.
+        """
+        check_is_fitted(self)
+        images = check_images(X)
+        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        found = [None] * len(images)
+        with closing(self.features_._iter_projected(images)) as batches:
+            for indices, grids, _ in batches:
+                bank = self.memory_bank_
+                samples = bank._samples(
+                    grids.reshape(-1, grids.shape[-1]),
+                    bank._grid_shapes(grids.shape[:3]),
+                )
+                distances, rows = bank._search().query(
+                    samples.patches, samples.cells, k
+                )
+                shape = (*grids.shape[:3], k)
+                places = [part.reshape(shape) for part in self._locate(rows)]
+                for j, i in enumerate(indices):
+                    found[i] = [part[j] for part in (*places, distances.reshape(shape))]
+        return stack_matches(found)
+
+    def _make_features(self) -> PatchFeatureTransformer:
+        features = self.features
+        features = PatchFeatureTransformer() if features is None else clone(features)
+        features = inherit_params(
+            features,
+            random_state=self.random_state,
+            device=self.device,
+            memory=self.memory,
+            verbose=self.verbose,
+        )
+        features._validate_params()
+        return features
+
+    def _bank_params(self) -> dict:
+        names = PatchMemoryBank._parameter_constraints
+        return {name: getattr(self, name) for name in names}
+
+    def _inspect(self, images) -> Iterator[Inspection]:
+        """Yield what one pass over each image gives, not always in their order."""
+        with closing(self.features_._iter_projected(images)) as batches:
+            for indices, grids, geometries in batches:
+                scores, patch_scores = self._score_grids(grids)
+                found = zip(indices, scores, patch_scores, geometries, strict=True)
+                for index, score, grid, geometry in found:
+                    yield Inspection(index, float(score), grid, geometry, self)
+
+    def _score_grids(self, grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return scores (n,) and patch scores (n, h, w) of features (n, h, w, d)."""
+        n, h, w, d = grids.shape
+        bank = self.memory_bank_
+        samples = bank._samples(grids.reshape(-1, d), bank._grid_shapes((n, h, w)))
+        if self.foreground_ is None:
+            scores, patch_scores, _ = bank._score(samples)
+            return scores, patch_scores.reshape(n, h, w)
+        masks = np.stack([Foreground(*self.foreground_).mask(grid) for grid in grids])
+        scores, inside, _ = bank._score(samples.take(np.flatnonzero(masks)))
+        patch_scores = np.zeros(masks.shape)
+        patch_scores[masks] = inside
+        return scores, patch_scores
+
+    def _references(self) -> list[Reference]:
+        return [Reference(self)]
+
+    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> np.ndarray:
+        return anomaly_map(
+            seen.patch_scores,
+            seen.geometry,
+            size=size,
+            smoothing=self.smoothing,
+            border=border,
+        )
+
+    def _locate(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return image, row, column and transform of bank rows."""
+        patches = self.memory_bank_.bank_indices_[rows]
+        sizes = self._training_shapes.prod(axis=1)
+        ends = sizes.cumsum()
+        made = np.searchsorted(ends, patches, side="right")
+        row, column = np.divmod(
+            patches - (ends - sizes)[made], self._training_shapes[made, 1]
+        )
+        number, image = np.divmod(made, len(self.training_indices_))
+        for i, transform in enumerate(find_transforms(self._augmentation), start=1):
+            of_it = number == i
+            if of_it.any() and isinstance(transform, Transform):
+                row[of_it], column[of_it] = transform.origin(
+                    row[of_it],
+                    column[of_it],
+                    self._training_shapes[made[of_it]],
+                    self._training_aspects[made[of_it]],
+                )
+        return self.training_indices_[image], row, column, number

@@ -1,0 +1,87 @@
+"""What a detector finds in one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skpatchcore._images import Geometry
+
+if TYPE_CHECKING:
+    from skpatchcore._detectors._base import ImageDetector
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one pass over one image gives.
+
+    Maps and masks are computed when they are first asked for; everything else is there.
+
+    Attributes
+    ----------
+    index : int
+        Position of the image in the `X` that was inspected.
+    score : float
+        As ``score_samples`` returns it: higher is more normal.
+    patch_scores : ndarray of shape (h, w), float64
+        The grid that the map is made of: higher is more anomalous. Where a detector
+        consists of several, this is their combination on the first one's grid.
+    geometry : Geometry
+        How the image became the network's input; where a detector consists of several,
+        that of the first.
+    detector : ImageDetector
+        The detector that inspected the image.
+    parts : tuple of Inspection
+        What the detectors that `detector` consists of found: members of an ensemble,
+        or estimators of folds.
+    """
+
+    index: int
+    score: float
+    patch_scores: NDArray[np.float64]
+    geometry: Geometry
+    detector: ImageDetector = field(repr=False)
+    parts: tuple[Inspection, ...] = field(default=(), repr=False)
+
+    @property
+    def decision(self) -> float:
+        """``score - detector.offset_``: negative for anomalous images."""
+        return self.score - self.detector.offset_
+
+    @property
+    def label(self) -> int:
+        """+1 for a normal and -1 for an anomalous image."""
+        return 1 if self.decision >= 0 else -1
+
+    @property
+    def p_value(self) -> float | None:
+        """The conformal p-value; None if the detector is not calibrated."""
+        return self.detector._p_value(self.score)
+
+    @property
+    def anomaly_score(self) -> float | None:
+        """The score on a scale from 0 to 1; None if the detector is not calibrated."""
+        return self.detector._anomaly_score(self.score)
+
+    @cached_property
+    def map(self) -> NDArray:
+        """The anomaly map in the image's own size: higher is more anomalous."""
+        return self.make_map()
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """The pixels whose map is above the detector's ``map_threshold_``."""
+        return self.map > self.detector.map_threshold_
+
+    @property
+    def peak(self) -> float:
+        """The largest value of the map."""
+        return float(self.detector._peak(self))
+
+    def make_map(self, size: str = "original", border: str = "nearest") -> NDArray:
+        """Return the anomaly map in another size; see `ImageDetector.predict_maps`."""
+        return self.detector._map(self, size, border)

@@ -1,0 +1,10 @@
+"""From images to patch features.
+
+Passes images through a backbone in batches bounded by memory, aggregates neighbourhoods
+of the feature maps, and aligns, weights, concatenates and projects the layers.
+"""
+
+from skpatchcore._features._descriptors import describe
+from skpatchcore._features._transformer import PatchFeatureTransformer, _check_sizes
+
+__all__ = ["PatchFeatureTransformer", "_check_sizes", "describe"]

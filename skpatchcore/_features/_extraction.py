@@ -1,0 +1,227 @@
+"""Layer maps of images, each through the network once where there is a cache."""
+
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from weakref import WeakSet
+
+import numpy as np
+import torch
+from torch import nn
+
+from skpatchcore._backbones import Backbone
+from skpatchcore._features._batch_limit import BatchLimit
+from skpatchcore._images import (
+    Geometry,
+    image_contents,
+    iter_batches,
+    plan_geometry,
+    take_images,
+)
+from skpatchcore._utils import Cache, content_key, is_array
+
+_KIND = "maps"
+# Part of their keys: raise it when outputs of layers are arranged in another way.
+_ARRANGEMENT = 2
+# What is held of the cache at once: 200 images of 224 pixels through Wide ResNet-50.
+_WINDOW_BYTES = 512 * 2**20
+# Relative difference of maps. Rounding, also in half precision or by another number of
+# threads, is well below.
+_TOLERANCE = 0.02
+# Networks of the user's own whose output agrees with the cache.
+_CONFIRMED: WeakSet[nn.Module] = WeakSet()
+
+
+def iter_layer_maps(
+    images: Sequence[np.ndarray],
+    network: Backbone,
+    *,
+    image_size,
+    crop_size,
+    limit: BatchLimit,
+    cache: Cache | None = None,
+) -> Iterator[tuple[list[int], list[torch.Tensor], list[Geometry]]]:
+    """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
+
+    Without a cache batches are those of `iter_batches`. With it, an image passes the
+    network only where its maps are not there, whoever works on it; known ones are not
+    even decoded. Close the iterator to stop the threads that decode ahead.
+    """
+    sizes = (image_size, crop_size)
+    fingerprint = None if cache is None else network.fingerprint
+    if fingerprint is None:
+        yield from _extract(images, network, sizes, limit)
+        return
+    prefix = content_key(fingerprint, _ARRANGEMENT, *map(_as_plain, sizes))
+    pending, wait, n = range(len(images)), False, 1
+    while pending:
+        busy, remaining = [], iter(pending)
+        while window := list(itertools.islice(remaining, n)):
+            known = _Window(images, window, prefix, cache, len(network.layers))
+            if not known.agrees_with(network, sizes, limit):
+                # Those that were busy, and all that have not been looked at.
+                rest = [*busy, *window, *remaining]
+                yield from _extract(images, network, sizes, limit, rest)
+                return
+            with cache.claim(known.missing, wait=wait) as claimed:
+                known.look_up(claimed)
+                known.extract(network, sizes, limit, set(claimed))
+            busy += [i for i in window if known.keys[i] not in known.entries]
+            yield from known.batches(sizes, network.device, limit)
+            n = known.affordable(limit.batch_size)
+        # What somebody else was extracting comes last, when it is likely to be there.
+        pending, wait = busy, True
+
+
+def _extract(
+    images,
+    network: Backbone,
+    sizes,
+    limit: BatchLimit,
+    rows: Sequence[int] | None = None,
+) -> Iterator[tuple]:
+    """Yield indices, layer maps and geometries straight from the network.
+
+    Of all images, or of those in `rows`.
+    """
+    if rows is not None:
+        images = take_images(images, rows)
+    pinned = network.device.type == "cuda"
+    with closing(iter_batches(images, *sizes, limit, pinned=pinned)) as batches:
+        for indices, batch, geometries in batches:
+            network.prepare(geometries[0].crop)
+            with limit.measure("network", geometries[0].crop, len(indices)):
+                maps = network(batch)
+            if rows is not None:
+                indices = [rows[i] for i in indices]
+            yield indices, maps, geometries
+
+
+class _Window:
+    """A few images, their keys, and the entries of the cache found for them.
+
+    An entry is (original size of the image, a map (h, w, c) for each layer).
+    """
+
+    def __init__(
+        self, images, indices: Sequence[int], prefix: str, cache: Cache, n_layers: int
+    ):
+        self.images, self.cache, self._n_layers = images, cache, n_layers
+        self.keys = {i: content_key(prefix, image_contents(images, i)) for i in indices}
+        self.entries: dict[str, tuple] = {}
+        self.look_up(self.keys.values())
+
+    @property
+    def missing(self) -> list[str]:
+        return [k for k in dict.fromkeys(self.keys.values()) if k not in self.entries]
+
+    def look_up(self, keys) -> None:
+        """Get the entries of those of `keys` that have none yet."""
+        unknown = [key for key in dict.fromkeys(keys) if key not in self.entries]
+        found = self.cache.get_all(_KIND, unknown, self._is_valid)
+        for key, entry in zip(unknown, found, strict=True):
+            if entry is not None:
+                self.entries[key] = entry
+
+    def _is_valid(self, entry) -> bool:
+        if not (isinstance(entry, list) and len(entry) == 2):
+            return False
+        size, maps = entry
+        return (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(side, int) and side > 0 for side in size)
+            and isinstance(maps, list)
+            and len(maps) == self._n_layers
+            and all(is_array(layer, np.float32, (None,) * 3) for layer in maps)
+        )
+
+    def agrees_with(self, network: Backbone, sizes, limit: BatchLimit) -> bool:
+        """Return whether the network gives what is known, and warn if not.
+
+        Each network of the user's own is checked once, by the first image that is
+        known, as its output may depend on something that cannot be described.
+        """
+        known = [i for i, key in self.keys.items() if key in self.entries]
+        if not network.own or not known or network.module in _CONFIRMED:
+            return True
+        ((_, maps, _),) = _extract(self.images, network, sizes, limit, known[:1])
+        expected = self.entries[self.keys[known[0]]][1]
+        if not all(map(_are_close, maps, expected)):
+            warnings.warn(
+                f"{type(network.module).__name__} gives other layer maps than the "
+                "cache holds for a network with the same weights, settings and code. "
+                "Its output depends on something else, such as random numbers, a "
+                "file or the environment. The cache is not used for it.",
+                stacklevel=2,
+            )
+            return False
+        _CONFIRMED.add(network.module)
+        return True
+
+    def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
+        """Pass those of `claimed` that are missing through the network."""
+        # Copies of an image have one key: the last of them stands for all.
+        position_of = {key: i for i, key in self.keys.items()}
+        absent = [position_of[key] for key in self.missing if key in claimed]
+        with closing(_extract(self.images, network, sizes, limit, absent)) as batches:
+            for indices, maps, geometries in batches:
+                self._keep([self.keys[i] for i in indices], maps, geometries)
+
+    def _keep(self, keys, maps, geometries) -> None:
+        # Channels last, as the descriptors have them, too.
+        maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
+        for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
+            size = tuple(map(int, geometry.original))
+            entry = (size, [layer[j].copy() for layer in maps])
+            self.entries[key] = entry
+            self.cache.put(_KIND, key, entry)
+
+    def batches(self, sizes, device, limit: BatchLimit) -> Iterator:
+        """Yield what is known, batched by the shapes of maps."""
+        known = [i for i, key in self.keys.items() if key in self.entries]
+        by_shape: dict[tuple, list[int]] = {}
+        for i in known:
+            shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][1])
+            by_shape.setdefault(shapes, []).append(i)
+        for alike in by_shape.values():
+            crop = self._geometries(alike[:1], sizes)[0].crop
+            for indices in _batched(alike, limit(crop)):
+                entries = [self.entries[self.keys[i]] for i in indices]
+                layers = zip(*(maps for _, maps in entries), strict=True)
+                maps = [
+                    torch.from_numpy(np.stack(layer)).to(device).permute(0, 3, 1, 2)
+                    for layer in layers
+                ]
+                yield indices, maps, self._geometries(indices, sizes)
+
+    def _geometries(self, indices, sizes) -> list[Geometry]:
+        originals = [self.entries[self.keys[i]][0] for i in indices]
+        return [plan_geometry(tuple(size), *sizes) for size in originals]
+
+    def affordable(self, most: int) -> int:
+        """Return how many images like these to look at next: up to `most`."""
+        sizes = [sum(m.nbytes for m in maps) for _, maps in self.entries.values()]
+        return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
+
+
+def _are_close(maps: torch.Tensor, expected: np.ndarray) -> bool:
+    """Return whether maps (1, c, h, w) are (h, w, c), but for rounding."""
+    found = maps[0].permute(1, 2, 0).cpu().numpy()
+    if found.shape != expected.shape:
+        return False
+    difference = np.linalg.norm(found - expected)
+    # Negated would let NaN pass as close.
+    return bool(difference <= _TOLERANCE * np.linalg.norm(expected))
+
+
+def _as_plain(size):
+    return size if size is None or np.isscalar(size) else tuple(map(int, size))
+
+
+def _batched(indices: Sequence[int], n: int) -> Iterator[list[int]]:
+    # itertools.batched came with Python 3.12.
+    remaining = iter(indices)
+    while window := list(itertools.islice(remaining, n)):
+        yield window

@@ -1,0 +1,66 @@
+"""Patch features of several images, one below the other."""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from skpatchcore._images import Geometry
+from skpatchcore._utils import draw_evenly
+
+
+class PatchGrids(NamedTuple):
+    """Patch features of n images, one below the other, and where they come from.
+
+    `patches` is (n_patches, d) float32; `shapes` (n, 2) the grid of each image;
+    `geometries` how each image became the network's input.
+    """
+
+    patches: np.ndarray
+    shapes: np.ndarray
+    geometries: list[Geometry]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """First row of each image's patches, and the end: (n + 1,)."""
+        return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
+
+    def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
+        """Return patches of the images `rows`, or of all: `n_most`, drawn evenly."""
+        sizes = self.shapes.prod(axis=1)
+        if rows is None or len(rows) == len(self.shapes):
+            return self.patches[draw_evenly(sizes, n_most)]
+        # Numbers of patches, not patches: features are there only once.
+        ends = self.offsets
+        kept = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in rows])
+        return self.patches[kept[draw_evenly(sizes[rows], n_most)]]
+
+
+def collect_grids(batches, n_images: int) -> PatchGrids:
+    """Gather batches of patch features (b, h, w, d) into one matrix, in image order.
+
+    Where all grids agree, as they mostly do, features are written once to their place.
+    """
+    block, strays = None, {}
+    shapes = np.zeros((n_images, 2), dtype=np.int64)
+    geometries = [None] * n_images
+    for indices, features, batch_geometries in batches:
+        features = np.asarray(features.cpu() if torch.is_tensor(features) else features)
+        if block is None:
+            block = np.empty((n_images, *features.shape[1:]), dtype=np.float32)
+        shapes[indices] = features.shape[1:3]
+        for i, geometry in zip(indices, batch_geometries, strict=True):
+            geometries[i] = geometry
+        if features.shape[1:] == block.shape[1:]:
+            block[indices] = features
+        else:
+            strays.update(zip(indices, features, strict=True))
+    d = block.shape[-1]
+    if not strays:
+        return PatchGrids(block.reshape(-1, d), shapes, geometries)
+    grids = PatchGrids(np.empty((shapes.prod(axis=1).sum(), d), np.float32), shapes, [])
+    for i, (start, end) in enumerate(itertools.pairwise(grids.offsets)):
+        # Each is given back once it is copied.
+        grids.patches[start:end] = strays.pop(i, block[i]).reshape(-1, d)
+    return grids._replace(geometries=geometries)

@@ -1,0 +1,34 @@
+"""Image inputs: validation, decoding, geometry, batches and augmentation.
+
+Turns paths, PIL images, arrays and tensors into batches for a network, and keeps how
+each image was resized and cropped.
+"""
+
+from skpatchcore._images._augmentation import (
+    AUGMENTATIONS,
+    Augmented,
+    Transform,
+    find_transforms,
+)
+from skpatchcore._images._batches import iter_batches
+from skpatchcore._images._errors import UnreadableImageError
+from skpatchcore._images._files import open_image
+from skpatchcore._images._geometry import Geometry, plan_geometry, resize_masks
+from skpatchcore._images._input import Images, check_images, image_contents, take_images
+
+__all__ = [
+    "AUGMENTATIONS",
+    "Augmented",
+    "Geometry",
+    "Images",
+    "Transform",
+    "UnreadableImageError",
+    "check_images",
+    "find_transforms",
+    "image_contents",
+    "iter_batches",
+    "open_image",
+    "plan_geometry",
+    "resize_masks",
+    "take_images",
+]

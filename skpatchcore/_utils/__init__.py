@@ -1,0 +1,111 @@
+"""Helpers that know nothing of images, networks or detectors.
+
+Caching, devices, threads, labels, parameters of nested estimators, and files written
+atomically. Every other folder may import from here; this one imports from none.
+"""
+
+from skpatchcore._utils._atomic import atomic_write, check_writable, move_into_place
+from skpatchcore._utils._cache import (
+    MEMORY_CONSTRAINT,
+    BoundedMemory,
+    Cache,
+    check_cache,
+    content_key,
+)
+from skpatchcore._utils._cache_entry import are_rows, is_array
+from skpatchcore._utils._compat import (
+    BaseComposition,
+    BaseSearchCV,
+    HasMethods,
+    Interval,
+    RealNotInt,
+    StrOptions,
+    available_if,
+    check_method_params,
+    fit_context,
+    num_samples,
+    safe_indexing,
+    validate_params,
+)
+from skpatchcore._utils._decisions import DecisionMixin
+from skpatchcore._utils._device import choose_dtype, resolve_device
+from skpatchcore._utils._file_locks import file_lock
+from skpatchcore._utils._fractions import (
+    ceil_fraction,
+    floor_fraction,
+    lower_quantile,
+    upper_quantile,
+)
+from skpatchcore._utils._groups import (
+    encode_groups,
+    groups_by_pattern,
+    groups_from_list,
+)
+from skpatchcore._utils._labels import check_outlier_labels, learnable_rows, normal_rows
+from skpatchcore._utils._locks import fork_safe_lock
+from skpatchcore._utils._params import inherit_params, unchanged_on_error, with_defaults
+from skpatchcore._utils._patches import (
+    Samples,
+    argmax_patches,
+    draw_evenly,
+    reduce_patches,
+)
+from skpatchcore._utils._precision import full_precision
+from skpatchcore._utils._read_ahead import read_ahead
+from skpatchcore._utils._scores import check_scores, normality
+from skpatchcore._utils._threads import map_threads, shares
+from skpatchcore._utils._torch_state import own_torch_state
+
+__all__ = [
+    "MEMORY_CONSTRAINT",
+    "BaseComposition",
+    "BaseSearchCV",
+    "BoundedMemory",
+    "Cache",
+    "DecisionMixin",
+    "HasMethods",
+    "Interval",
+    "RealNotInt",
+    "Samples",
+    "StrOptions",
+    "are_rows",
+    "argmax_patches",
+    "atomic_write",
+    "available_if",
+    "ceil_fraction",
+    "check_cache",
+    "check_method_params",
+    "check_outlier_labels",
+    "check_scores",
+    "check_writable",
+    "choose_dtype",
+    "content_key",
+    "draw_evenly",
+    "encode_groups",
+    "file_lock",
+    "fit_context",
+    "floor_fraction",
+    "fork_safe_lock",
+    "full_precision",
+    "groups_by_pattern",
+    "groups_from_list",
+    "inherit_params",
+    "is_array",
+    "learnable_rows",
+    "lower_quantile",
+    "map_threads",
+    "move_into_place",
+    "normal_rows",
+    "normality",
+    "num_samples",
+    "own_torch_state",
+    "read_ahead",
+    "reduce_patches",
+    "resolve_device",
+    "safe_indexing",
+    "shares",
+    "unchanged_on_error",
+    "upper_quantile",
+    "validate_params",
+    "with_defaults",
+]

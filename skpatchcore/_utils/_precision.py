@@ -1,0 +1,72 @@
+"""Full float32 precision of matrix products, whatever the process has set."""
+
+import os
+from contextlib import contextmanager
+
+import torch
+
+from skpatchcore._utils._locks import fork_safe_lock
+
+# From 2.9 on torch has one setting a backend; in a process that has used it, reading
+# the older setting for all of them raises an error.
+_BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
+
+
+_PRECISION_LOCK = fork_safe_lock()
+
+
+# The blocks of `full_precision` that threads are in, and the choice before the first.
+_precise_blocks: set[object] = set()
+
+
+_precision_before: list[str] = []
+
+
+@contextmanager
+def full_precision():
+    """Keep the process's choice of TF32 or bf16 products out of exact distances."""
+    # The choice is the process's: of threads in here at once, the first one changes it
+    # and the last one changes it back. None of them waits for another.
+    block = object()
+    try:
+        with _PRECISION_LOCK:
+            if not _precise_blocks:
+                _precision_before[:] = _matmul_precision()
+                _set_matmul_precision(["ieee"] * 3 if _BY_BACKEND else ["highest"])
+            _precise_blocks.add(block)
+        yield
+    finally:
+        with _PRECISION_LOCK:
+            _precise_blocks.discard(block)
+            if not _precise_blocks:
+                _set_matmul_precision(_precision_before)
+
+
+def _leave_blocks_of_the_parent() -> None:
+    """Give a forked process the choice that threads of its parent would restore."""
+    if _precise_blocks:
+        _precise_blocks.clear()
+        _set_matmul_precision(_precision_before)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_blocks_of_the_parent)
+
+
+def _matmul_precision() -> list[str]:
+    if _BY_BACKEND:
+        return [backend.fp32_precision for backend in _matmul_backends()]
+    return [torch.get_float32_matmul_precision()]
+
+
+def _set_matmul_precision(precision: list[str]) -> None:
+    if not _BY_BACKEND:
+        torch.set_float32_matmul_precision(*precision)
+        return
+    for backend, value in zip(_matmul_backends(), precision, strict=True):
+        backend.fp32_precision = value
+
+
+def _matmul_backends():
+    backends = torch.backends
+    return backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv

@@ -1,1 +1,0 @@
-"""A small backbone of the project's own, trained on procedural pictures alone."""

@@ -1,0 +1,11 @@
+"""Long runs over many images, some of which may be unreadable."""
+
+from skpatchcore.scoring._score_images import find_unreadable, score_images
+from skpatchcore.scoring._unreadable import UnreadableImage
+
+__all__ = ["UnreadableImage", "find_unreadable", "score_images"]
+
+# For other folders of this package.
+from skpatchcore.scoring._score_images import as_results as as_results
+from skpatchcore.scoring._score_images import inspect_images as inspect_images
+from skpatchcore.scoring._score_images import unreadable_images as unreadable_images

@@ -1,0 +1,192 @@
+"""Batches: as large as memory allows, measured on the images themselves."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+from torch import nn
+
+from skpatchcore import PatchFeatureTransformer
+from skpatchcore._features._batch_limit import BatchLimit, PeakMemory
+
+CPU = torch.device("cpu")
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+
+
+class Wide(nn.Module):
+    """64 channels at full resolution: 256 bytes a pixel; notes the sizes of batches."""
+
+    batches = ()
+
+    def __init__(self):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.wide = nn.Conv2d(3, 64, 1)
+            self.narrow = nn.Conv2d(64, 4, 8, stride=8)
+
+    def forward(self, x):
+        # Probes of the layout have shapes alone.
+        if not x.is_meta:
+            Wide.batches = (*Wide.batches, len(x))
+        return self.narrow(self.wide(x))
+
+
+def images(n, size=64):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (n, size, size, 3), np.uint8)
+
+
+def make_features(**params):
+    params = {"image_size": None, "layer_weights": None, "random_state": 0} | params
+    return PatchFeatureTransformer(Wide(), ("narrow",), device="cpu", **params)
+
+
+@pytest.fixture
+def budget(monkeypatch):
+    """What four images of 64 x 64 pixels take, and a little more."""
+    monkeypatch.setattr(
+        "skpatchcore._features._batch_limit._CPU_BYTES", int(4.5 * 64**2 * 256)
+    )
+    monkeypatch.setattr("skpatchcore._features._batch_limit._FIRST_PIXELS", 2 * 64**2)
+    monkeypatch.setattr(Wide, "batches", ())
+
+
+# What is measured
+
+
+def test_the_peak_is_that_of_tensors_alive_together():
+    kilobyte = torch.zeros(256)
+    with PeakMemory() as memory:
+        first = kilobyte + 1
+        second = first + 1
+        del first
+        third = second + 1
+        del second
+        fourth = torch.cat([third, third])
+        del third
+        fourth.mul_(2)
+        fourth[:7].reshape(7, 1).t()
+        kilobyte.view(16, 16).add_(1)
+    assert memory.peak == 3 * 1024
+    assert fourth.sum() == 512 * 6
+
+
+def test_what_a_network_takes_grows_with_the_batch_and_leaves_weights_out():
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
+    peaks = []
+    for n in (1, 3):
+        with torch.inference_mode(), PeakMemory() as memory:
+            network(torch.ones(n, 3, 16, 16))
+        peaks.append(memory.peak)
+    # The input was made in the block, and a ReLU holds what it was given.
+    assert peaks == [n * 16 * 16 * (3 + 8 + 8) * 4 for n in (1, 3)]
+
+
+# What follows from it
+
+
+def measured(limit, size, n_bytes):
+    for stage in ("network", "descriptor"):
+        with limit.measure(stage, size, 1):
+            kept = torch.empty(n_bytes, dtype=torch.uint8)
+    return len(kept)
+
+
+@given(
+    batch_size=st.integers(1, 64),
+    size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+)
+def test_before_anything_is_measured_few_images_go(batch_size, size):
+    n = BatchLimit(batch_size, CPU)(size)
+    assert 1 <= n <= batch_size
+    assert n == 1 or n * size[0] * size[1] <= 4 * 256**2
+
+
+@pytest.mark.parametrize(("n_images", "n"), [(1, 4), (7, 1)])
+def test_nothing_is_measured_where_one_batch_takes_all(n_images, n):
+    limit = BatchLimit(32, CPU, n_images)
+    # Four times the budget for an image, were it measured.
+    for stage in ("network", "descriptor"):
+        with limit.measure(stage, (256, 256), 1):
+            torch.empty(2**29, dtype=torch.uint8)
+    assert limit((256, 256)) == n
+
+
+@given(
+    batch_size=st.integers(1, 64),
+    n_bytes=st.integers(1, 2**24),
+    height=st.integers(32, 128),
+)
+def test_a_batch_keeps_within_the_budget(batch_size, n_bytes, height):
+    limit = BatchLimit(batch_size, CPU)
+    measured(limit, (64, 64), n_bytes)
+    n = limit((height, 64))
+    each = n_bytes * height / 64
+    assert 1 <= n <= batch_size
+    assert n == 1 or n * each <= 128 * 2**20 * (1 + 1e-9)
+    assert n == batch_size or (n + 1) * each > 128 * 2**20 * (1 - 1e-9)
+
+
+def test_much_larger_images_are_measured_anew():
+    limit = BatchLimit(32, CPU)
+    measured(limit, (64, 64), 2**20)
+    assert limit((64, 64)) == 32
+    assert limit((3000, 4000)) == 1
+    measured(limit, (3000, 4000), 2**27)
+    assert limit((3000, 4000)) == 1
+    # Per pixel the large image takes less; what was seen to take most counts.
+    assert limit((64, 64)) == 32
+
+
+# Through the estimator
+
+
+def test_batches_are_cut_to_the_budget(budget):
+    make_features().fit(images(1)).transform(images(13))
+    assert Wide.batches == (1, 2, 4, 4, 3)
+
+
+def test_batches_are_no_larger_than_asked_for(budget):
+    make_features(batch_size=3).fit(images(1)).transform(images(8))
+    assert Wide.batches == (1, 2, 3, 3)
+    Wide.batches = ()
+    make_features(batch_size=1).fit(images(1)).transform(images(3))
+    assert Wide.batches == (1, 1, 1, 1)
+
+
+def test_large_images_pass_alone(budget):
+    X = [*images(5), *images(3, size=200)]
+    make_features(output="mean").fit(X[:1]).transform(X)
+    assert Wide.batches == (1, 2, 1, 1, 1, 3)
+
+
+def test_the_same_images_come_in_the_same_batches_every_time(budget):
+    X = images(13)
+    features = make_features()
+    first = features.fit_transform(X)
+    batches = Wide.batches
+    Wide.batches = ()
+    assert_array_equal(features.transform(X), first)
+    assert Wide.batches == batches
+
+
+def test_batches_with_a_cache_keep_within_the_budget_too(budget, tmp_path):
+    X = images(13)
+    features = make_features(memory=tmp_path).fit(X[:1])
+    found = features.transform(X)
+    assert max(Wide.batches) <= 4
+    assert sum(Wide.batches) == 13
+    assert_array_equal(features.transform(X), found)
+    assert sum(Wide.batches) == 13
+    assert_allclose(found, make_features().fit(X[:1]).transform(X), rtol=1e-5)
+
+
+@needs_cuda
+def test_a_gpu_gives_a_share_of_what_is_free():
+    limit = BatchLimit(10**6, torch.device("cuda"))
+    measured(limit, (64, 64), 2**20)
+    free, _ = torch.cuda.mem_get_info()
+    assert 1 <= limit((64, 64)) <= free // 2**20
