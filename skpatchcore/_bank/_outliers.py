@@ -146,7 +146,7 @@ def sample_outlier_scores(
 def _evenly_spaced(sizes: NDArray[np.int64], n_each: int) -> NDArray[np.int64]:
     """Return `n_each` evenly spaced patches of each of n samples, (n, n_each).
 
-    Each sample has another shift, so that together they cover all positions.
+    Samples have different shifts, so that they contribute different positions.
     """
     shifts = np.arange(len(sizes)) * _GOLDEN % 1
     shares = (np.arange(n_each) + shifts[:, None]) / n_each

@@ -47,10 +47,10 @@ class ProjectedSearch:
     """Find the nearest rows of a bank to queries, by their exact distances.
 
     **Bound.** An orthogonal projection shortens distances. It leaves out a part of each
-    row, and the lengths of two such parts differ by at most the distance of the rows.
-    So with this length as one additional coordinate, squared distances in the projected
-    space are lower bounds of the true ones. They are computed as a matrix product, and
-    a bound of its rounding error is subtracted.
+    row, and the lengths of two such parts differ by at most the distance between the
+    parts. So with this length as one additional coordinate, squared distances in the
+    projected space are lower bounds of the true ones. They are computed as a matrix
+    product, and a bound of its rounding error is subtracted.
 
     **Search.** For each query, the k rows with the smallest bounds are compared
     directly, in float64. Then all other rows are compared whose bound is not larger
