@@ -403,12 +403,12 @@ WRONG_PARAMETERS = {
     "fraction beyond the rows": (
         fit_sampler(fraction=21),
         ValueError,
-        "fraction=21 rows were asked for, but X has only n_samples = 20",
+        "fraction=21 rows were requested, but X has only n_samples = 20",
     ),
     "fraction beyond the patches": (
         fit(sampler=CoresetSampler(99999)),
         ValueError,
-        "fraction=99999 rows were asked for, but X has only",
+        "fraction=99999 rows were requested, but X has only",
     ),
     "unknown method": (fit_sampler(method="best"), Invalid, "'method' parameter"),
     "no starts": (fit_sampler(n_starts=0), Invalid, "'n_starts' parameter.*Got 0"),
@@ -426,13 +426,13 @@ WRONG_PARAMETERS = {
     "n_neighbors beyond the bank": (
         fit_bank(n_neighbors=3),
         ValueError,
-        "n_neighbors=3 asks for more neighbours than the bank has rows, 2;",
+        "n_neighbors=3 needs more neighbours than the bank has rows, 2;",
     ),
     "reweight 1": (fit(reweight=1), Invalid, "'reweight' parameter.*Got 1"),
     "reweight beyond the bank": (
         fit_bank(reweight=9),
         ValueError,
-        "reweight=9 asks for more neighbours than the bank has rows, 2;",
+        "reweight=9 needs more neighbours than the bank has rows, 2;",
     ),
     "reweight with a mean": (
         fit_bank(reweight=2, reduction=0.5),

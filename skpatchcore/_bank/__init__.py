@@ -1,7 +1,9 @@
-"""The memory bank: an outlier detector on patch features.
+"""Detect anomalies by the distance of patch features to a bank of normal patches.
 
-`PatchMemoryBank` composes a sampler and a neighbour index, filters outliers from the
-training patches, and scores training and new samples.
+`PatchMemoryBank` is the estimator: it selects the bank with a sampler, searches it with
+a neighbour index, and scores samples. `_outliers` filters training patches, `_search`
+computes distances and scores, and `_training_scores` scores the training samples by
+searching for only a few of their patches.
 """
 
 from skpatchcore._bank._memory_bank import AUTO_CONTAMINATION, PatchMemoryBank

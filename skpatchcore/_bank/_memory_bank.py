@@ -1,14 +1,18 @@
-"""The detector on patch vectors: distances to a bank of normal patches."""
+"""The detector on patch features, by distances to a bank of normal patches."""
 
+import os
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 import torch
+from joblib import Memory
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skpatchcore._bank._outliers import inlying_patches
+from skpatchcore._bank._outliers import inlying_rows
 from skpatchcore._bank._search import BankSearch
 from skpatchcore._bank._training_scores import UNKNOWN, score_training
 from skpatchcore._coreset import CoresetSampler
@@ -18,8 +22,8 @@ from skpatchcore._neighbors import (
     build_index,
     check_squares,
     check_window,
-    covered_cells,
-    reference_cells,
+    covered_positions,
+    reference_positions,
     unit_rows,
 )
 from skpatchcore._utils import (
@@ -39,146 +43,157 @@ from skpatchcore._utils import (
     with_defaults,
 )
 
-# The training scores' quantile that "auto" puts the threshold at.
+# Quantile of the training scores at which `contamination="auto"` sets the threshold.
 AUTO_CONTAMINATION = 0.01
 
 
 class PatchMemoryBank(DecisionMixin, BaseEstimator):
-    """Detect anomalies by the distance of patch vectors to a bank of normal ones.
+    """Detect anomalies by the distance of patch features to a bank of normal patches.
 
-    The detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3), on
-    features extracted before: it takes a matrix, where each row is a sample of one
-    patch, or an array of more dimensions, where a sample has many patches and its score
-    is that of its most anomalous ones. Search its parameters on features extracted
-    once.
+    This is the detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3).
+    Use it on features that are already extracted, for example to search parameters
+    without running the network again. In a matrix, each row is a sample of one patch.
+    In an array of more dimensions, a sample has many patches, and its score is that of
+    its most anomalous patches.
 
     Signs are scikit-learn's: ``score_samples`` and ``decision_function`` are higher for
-    more *normal* samples; ``score_patches`` is a distance, higher for more *anomalous*
-    patches.
+    more *normal* samples. ``score_patches`` is a distance, so it is higher for more
+    *anomalous* patches.
 
     Parameters
     ----------
     sampler : estimator or None, default=None
-        Chooses the patches to keep; after ``fit(patches)`` it has ``sample_indices_``.
-        None is ``CoresetSampler()``: 10 % of the patches by the k-centre greedy.
+        Selects the patches to keep. After ``fit(patches)`` it must have
+        ``sample_indices_``. None is ``CoresetSampler()``: 10 % of the patches by the
+        k-centre greedy.
 
     n_neighbors : int, default=1
-        A patch's score is its mean distance to this many nearest patches of the bank.
+        The score of a patch is its mean distance to this many nearest patches of the
+        bank.
 
     metric : {"euclidean", "sqeuclidean", "cosine"}, default="euclidean"
-        Distance of two patches: Euclidean; squared Euclidean, as in the authors' code;
-        or 1 - cosine similarity, where patches are brought to unit length before the
-        coreset is chosen. Zero vectors are at cosine distance 1/2 from others.
+        Distance between two patches: Euclidean; squared Euclidean, as in the authors'
+        code; or 1 - cosine similarity, where patches are scaled to unit length before
+        the coreset is selected. Zero vectors have a cosine distance of 1/2 to others.
 
     algorithm : {"auto", "torch", "faiss", "pynndescent"}, default="auto"
         Nearest-neighbour search. "torch" and "faiss" are exact, "pynndescent" is
-        approximate. "auto" is "torch", the faster of the two exact ones where patches
-        vary in few directions, as those of networks do.
+        approximate. "auto" is "torch": of the two exact ones, it is faster for patches
+        that vary in few directions, such as those of networks.
 
     reduction : "max" or float, default="max"
-        A sample's score from those of its patches: the largest, or the mean of the top
-        fraction in (0, 1], of at least one patch.
+        How the score of a sample follows from those of its patches: "max" is the
+        largest, and a float in (0, 1] is the mean of this top fraction, of at least one
+        patch.
 
     reweight : int or None, default=None
-        Number b of neighbours in eq. 7 of the paper, which scales a sample's score by
-        how ordinary the matched patch is within the bank; 9 in anomalib. At least 2;
-        goes with ``reduction="max"`` and ``n_neighbors=1``.
+        Number b of neighbours in eq. 7 of the paper, at least 2; 9 in anomalib. The
+        equation scales the score of a sample by how typical the matched patch is within
+        the bank. Requires ``reduction="max"`` and ``n_neighbors=1``.
 
     position_window : int, (int, int) or None, default=None
-        Height and width, odd numbers of grid positions, of a window about each patch:
-        it is compared only with bank rows that stand for training patches in there. A
-        row stands for those that it was the coreset's nearest pick to, so every
-        training position has one, however small the coreset. Where fewer than
-        `n_neighbors` rows are allowed, the whole bank is searched. For parts that lie
-        alike in all images; None compares patches wherever they are. Grids of other
-        shapes than ``position_grid_`` are scaled to it. Samples must have a grid: (n,
-        height, width, d), or (n, width, d). Eq. 7 looks at neighbours in the whole
-        bank. Searches in a window are exact with any `algorithm`, and not kept in
+        Height and width, in odd numbers of grid positions, of a window around each
+        patch. The patch is compared only with bank rows that represent training patches
+        inside the window. Use it only for parts that are aligned in all images. None
+        compares patches regardless of their position.
+
+        Experimental: in the project's benchmarks (page "Benchmarks", "Position
+        windows"), a window raised the pixel AUROC by 0.006 on one class, whose defects
+        are misplaced parts. It improved nothing on the other classes.
+
+        Each bank row represents the training patches closest to it among all selected
+        rows. So every training position has a row, even in a small coreset. If fewer
+        than `n_neighbors` rows are allowed, the whole bank is searched. Samples must
+        have a grid: (n, height, width, d), or (n, width, d). Grids of other shapes than
+        ``position_grid_`` are scaled to it. Eq. 7 uses neighbours in the whole bank.
+        Searches in a window are exact with every `algorithm`, and are not stored in
         `memory`.
 
     outlier_filter : {"sample", "lof", "nearest", "gaussian"} or None, default=None
-        What is left out before the coreset is chosen, where some training samples may
-        be anomalous: a greedy coreset takes outliers first.
+        Removes outliers before the coreset is selected. Use it if some training samples
+        may be anomalous: a greedy coreset picks outliers first.
 
-        - "sample": whole samples, the 4 % oddest patches of which are farthest, on
-          average, from other samples, wherever in the grid: to the third nearest, for
-          two of one defect not to vouch for each other.
-        - "lof", "nearest", "gaussian": single patches, compared with those at the same
-          place of the grid in other samples, as in SoftPatch (Jiang et al., 2022):
-          local outlier factor, distance to the nearest, Mahalanobis distance. They are
-          for parts that lie alike in all images.
+        - "sample": removes whole samples. A sample is scored by the mean distance of
+          its most unusual patches (4 %) to other samples, at any grid position. The
+          distance is that to the third nearest sample, so that two images with the same
+          defect do not mask each other.
+        - "lof", "nearest", "gaussian": removes single patches. A patch is compared with
+          those at the same grid position of other samples, as in SoftPatch (Jiang et
+          al., 2022), by the local outlier factor, the distance to the nearest, or the
+          Mahalanobis distance. Use these only for parts that are aligned in all images.
 
-        None leaves nothing out. Work grows with the square of the number of samples;
-        rows of a matrix are samples of one patch.
+        None removes nothing. The computation grows with the square of the number of
+        samples. Rows of a matrix are samples of one patch.
 
     outlier_fraction : float, default=0.15
-        Share of the training samples ("sample"), or patches, to leave out, in (0, 1):
-        those with scores above the quantile ``1 - outlier_fraction``. What is left out
-        of clean samples is lost, so it should not be much more than what is feared.
+        Share of the training samples (for "sample") or patches to remove, in (0, 1):
+        those with scores above the quantile ``1 - outlier_fraction``. Clean samples
+        that are removed are lost to the bank, so it should not be much larger than the
+        expected share of anomalous ones.
 
     contamination : "auto" or float, default="auto"
-        Share of the training samples, in (0, 0.5], that `offset_` puts on the anomalous
-        side; "auto" is 0.01. Training samples lie in or near the bank, so new normal
-        samples are flagged more often than this.
+        Share of the training samples, in (0, 0.5], on the anomalous side of `offset_`;
+        "auto" is 0.01. Training samples score lower than new normal samples, because
+        the bank was built from them. Expect more false alarms than this on new samples.
 
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache on disk for a sampler that has none of its own, and for the nearest
-        neighbours of samples: whatever `n_neighbors` a search asks for, a sample is
-        compared with a bank once. See :class:`BoundedMemory`.
+        Cache on disk for a sampler without its own, and for the nearest neighbours of
+        samples. Each sample is compared with a bank only once, for all values of
+        `n_neighbors`. See :class:`BoundedMemory`.
 
     device : str, torch.device or None, default=None
-        Where to search; None is the GPU if there is one, else the CPU.
+        Device for the search. None uses the GPU if there is one, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Seeds a sampler that has no seed of its own, and approximate searches.
+        Seeds approximate searches, and a sampler without its own seed.
 
     verbose : int, default=0
-        Passed on to a sampler that is silent.
+        Show progress bars if positive; also passed to a sampler with ``verbose=0``.
 
     Attributes
     ----------
     bank_ : ndarray of shape (n_bank, n_features)
-        The patches kept.
+        The selected patches.
 
     bank_indices_ : ndarray of shape (n_bank,), int64
-        Where they stood among the training patches: rows of
-        ``X.reshape(-1, n_features)``, after rows with ``y == -1`` were left out.
+        Rows of the selected patches in ``X.reshape(-1, n_features)``, after samples
+        with ``y == -1`` were left out.
 
     sampler_ : estimator
-        The fitted sampler. With `outlier_filter` its indices are rows of the patches
-        that were not left out.
+        The fitted sampler. With `outlier_filter`, its indices are rows of the patches
+        that were not removed.
 
     outlier_indices_ : ndarray of shape (n_outliers,), int64
-        The patches that `outlier_filter` left out, numbered as in `bank_indices_`. Only
-        there with a filter.
+        The patches that `outlier_filter` removed, numbered as in `bank_indices_`.
+        Exists only with a filter.
 
     position_grid_ : tuple of two ints
-        Height and width of the grid that windows are measured in: the largest of the
-        training samples. Only there with `position_window`.
+        Height and width of the grid in which windows are measured: the largest height
+        and width of the training samples. Exists only with `position_window`.
 
     training_scores_ : ndarray of shape (n_training_samples,), float64
-        ``score_samples`` of the training samples used, those left out as outliers too.
-        All 0 if every patch was kept and `n_neighbors` is 1.
+        ``score_samples`` of the training samples used, including removed outliers. All
+        0 if every patch was selected and `n_neighbors` is 1.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``. What
-        `outlier_filter` left out has no say in it.
+        `outlier_filter` removed does not influence it.
 
     patch_threshold_ : float
-        The same share of training samples has no patch with a larger distance; the
-        default threshold for masks. Equals ``-offset_`` for ``reduction="max"`` without
-        `reweight`.
+        Default threshold for masks: a share `contamination` of the training samples has
+        a patch at a larger distance. Equals ``-offset_`` for ``reduction="max"``
+        without `reweight`.
 
     n_features_in_ : int
-        Length of a patch vector.
+        Number of features of a patch.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of features, if `X` is a matrix with names that are all strings.
 
     See Also
     --------
-    PatchCoreDetector : The same on images.
-    CoresetSampler : Chooses the patches to keep.
+    PatchCoreDetector : The same detector on images.
+    CoresetSampler : Selects the patches to keep.
 
     References
     ----------
@@ -191,7 +206,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
 
     Examples
     --------
-    Five samples of four patches each, and a new one with an odd patch:
+    Five samples of four patches each, and a new one with an unusual patch:
 
     >>> import numpy as np
     >>> from skpatchcore import PatchMemoryBank
@@ -225,22 +240,22 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
 
     def __init__(
         self,
-        sampler=None,
+        sampler: Any = None,
         *,
-        n_neighbors=1,
-        metric="euclidean",
-        algorithm="auto",
-        reduction="max",
-        reweight=None,
-        position_window=None,
-        outlier_filter=None,
-        outlier_fraction=0.15,
-        contamination="auto",
-        memory=None,
-        device=None,
-        random_state=None,
-        verbose=0,
-    ):
+        n_neighbors: int = 1,
+        metric: str = "euclidean",
+        algorithm: str = "auto",
+        reduction: str | float = "max",
+        reweight: int | None = None,
+        position_window: int | tuple[int, int] | None = None,
+        outlier_filter: str | None = None,
+        outlier_fraction: float = 0.15,
+        contamination: str | float = "auto",
+        memory: str | os.PathLike | Memory | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.sampler = sampler
         self.n_neighbors = n_neighbors
         self.metric = metric
@@ -256,13 +271,13 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def set_params(self, **params):
-        """Set parameters, those of a `sampler` left at None too.
+    def set_params(self, **params: Any) -> Self:
+        """Set parameters, including those of the default sampler if `sampler` is None.
 
         Parameters
         ----------
         **params : dict
-            Names and values; ``sampler__fraction`` is the sampler's ``fraction``.
+            Names and values. ``sampler__fraction`` is the sampler's ``fraction``.
 
         Returns
         -------
@@ -272,8 +287,8 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         return super().set_params(**with_defaults(self, params, sampler=CoresetSampler))
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
-        """Choose the bank among the patches of normal samples.
+    def fit(self, X: ArrayLike, y: ArrayLike | None = None) -> Self:
+        """Select the bank from the patches of normal samples.
 
         Parameters
         ----------
@@ -282,7 +297,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
             Patch features, float32 or float64.
 
         y : array-like of shape (n_samples,) or None, default=None
-            Samples labelled -1 (anomalous) are left out; all others are learned from.
+            Samples labelled -1 (anomalous) are left out; all others are used.
 
         Returns
         -------
@@ -292,9 +307,9 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no sample is left, the bank has fewer rows than `n_neighbors` or
-            `reweight` ask for, or the largest absolute value of `X` is above 1e140 or
-            below 1e-130 but not 0, so that squares leave the range of float64.
+            If no sample is left; if the bank has fewer rows than `n_neighbors` or
+            `reweight`; or if the largest absolute value of `X` is above 1e140, or below
+            1e-130 but not 0, so that squares leave the range of float64.
         """
         with unchanged_on_error(self):
             patches, shape = self._validate_patches(X, reset=True)
@@ -307,7 +322,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
                 patches, self._grid_shapes((len(rows), *shape[1:]))
             )
 
-    def score_samples(self, X):
+    def score_samples(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the negative anomaly score of samples: higher is more normal.
 
         Parameters
@@ -319,14 +334,14 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            At most 0, in the unit of `metric`.
+            At most 0, a distance of `metric` with negative sign.
         """
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
         samples = self._samples(patches, self._grid_shapes(shape))
         return self._score(samples)[0]
 
-    def score_patches(self, X):
+    def score_patches(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the distance of every patch to the bank: higher is more anomalous.
 
         Parameters
@@ -346,7 +361,9 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
     @validate_params(
         {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]}
     )
-    def kneighbors(self, X, n_neighbors=None):
+    def kneighbors(
+        self, X: ArrayLike, n_neighbors: int | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Return the nearest patches of the bank for every patch.
 
         Parameters
@@ -356,12 +373,12 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
             Patch features.
 
         n_neighbors : int or None, default=None
-            How many; None is the parameter `n_neighbors`.
+            Number of neighbours. None uses the parameter `n_neighbors`.
 
         Returns
         -------
         distances : ndarray of shape (n_samples, ..., n_neighbors), float64
-            Ascending, in the unit of `metric`.
+            Distances of `metric`, ascending.
 
         indices : ndarray of shape (n_samples, ..., n_neighbors), int64
             Rows of ``bank_``; ``bank_indices_[indices]`` are training patches.
@@ -370,10 +387,13 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         patches, shape = self._validate_patches(X, reset=False)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
         samples = self._samples(patches, self._grid_shapes(shape))
-        distances, indices = self._search().query(samples.patches, samples.cells, k)
+        search = self._search()
+        distances, indices = search.query(samples.patches, samples.positions, k)
         return distances.reshape(*shape, -1), indices.reshape(*shape, -1)
 
-    def _validate_patches(self, X, *, reset: bool):
+    def _validate_patches(
+        self, X: Any, *, reset: bool
+    ) -> tuple[NDArray, tuple[int, ...]]:
         """Return patches (n_patches, d), and the shape of `X` without its last axis."""
         ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if ndim > 2:
@@ -385,7 +405,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=reset)
         return X, X.shape[:1]
 
-    def _grid_shapes(self, shape: tuple[int, ...]) -> np.ndarray:
+    def _grid_shapes(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Return heights and widths (n, 2) of the grids of samples of one shape."""
         n_samples, *grid = shape
         if self.position_window is not None and len(grid) not in (1, 2):
@@ -399,17 +419,18 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
 
     def _fit_patches(
         self,
-        patches: np.ndarray,
-        shapes: np.ndarray,
+        patches: NDArray,
+        shapes: NDArray[np.int64],
         *,
-        foreground: np.ndarray | None = None,
+        foreground: NDArray[np.int64] | None = None,
         n_given: int | None = None,
-    ):
+    ) -> Self:
         """Fit on validated patches of samples with grids of `shapes` (n, 2).
 
-        Only rows `foreground`, ascending, are learned and scored; None is all. Samples
-        beyond the first `n_given` are the same ones, transformed: they are learned from
-        too, but training scores and thresholds are of the given ones.
+        Only the rows `foreground`, ascending, enter the bank and are scored; None means
+        all rows. Samples after the first `n_given` are transformed copies of these.
+        They enter the bank, too, but training scores and thresholds are those of the
+        given samples.
         """
         self._check_params_agree()
         n_given = len(shapes) if n_given is None else n_given
@@ -420,15 +441,15 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         kept = self._filter(prepared, shapes, n_given)
         if foreground is not None:
             kept = _intersection(kept, foreground)
-        # Thresholds are of the given samples, so some of theirs must be left.
+        # Thresholds come from the given samples, so some of their patches must be left.
         if not np.any(kept < shapes[:n_given].prod(axis=1).sum()):
             raise ValueError(
-                f"outlier_filter={self.outlier_filter!r} takes all patches of the "
-                "foreground for outliers; lower outlier_fraction, or do without one of "
-                "the two."
+                f"outlier_filter={self.outlier_filter!r} removes every foreground "
+                "patch; lower outlier_fraction, or disable one of the two options, "
+                "outlier_filter or foreground."
             )
         sampler.fit(prepared if len(kept) == len(prepared) else prepared[kept])
-        # Where nothing is left out they are one array, which a model file holds once.
+        # If nothing was removed, keep the array itself: a model file stores it once.
         indices = np.asarray(sampler.sample_indices_)
         if len(kept) < len(prepared):
             indices = kept[indices]
@@ -438,7 +459,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         self.bank_indices_ = indices
         self.bank_ = prepared[indices]
         self._normalized = self.metric == "cosine"
-        self._place_bank(shapes, kept)
+        self._store_positions(shapes, kept)
         self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._index = self._build_index()
         samples = self._samples(patches, shapes)
@@ -460,63 +481,62 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         if self.position_window is not None:
             check_window(self.position_window)
 
-    def _filter(self, prepared, shapes, n_given: int) -> np.ndarray:
-        """Return the rows of patches that may enter the bank; note the others."""
+    def _filter(
+        self, prepared: NDArray, shapes: NDArray[np.int64], n_given: int
+    ) -> NDArray[np.int64]:
+        """Return the rows of patches that may enter the bank; store the others."""
         everything = np.arange(len(prepared))
-        # Not left from an earlier fit.
-        vars(self).pop("outlier_indices_", None)
+        # Remove the attribute of an earlier fit.
+        self.__dict__.pop("outlier_indices_", None)
         if self.outlier_filter is None:
             return everything
-        groups = np.split(shapes, range(n_given, len(shapes), n_given))
-        ends = np.cumsum([group.prod(axis=1).sum() for group in groups])
-        # Like is compared with like: what was made of an outlier would vouch for it.
-        kept = np.concatenate(
-            [
-                start
-                + inlying_patches(
-                    part,
-                    group,
-                    self.outlier_filter,
-                    self.outlier_fraction,
-                    self.device,
-                )
-                for start, part, group in zip(
-                    [0, *ends[:-1]], np.split(prepared, ends[:-1]), groups, strict=True
-                )
-            ]
+        kept = inlying_rows(
+            prepared,
+            shapes,
+            n_given,
+            self.outlier_filter,
+            self.outlier_fraction,
+            self.device,
         )
         self.outlier_indices_ = np.setdiff1d(everything, kept, assume_unique=True)
         return kept
 
-    def _place_bank(self, shapes, kept) -> None:
-        """Note in which cells of a grid each bank row stands for training patches."""
-        for name in ("position_grid_", "_bank_cells", "_positions"):
-            vars(self).pop(name, None)
+    def _store_positions(
+        self, shapes: NDArray[np.int64], kept: NDArray[np.int64]
+    ) -> None:
+        """Store the grid positions of the training patches that each row represents."""
+        for name in ("position_grid_", "_bank_positions", "_position_search"):
+            self.__dict__.pop(name, None)
         if self.position_window is None:
             return
-        self.position_grid_ = tuple(shapes.max(axis=0).tolist())
-        cells = reference_cells(shapes, self.position_grid_)
+        height, width = shapes.max(axis=0).tolist()
+        self.position_grid_ = (height, width)
+        positions = reference_positions(shapes, self.position_grid_)
         nearest = getattr(self.sampler_, "nearest_picks_", None)
         if nearest is None:
-            cells, nearest = cells[self.bank_indices_], np.arange(len(self.bank_))
+            # Another sampler: each row represents only its own position.
+            positions = positions[self.bank_indices_]
+            nearest = np.arange(len(self.bank_))
         else:
-            cells = cells[kept]
-        self._bank_cells = covered_cells(cells, nearest)
+            positions = positions[kept]
+        self._bank_positions = covered_positions(positions, nearest)
 
-    def _set_thresholds(self, samples: Samples, scored, kept) -> None:
-        """Score the training samples, and put thresholds at quantiles of the scores.
+    def _set_thresholds(
+        self, samples: Samples, scored: NDArray[np.int64], kept: NDArray[np.int64]
+    ) -> None:
+        """Score the training samples, and set thresholds at quantiles of the scores.
 
-        Scores are those of the rows `scored`, thresholds those of the rows `kept` among
-        them: outliers would move them to where none is found.
+        Scores use the patches at rows `scored`. Thresholds use only those of them that
+        were `kept`: with outliers, the thresholds would be too high to detect any.
         """
-        picks = np.full(len(samples.patches), UNKNOWN)
-        picks[kept] = getattr(self.sampler_, "nearest_picks_", UNKNOWN)
+        near_rows = np.full(len(samples.patches), UNKNOWN)
+        near_rows[kept] = getattr(self.sampler_, "nearest_picks_", UNKNOWN)
 
-        def score(rows):
+        def score(rows: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
             return score_training(
                 self._search(),
                 samples.take(rows),
-                picks[rows],
+                near_rows[rows],
                 n_neighbors=self.n_neighbors,
                 reduction=self.reduction,
                 reweight=self.reweight,
@@ -527,13 +547,14 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         scores, inlying = self.training_scores_, _intersection(scored, kept)
         if len(inlying) < len(scored):
             scores, largest = score(inlying)
-        share = self.contamination
+        share: Any = self.contamination
         share = AUTO_CONTAMINATION if share == "auto" else share
         self.offset_ = lower_quantile(scores, share)
         self.patch_threshold_ = upper_quantile(largest, share)
 
-    def _make_sampler(self, random_state):
-        # Not safe: a sampler of one's own need not be an estimator.
+    def _make_sampler(self, random_state: np.random.RandomState) -> Any:
+        """Return an unfitted sampler with the parameters that it inherits."""
+        # safe=False, because a user's sampler need not be an estimator.
         default = CoresetSampler() if self.sampler is None else self.sampler
         sampler = clone(default, safe=False)
         seed = None
@@ -549,14 +570,14 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
 
     def _check_bank_size(self, n_bank: int) -> None:
         for name in ("n_neighbors", "reweight"):
-            asked = getattr(self, name)
-            if asked is not None and asked > n_bank:
+            n_needed = getattr(self, name)
+            if n_needed is not None and n_needed > n_bank:
                 raise ValueError(
-                    f"{name}={asked} asks for more neighbours than the bank has rows, "
+                    f"{name}={n_needed} needs more neighbours than the bank has rows, "
                     f"{n_bank}; lower it or raise the sampler's fraction."
                 )
 
-    def _build_index(self):
+    def _build_index(self) -> NeighborIndex:
         return build_index(
             self.bank_,
             algorithm=self.algorithm,
@@ -565,30 +586,33 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         )
 
     def _search_index(self) -> NeighborIndex:
-        """Return the index, built again where a pickle left it out."""
+        """Return the index; build it again after unpickling, which leaves it out."""
         if not hasattr(self, "_index"):
             self._index = self._build_index()
         return self._index
 
-    def _search_positions(self) -> PositionSearch:
+    def _search_positions(self) -> PositionSearch | None:
+        """Return the search in the current window, or None without a window."""
+        if self.position_window is None:
+            return None
         window = check_window(self.position_window)
-        kept = vars(self).get("_positions")
-        if kept is None or kept.window != window:
-            self._positions = PositionSearch(
-                self._search_index(), self._bank_cells, self.position_grid_, window
+        current: PositionSearch | None = vars(self).get("_position_search")
+        if current is None or current.window != window:
+            current = self._position_search = PositionSearch(
+                self._search_index(), self._bank_positions, self.position_grid_, window
             )
-        return self._positions
+        return current
 
-    def _samples(self, patches: np.ndarray, shapes: np.ndarray) -> Samples:
-        """Return all patches of samples, with where they are if that matters."""
+    def _samples(self, patches: NDArray, shapes: NDArray[np.int64]) -> Samples:
+        """Return samples with their patches and, with a window, grid positions."""
         self._check_as_fitted()
-        cells = None
+        positions = None
         if self.position_window is not None:
-            cells = reference_cells(shapes, self.position_grid_)
-        return Samples.of_grids(patches, shapes, cells)
+            positions = reference_positions(shapes, self.position_grid_)
+        return Samples.of_grids(patches, shapes, positions)
 
     def _check_as_fitted(self) -> None:
-        """Refuse what was set after the fit and would need another one."""
+        """Raise if a parameter was set after the fit that requires fitting again."""
         if (self.metric == "cosine") != self._normalized:
             changed = "metric"
         elif self.position_window is not None and not hasattr(self, "position_grid_"):
@@ -596,34 +620,35 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         else:
             return
         raise ValueError(
-            f"{changed}={getattr(self, changed)!r} was set after the fit, which "
-            "prepared the bank for another one; fit again."
+            f"{changed}={getattr(self, changed)!r} was set after the fit, but the bank "
+            "was prepared for another value; fit again."
         )
 
     def _search(self) -> BankSearch:
-        """Return what finds distances to the bank, by the parameters as they are."""
-        windowed = self.position_window is not None
+        """Return a search of the bank with the current parameters."""
         return BankSearch(
             self._search_index(),
             self.metric,
-            positions=self._search_positions() if windowed else None,
+            position_search=self._search_positions(),
             memory=self.memory,
         )
 
-    def _score(self, samples: Samples):
+    def _score(self, samples: Samples) -> tuple[NDArray, NDArray, NDArray]:
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
         return self._search().score(
             samples, self.n_neighbors, self.reduction, self.reweight
         )
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Leave the search index out; it is built again from `bank_` at first use."""
         state = dict(super().__getstate__())
         state.pop("_index", None)
-        state.pop("_positions", None)
+        state.pop("_position_search", None)
         return state
 
 
-def _intersection(rows: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the rows that are in both, ascending; each has none twice."""
+def _intersection(
+    rows: NDArray[np.int64], others: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Return the rows that are in both, ascending; neither has duplicates."""
     return np.intersect1d(rows, others, assume_unique=True)

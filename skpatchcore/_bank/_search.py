@@ -1,8 +1,11 @@
-"""Distances of patches to a bank, in the unit of a metric, and scores from them."""
+"""Compute distances of patches to a bank, in any metric, and scores from them."""
+
+import os
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from joblib import Memory
+from numpy.typing import DTypeLike, NDArray
 from scipy.special import logsumexp
 
 from skpatchcore._neighbors import (
@@ -25,7 +28,8 @@ from skpatchcore._utils import (
     reduce_patches,
 )
 
-# Bank rows looked at for a bound beside as many as neighbours are asked for.
+# Bank rows examined for a bound, in addition to the number of neighbours. More rows
+# give a tighter bound.
 _SPARE_ROWS = 3
 
 
@@ -35,12 +39,12 @@ class BankSearch:
     Parameters
     ----------
     index : NeighborIndex
-        Of the bank.
+        Index of the bank.
     metric : {"euclidean", "sqeuclidean", "cosine"}
-    positions : PositionSearch or None
-        Searches for patches that have cells.
+    position_search : PositionSearch or None
+        Searches for patches with grid positions.
     memory : str, path-like, joblib.Memory or None
-        For neighbours in the whole bank, by an exact index.
+        Cache for neighbours in the whole bank, if the index is exact.
     """
 
     def __init__(
@@ -48,19 +52,23 @@ class BankSearch:
         index: NeighborIndex,
         metric: str,
         *,
-        positions: PositionSearch | None = None,
-        memory=None,
-    ):
+        position_search: PositionSearch | None = None,
+        memory: str | os.PathLike | Memory | None = None,
+    ) -> None:
         self.index, self.metric = index, metric
-        self._positions, self._memory = positions, memory
+        self._position_search, self._memory = position_search, memory
 
     @property
     def bank(self) -> NDArray:
-        """The patches that are searched, (n_bank, d)."""
+        """The patches of the bank, (n_bank, d)."""
         return self.index.bank
 
-    def query(self, patches: NDArray, cells, k: int) -> tuple[NDArray, NDArray]:
+    def query(
+        self, patches: NDArray, positions: NDArray | None, k: int
+    ) -> tuple[NDArray, NDArray]:
         """Return distances and bank rows, (n, k) each.
+
+        With grid `positions` (n,), only rows allowed there are searched.
 
         Raises
         ------
@@ -69,24 +77,31 @@ class BankSearch:
         """
         self._check_k("n_neighbors", k)
         patches = self._prepare(patches)
-        if cells is None:
+        if positions is None:
             squared, rows = self.index.query(patches, k)
         else:
-            squared, rows = self._positions.query(patches, cells, k)
+            assert self._position_search is not None, "positions without a window"
+            squared, rows = self._position_search.query(patches, positions, k)
         return squared_to_metric(squared, self.metric), rows
 
     def query_once(self, samples: Samples, k: int) -> tuple[NDArray, NDArray]:
-        """Query patches, those of a sample from the cache where they are there."""
+        """Return the result of `query`; use the cache for samples that it holds."""
         cache = check_cache(self._memory)
-        if cache is None or not self.index.exact or samples.cells is not None:
-            return self.query(samples.patches, samples.cells, k)
+        if cache is None or not self.index.exact or samples.positions is not None:
+            return self.query(samples.patches, samples.positions, k)
         self._check_k("n_neighbors", k)
         parts = np.split(samples.patches, samples.offsets[1:-1])
         prepared = list(map(self._prepare, parts))
         squared, rows = query_once(cache, self.index, prepared, k)
         return squared_to_metric(squared, self.metric), rows
 
-    def score(self, samples: Samples, n_neighbors: int, reduction, reweight):
+    def score(
+        self,
+        samples: Samples,
+        n_neighbors: int,
+        reduction: str | float,
+        reweight: int | None,
+    ) -> tuple[NDArray, NDArray, NDArray]:
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
         distances, rows = self.query_once(samples, n_neighbors)
         patch_scores = distances.mean(axis=1)
@@ -101,8 +116,14 @@ class BankSearch:
         return -scores, patch_scores, rows
 
     @own_torch_state()
-    def reweighting(self, patches, distances, rows, b: int) -> NDArray:
-        """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,)."""
+    def reweighting(
+        self, patches: NDArray, distances: NDArray, rows: NDArray, b: int
+    ) -> NDArray:
+        """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,).
+
+        `distances` (n,) are those to the matched rows, and `b` is the number of their
+        neighbours in the bank.
+        """
         self._check_k("reweight", b)
         _, neighborhood = self.index.query(self.bank[rows], b)
         squared = squared_distances(
@@ -113,24 +134,27 @@ class BankSearch:
         return 1 - np.exp(distances - logsumexp(others, axis=1))
 
     @own_torch_state()
-    def bound_scores(self, patches, nearest, n_neighbors: int) -> NDArray:
+    def bound_scores(
+        self, patches: NDArray, near_rows: NDArray, n_neighbors: int
+    ) -> NDArray:
         """Return upper bounds of patch scores, from a bank row near each patch.
 
-        Any k bank rows give one; the nearest of those around that row give a good one.
+        The mean distance to any k bank rows is an upper bound of the mean distance to
+        the k nearest. The bank rows around the given one make it a tight bound.
         """
         bank = as_tensor(with_safe_squares(self.bank))
-        patches = as_tensor(self._prepare(patches)).to(bank.dtype)
-        nearest = torch.from_numpy(nearest)
+        points = as_tensor(self._prepare(patches)).to(bank.dtype)
+        near = torch.from_numpy(near_rows)
         if n_neighbors == 1:
-            everyone = torch.arange(len(patches))
-            squared = paired_distances(patches, everyone, bank, nearest)
+            everyone = torch.arange(len(points))
+            squared = paired_distances(points, everyone, bank, near)
             return squared_to_metric(squared.numpy(), self.metric)
         n_around = min(n_neighbors + _SPARE_ROWS, len(bank))
         whole = Samples(self.bank, np.array([0, len(bank)]))
         around = torch.from_numpy(self.query_once(whole, n_around)[1])
         step = rows_at_once(bank, n_around)
         bounds = []
-        for part, rows in zip(patches.split(step), nearest.split(step), strict=True):
+        for part, rows in zip(points.split(step), near.split(step), strict=True):
             squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)
             closest = squared.topk(n_neighbors, largest=False, sorted=False)
             upper = _rounded_up(closest.values.double().numpy(), bank)
@@ -140,21 +164,23 @@ class BankSearch:
     def _check_k(self, name: str, k: int) -> None:
         if k > len(self.bank):
             raise ValueError(
-                f"{name}={k} is more than the bank has rows, {len(self.bank)}."
+                f"{name}={k} is more than the bank has rows, {len(self.bank)}. Lower "
+                f"{name}, or fit with a larger fraction."
             )
 
     def _prepare(self, patches: NDArray) -> NDArray:
+        """Return patches in the dtype of the bank, scaled as the metric requires."""
         patches = _cast(patches, self.bank.dtype)
         return unit_rows(patches) if self.metric == "cosine" else patches
 
 
-def _cast(patches: NDArray, dtype) -> NDArray:
+def _cast(patches: NDArray, dtype: DTypeLike) -> NDArray:
     """Return `patches` in the dtype of a bank.
 
     Raises
     ------
     ValueError
-        If their largest value is not finite in that dtype.
+        If a value is not finite in that dtype.
     """
     with np.errstate(over="ignore"):
         cast = patches.astype(dtype, copy=False)
@@ -162,17 +188,17 @@ def _cast(patches: NDArray, dtype) -> NDArray:
         return cast
     raise ValueError(
         f"The largest absolute value of X is {np.abs(patches).max():.3g}, and the bank "
-        f"holds {dtype}, of values up to {np.finfo(dtype).max:.3g}. Scale the features "
-        "as those of the training samples are scaled, or fit on float64."
+        f"holds {dtype}, with values up to {np.finfo(dtype).max:.3g}. Scale the "
+        "features in the same way as those of the training samples, or fit on float64."
     )
 
 
 def _rounded_up(squared: NDArray, bank: torch.Tensor) -> NDArray:
     """Return upper bounds of squared distances that were computed in a bank's dtype.
 
-    With roundoff u = eps / 2, differences err by u, squares by 3 u, and a sum of d of
-    them by (d + 3) u; eps instead of u covers higher powers. What sinks below the
-    smallest normal number is less than it, in each square.
+    Let u = eps / 2 be the roundoff. Differences err by u, squares by 3 u, and a sum of
+    d squares by (d + 3) u. Using eps instead of u covers higher powers. A square below
+    the smallest normal number errs by less than that number.
     """
     limits, d = torch.finfo(bank.dtype), bank.shape[1]
     return squared * (1 + (d + 4) * limits.eps) + d * limits.tiny

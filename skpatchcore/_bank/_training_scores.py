@@ -1,4 +1,13 @@
-"""Scores of training samples, by searching for few of their patches."""
+"""Score training samples by searching the bank for only a few of their patches.
+
+The score of a sample (reduction "max") is that of its farthest patch. The sampler has
+already found a bank row near each training patch, and the distance to any bank row is
+an upper bound of the distance to the nearest one. So a patch whose upper bound is below
+the score of another patch of the sample cannot be the farthest, and is never searched.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,45 +16,64 @@ from tqdm.auto import tqdm
 from skpatchcore._bank._search import BankSearch
 from skpatchcore._utils import Samples, reduce_patches
 
-# Stands for a bank row near a patch where none is known.
+# Marks a patch for which no near bank row is known.
 UNKNOWN = -1
+# Patches of each sample that are searched first. The upper bounds are close to the
+# distances, so the farthest patch is usually one of the first few.
 _FIRST_SEARCHED = 4
+
+# Rows of patches -> their scores (n,) and nearest bank rows (n,).
+Query: TypeAlias = Callable[[NDArray], tuple[NDArray, NDArray]]
 
 
 def score_training(
     search: BankSearch,
     samples: Samples,
-    picks: NDArray,
+    near_rows: NDArray[np.int64],
     *,
     n_neighbors: int,
-    reduction,
+    reduction: str | float,
     reweight: int | None,
     verbose: int,
-) -> tuple[NDArray, NDArray]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return score_samples and the largest patch distance of training samples.
+
+    The result equals that of searching for all patches. That is also what is done if
+    there are no bounds, or if the score does not depend on the farthest patch alone.
 
     Parameters
     ----------
-    picks : ndarray of shape (n_patches,), int64
+    search : BankSearch
+    samples : Samples
+    near_rows : ndarray of shape (n_patches,), int64
         A bank row near each patch, or UNKNOWN.
+    n_neighbors, reduction, reweight, verbose
+        Parameters of the memory bank.
+
+    Returns
+    -------
+    scores : ndarray of shape (n_samples,), float64
+    largest : ndarray of shape (n_samples,), float64
     """
-    known = np.flatnonzero(picks != UNKNOWN)
-    # In a window, only the nearest pick is sure to be allowed.
-    bounded = n_neighbors == 1 or samples.cells is None
+    known = np.flatnonzero(near_rows != UNKNOWN)
+    # A bound for k neighbours needs k bank rows. In a window, only the nearest selected
+    # row is sure to be allowed.
+    bounded = n_neighbors == 1 or samples.positions is None
     if len(known) == 0 or reduction != "max" or not bounded:
         scores, patch_scores, _ = search.score(
             samples, n_neighbors, reduction, reweight
         )
         return scores, reduce_patches(patch_scores, samples.offsets, "max")
 
-    def query(rows):
-        cells = None if samples.cells is None else samples.cells[rows]
-        distances, found = search.query(samples.patches[rows], cells, n_neighbors)
+    def query(rows: NDArray) -> tuple[NDArray, NDArray]:
+        positions = None if samples.positions is None else samples.positions[rows]
+        distances, found = search.query(samples.patches[rows], positions, n_neighbors)
         return distances.mean(axis=1), found[:, 0]
 
-    bounds = np.full(len(picks), np.inf)
+    # A patch without a known row has no bound, so it is searched first.
+    bounds = np.full(len(near_rows), np.inf)
     bounds[known] = search.bound_scores(
-        samples.take(known).patches, picks[known], n_neighbors
+        samples.take(known).patches, near_rows[known], n_neighbors
     )
     n_samples = len(samples.offsets) - 1
     with tqdm(total=n_samples, desc="training scores", disable=not verbose) as bar:
@@ -59,29 +87,49 @@ def score_training(
     return -scores, largest
 
 
-def farthest_patches(query, bounds, offsets, finished=lambda n: None):
+def farthest_patches(
+    query: Query,
+    bounds: NDArray[np.float64],
+    offsets: NDArray[np.int64],
+    finished: Callable[[int], Any] = lambda n: None,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     """Find the patch of each sample that is farthest from the bank.
 
-    Patches are searched by falling upper bound; a sample is done when the largest
-    distance found reaches the next bound. That takes a few searches a sample.
+    The patches of a sample are searched in the order of falling upper bounds.
+
+    **Invariant.** `best` holds the farthest patch among those searched so far, and all
+    patches not searched yet have bounds of at most the next one. So as soon as the
+    largest score reaches the next bound, no other patch can be farther, and the sample
+    is finished.
+
+    All unfinished samples are searched together, and the number of patches per sample
+    doubles from round to round. So the number of rounds is logarithmic, and at most
+    about twice as many patches are searched as necessary, or `_FIRST_SEARCHED`.
 
     Parameters
     ----------
     query : callable
-        Rows of patches -> their scores (n,) and nearest bank rows (n,).
-    bounds : ndarray of shape (n_patches,)
+        Maps rows of patches to their scores (n,) and nearest bank rows (n,).
+    bounds : ndarray of shape (n_patches,), float64
         Upper bounds of the scores.
-    offsets : ndarray of shape (n_samples + 1,)
+    offsets : ndarray of shape (n_samples + 1,), int64
+        Where the patches of each sample begin, and the end of the last one.
     finished : callable
-        Is told how many more samples are done.
+        Called with the number of samples that each round finishes.
 
     Returns
     -------
-    farthest, rows, distances : ndarray of shape (n_samples,)
-        Row of the patch, bank row nearest to it, and its score.
+    farthest : ndarray of shape (n_samples,), int64
+        Row of the farthest patch.
+    rows : ndarray of shape (n_samples,), int64
+        The bank row nearest to it.
+    distances : ndarray of shape (n_samples,), float64
+        Its score.
     """
     sample = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     by_bound = np.lexsort((-bounds, sample))
+    # Patch, bank row and score per sample. Scores are never negative, so any patch is
+    # farther than -1.
     best = np.full((3, len(offsets) - 1), -1.0)
     position, step = offsets[:-1].copy(), _FIRST_SEARCHED
     active = np.arange(len(best[0]))
@@ -104,10 +152,19 @@ def farthest_patches(query, bounds, offsets, finished=lambda n: None):
     return farthest.astype(np.int64), rows.astype(np.int64), distances
 
 
-def _keep_largest(best, sample, patches, rows, distances) -> None:
-    """Update (patch, bank row, distance) per sample with newly searched patches."""
+def _keep_largest(
+    best: NDArray[np.float64],
+    sample: NDArray,
+    patches: NDArray,
+    rows: NDArray,
+    distances: NDArray,
+) -> None:
+    """Update `best` (3, n_samples) with newly searched patches.
+
+    Its rows are the patch, bank row and distance of each sample.
+    """
     order = np.lexsort((-patches, distances))
-    # Later assignments win, so the largest distance comes last.
+    # The last of several assignments counts, so the largest distance must come last.
     sample, patches, rows = sample[order], patches[order], rows[order]
     distances = distances[order]
     last = np.full(best.shape[1], -1)

@@ -1,7 +1,8 @@
-"""Points in cells about centres, and pairs of points that may be near each other."""
+"""Rows of a matrix, sorted into clusters, and the pairs of points that may be close."""
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -11,28 +12,29 @@ from skpatchcore._utils import full_precision
 
 # Elements of a temporary block of products: 32 MB in float32.
 _BLOCK_ELEMENTS = 2**23
-# Rows that a thread takes at a time: enough to be worth the while.
+# Rows that a thread processes at a time: enough to outweigh the cost of the call.
 _PART_ROWS = 4096
 
 
 @dataclass(frozen=True)
-class Cells:
-    """Rows of a matrix sorted into cells, as differences to the centres of their cells.
+class Clusters:
+    """Rows of a matrix, sorted by cluster and stored as offsets from its centre.
 
-    What is farther from a centre than a cell's members reach need not be compared with
-    them (triangle inequality); and near a centre, products round to less.
+    A point need not be compared with the members of a cluster that is far enough away
+    (triangle inequality). Offsets from a nearby centre are short, so products of them
+    have small rounding errors.
 
     Attributes
     ----------
     order : Tensor of shape (n,), int64
-        Rows of the matrix, cell by cell.
+        Rows of the matrix, cluster by cluster.
     ends : tuple of int
-        Where in `order` each of c cells ends.
+        End of each of the c clusters in `order`.
     centers : Tensor of shape (c, d)
     offsets : Tensor of shape (n, d)
-        Rows less their centres, in the order of `order`.
+        Rows minus the centre of their cluster, in the order of `order`.
     squared_norms : Tensor of shape (n,), float64
-        Of `offsets`.
+        Squared lengths of `offsets`.
     """
 
     order: torch.Tensor
@@ -42,64 +44,66 @@ class Cells:
     squared_norms: torch.Tensor
 
     @classmethod
-    def about(cls, X: torch.Tensor, centers: torch.Tensor, cell: torch.Tensor):
-        """Sort the rows of `X` (n, d) by `cell` (n,), the numbers of their centres."""
-        order = cell.argsort(stable=True)
-        ends = torch.bincount(cell, minlength=len(centers)).cumsum(0)
+    def around(
+        cls, X: torch.Tensor, centers: torch.Tensor, cluster: torch.Tensor
+    ) -> Self:
+        """Sort the rows of `X` (n, d) by `cluster` (n,), the index of their centre."""
+        order = cluster.argsort(stable=True)
+        ends = torch.bincount(cluster, minlength=len(centers)).cumsum(0)
         offsets = X[order]
         squared_norms = X.new_empty(len(X), dtype=torch.float64)
         step = rows_at_once(X)
         for start in range(0, len(X), step):
             part = offsets[start : start + step]
-            part -= centers[cell[order[start : start + step]]]
+            part -= centers[cluster[order[start : start + step]]]
             squared_norms[start : start + step] = part.double().square().sum(dim=1)
         return cls(order, tuple(ends.tolist()), centers, offsets, squared_norms)
 
     @classmethod
-    def whole(cls, X: torch.Tensor):
-        """Put all rows of `X` into one cell about their mean."""
+    def whole(cls, X: torch.Tensor) -> Self:
+        """Put all rows of `X` into one cluster around their mean."""
         everyone = torch.zeros(len(X), dtype=torch.int64, device=X.device)
-        return cls.about(X, X.mean(dim=0, keepdim=True), everyone)
+        return cls.around(X, X.mean(dim=0, keepdim=True), everyone)
 
     def parts(self, n_others: int) -> list[tuple[int, slice]]:
-        """Return cells and places in `order`, such that all members have their part.
+        """Divide `order` into pieces of one cluster each, as (cluster, slice) pairs.
 
-        Parts are small enough for products with so many other points, and to share them
-        out among threads.
+        The pieces are small enough for a product with `n_others` other points, and for
+        several threads to share them.
         """
         step = max(1, _BLOCK_ELEMENTS // n_others)
         if self.order.device.type == "cpu":
             step = min(step, _PART_ROWS)
         spans = enumerate(zip((0, *self.ends[:-1]), self.ends, strict=True))
         return [
-            (cell, slice(place, min(place + step, end)))
-            for cell, (start, end) in spans
-            for place in range(start, end, step)
+            (cluster, slice(position, min(position + step, end)))
+            for cluster, (start, end) in spans
+            for position in range(start, end, step)
         ]
 
     @cached_property
     def member_of(self) -> torch.Tensor:
-        """The cell of each entry of `order`."""
+        """The cluster of each entry of `order`."""
         sizes = np.diff(self.ends, prepend=0)
-        cells = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
-        return cells.to(self.order.device)
+        clusters = torch.from_numpy(np.repeat(np.arange(len(sizes)), sizes))
+        return clusters.to(self.order.device)
 
     @cached_property
     def radii(self) -> torch.Tensor:
         """Upper bounds (n,) of the distances from the rows to their centres.
 
-        Each element of an offset is a difference rounded by at most eps / 2 of it, in
-        the dtype of the offsets, so a length is within eps / 2 of the true one. The
-        factor covers that twice, and the root besides; what the sum of squares loses in
-        float64 is covered by `length_margin`.
+        Each element of an offset is a difference, rounded by at most eps / 2 of its
+        value in the dtype of the offsets. So the computed length is within eps / 2 of
+        the true one. The factor covers twice this error, and the error of the root.
+        `length_margin` covers the error of the sum of squares in float64.
         """
         eps = torch.finfo(self.offsets.dtype).eps
         return self.squared_norms.sqrt() * (length_margin(self.offsets) + eps)
 
     def largest(self, values: torch.Tensor) -> torch.Tensor:
-        """Return each cell's largest of `values` (n,), given in the order of `order`.
+        """Return each cluster's largest of `values` (n,), in the order of `order`.
 
-        A cell without members has minus infinity.
+        A cluster without members gets minus infinity.
         """
         lowest = values.new_full((len(self.centers),), -torch.inf)
         return lowest.scatter_reduce(0, self.member_of, values, "amax")
@@ -117,8 +121,10 @@ class Cells:
         return squared.clamp_(min=0).sqrt_()
 
 
-def near_pairs(a, limits, b, norms) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return all (i, j) with |b_j|^2 - 2 a_i.b_j, as computed, less than limits_i.
+def near_pairs(
+    a: torch.Tensor, limits: torch.Tensor, b: torch.Tensor, norms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all (i, j) whose computed value of |b_j|^2 - 2 a_i.b_j is below limits_i.
 
     Parameters
     ----------
@@ -126,7 +132,12 @@ def near_pairs(a, limits, b, norms) -> tuple[torch.Tensor, torch.Tensor]:
     limits : Tensor of shape (n,)
     norms : Tensor of shape (m,)
         The squares |b_j|^2.
+
+    Returns
+    -------
+    i, j : Tensor of shape (n_pairs,), int64
     """
     block = torch.addmm(norms, a, b.T, alpha=-2)
-    # Not what is surely too far: an overflow must not hide anything.
-    return (block >= limits[:, None]).logical_not_().nonzero(as_tuple=True)
+    # Negated so that NaN (overflow) counts as a candidate.
+    i, j = (block >= limits[:, None]).logical_not_().nonzero(as_tuple=True)
+    return i, j

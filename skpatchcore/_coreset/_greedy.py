@@ -1,33 +1,49 @@
-"""The k-centre greedy, in blocks of picks, and the cover of given picks."""
+"""Select rows by the k-centre greedy in blocks, or describe what given rows cover."""
 
 import bisect
 import functools
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from skpatchcore._coreset._cover import Cover
+from skpatchcore._coreset._cover import Changes, Cover
 from skpatchcore._neighbors import rows_at_once
 from skpatchcore._utils import are_rows, is_array
 
+# Candidates of a block. Fewer than the first do not pay for an update of the cover. A
+# block compares all pairs of its candidates, so more than the second cost too much.
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 16, 1024
-# What the record of a run consists of.
+# Fields of the record of a run.
 _RECORD = ("picks", "distances", "ends", "log")
 
 
 class Coreset(NamedTuple):
-    """Picks in order, and what they cover; distances are Euclidean, not squared."""
+    """Selected rows in order, and what they cover.
 
-    indices: np.ndarray
-    radii: np.ndarray
-    distances: np.ndarray
-    nearest: np.ndarray
+    Attributes
+    ----------
+    indices : ndarray of shape (n_selected,), int64
+        The selected rows.
+    radii : ndarray of shape (n_selected,), float64
+        Cover radius after each of them. Distances are Euclidean, not squared.
+    distances : ndarray of shape (n_rows,), float64
+        Distance of each row to its nearest selected row.
+    nearest : ndarray of shape (n_rows,), int64
+        Position of that row in `indices`.
+    """
+
+    indices: NDArray[np.int64]
+    radii: NDArray[np.float64]
+    distances: NDArray[np.float64]
+    nearest: NDArray[np.int64]
 
 
-def is_coreset(value, n_rows: int, n_selected: int) -> bool:
-    """Return whether `value`, from a file, are the fields of a `Coreset`."""
+def is_coreset(value: Any, n_rows: int, n_selected: int) -> bool:
+    """Return whether `value`, read from a file, holds the fields of a `Coreset`."""
     return (
         isinstance(value, list)
         and len(value) == 4
@@ -43,25 +59,28 @@ def is_coreset(value, n_rows: int, n_selected: int) -> bool:
 class GreedyRun:
     """The k-centre greedy: pick, again and again, the row farthest from the picks.
 
-    The picks are made in blocks without changing them. Of the rows farthest from the
-    picks, B are candidates; any other row is no farther than the next distance, tau,
-    and distances only shrink. As long as the farthest candidate, with distances to the
-    block's own picks accounted for, is beyond tau, it is the farthest row of all. One
-    update then brings everyone up to date, where the usual form reads all of `X` for
-    each pick. Of rows equally far the first is picked.
+    The usual form reads all of `X` for each pick. Here the picks are made in blocks,
+    and all rows are updated once per block. The picks are the same. Let the candidates
+    be the B rows that are farthest from the picks, and tau the distance of the next
+    row. No other row is farther than tau, and distances only shrink. So the farthest
+    candidate is the farthest row of all, as long as its distance, updated with the
+    block's own picks, is larger than tau. Of rows at equal distance, the first is
+    picked.
 
-    A run keeps what every block changed. So each smaller coreset can be cut from it,
-    and it can be continued, with the very picks of a run that never stopped.
+    The run logs the changes of each block. Any smaller coreset can be replayed from the
+    log, and a larger one can continue it. Both are equal to a run made in one go, bit
+    for bit.
 
     Parameters
     ----------
     X : Tensor of shape (n, d), floating point
     first : int
-        The row to begin with.
-    record : dict or None
-        What `record` of an earlier run on the same rows gave.
+        The row to pick first.
+    record : mapping or None
+        The `record` of an earlier run on the same rows, to continue it.
     progress : callable or None
-        Gives a progress bar in the manner of tqdm, for a `total` number of picks.
+        Returns a progress bar with the interface of tqdm. Called with `total`, the
+        number of picks, and `initial`, how many there are already.
 
     Attributes
     ----------
@@ -69,18 +88,26 @@ class GreedyRun:
         Rows picked so far, in order.
     """
 
-    def __init__(self, X: torch.Tensor, first: int, record=None, progress=None):
+    def __init__(
+        self,
+        X: torch.Tensor,
+        first: int,
+        record: Mapping[str, Any] | None = None,
+        progress: Callable[..., Any] | None = None,
+    ) -> None:
         self.X, self._first, self._progress = X, first, progress
         record = record or dict.fromkeys(("picks", "distances", "ends"), ())
         self.picks = [int(row) for row in record["picks"]]
-        # Squared distance of each pick to those before it: infinite for the first.
+        # Squared distance of each pick to the nearest earlier one; infinite for the
+        # first.
         self._distances = [float(value) for value in record["distances"]]
-        # Number of picks after each whole block; a last, shorter one is not logged.
+        # Number of picks after each whole block. A last block that was cut short is not
+        # logged.
         self._ends = [int(end) for end in record["ends"]]
-        self._log = record.get("log", [])
+        self._log: list[Changes] = record.get("log", [])
 
-    def record(self) -> dict:
-        """Return all that is needed to continue, as arrays."""
+    def record(self) -> dict[str, Any]:
+        """Return everything that is needed to continue the run, as arrays."""
         return {
             "picks": np.array(self.picks, dtype=np.int64),
             "distances": np.array(self._distances, dtype=np.float64),
@@ -89,7 +116,7 @@ class GreedyRun:
         }
 
     def extend(self, n_selected: int) -> Cover:
-        """Go on until `n_selected` rows are picked."""
+        """Continue until `n_selected` rows are picked, and return their cover."""
         cover = self._replay(len(self._ends))
         n_before = len(cover.picks)
         self.picks, self._distances = cover.picks, self._distances[:n_before]
@@ -98,8 +125,8 @@ class GreedyRun:
             while len(self.picks) < n_selected:
                 rows, distances = self._next_block(cover)
                 whole = len(rows) <= n_selected - len(self.picks)
-                # What is too much goes only now, so that a run is a prefix of every
-                # longer one.
+                # Trim surplus picks only here, so that a shorter run is a prefix of
+                # every longer one.
                 rows = rows[: n_selected - len(self.picks)]
                 self._distances += distances[: len(rows)]
                 changes = cover.add(rows)
@@ -110,7 +137,7 @@ class GreedyRun:
         return cover
 
     def cut(self, n_selected: int) -> Coreset:
-        """Return the coreset of the first `n_selected` picks, made if need be."""
+        """Return the coreset of the first `n_selected` picks; extend it if needed."""
         if len(self.picks) < n_selected:
             cover = self.extend(n_selected)
         else:
@@ -121,23 +148,25 @@ class GreedyRun:
         return _as_coreset(cover, self._distances[1:n_selected])
 
     def _next_block(self, cover: Cover) -> tuple[list[int], list[float]]:
+        """Return the rows of the next block and the distance at which each is made."""
         if not self._ends:
             return [self._first], [np.inf]
-        # A block cut short by tau was too large; one used up may grow.
+        # Allow twice as many as the last block gave: a block that tau cut short is
+        # followed by a smaller one, and a full block by a larger one.
         last = self._ends[-1] - ([0, *self._ends][-2])
         size = min(max(2 * last, _SMALLEST_BLOCK), _LARGEST_BLOCK)
         return cover.farthest(size)
 
     def _replay(self, n_blocks: int) -> Cover:
-        """Return the cover after so many blocks, without any distance computed."""
+        """Return the cover after `n_blocks` blocks, without computing any distance."""
         cover = Cover(self.X)
         n_picks = self._ends[n_blocks - 1] if n_blocks else 0
         cover.restore(self.picks[:n_picks], self._log[:n_blocks])
         return cover
 
 
-def is_record(value, n_rows: int) -> bool:
-    """Return whether `value`, from a file, is a `GreedyRun.record` on these rows."""
+def is_record(value: Any, n_rows: int) -> bool:
+    """Return whether `value`, read from a file, is a `GreedyRun.record` on `n_rows`."""
     if not (isinstance(value, dict) and value.keys() == set(_RECORD)):
         return False
     picks, distances, ends, log = (value[name] for name in _RECORD)
@@ -156,8 +185,8 @@ def is_record(value, n_rows: int) -> bool:
     )
 
 
-def _are_changes(changes, n_rows: int, n_picks: int) -> bool:
-    """Return whether `changes`, from a file, are those of a block up to `n_picks`."""
+def _are_changes(changes: Any, n_rows: int, n_picks: int) -> bool:
+    """Return whether `changes`, from a file, fit a block that ends at `n_picks`."""
     return (
         isinstance(changes, list)
         and len(changes) == 3
@@ -170,24 +199,33 @@ def _are_changes(changes, n_rows: int, n_picks: int) -> bool:
 
 
 def k_center_greedy(X: torch.Tensor, n_selected: int, first: int) -> Coreset:
-    """Return the first `n_selected` picks of a `GreedyRun` and what they cover."""
+    """Return the first `n_selected` greedy picks, and what they cover."""
     return GreedyRun(X, first).cut(n_selected)
 
 
-def cover_of(X: torch.Tensor, picks: np.ndarray, update=None) -> Coreset:
-    """Return radii and nearest picks for rows `picks` of `X`, taken in that order."""
-    cover, radii = Cover(X), []
-    while len(radii) < len(picks):
-        # As many again as there are: so each row comes nearer about once a block.
+def cover_of(
+    X: torch.Tensor,
+    selected: NDArray[np.int64],
+    update: Callable[[int], Any] | None = None,
+) -> Coreset:
+    """Return what the rows `selected` of `X`, taken in that order, cover.
+
+    `update` is called with the number of rows of each block, for a progress bar.
+    """
+    cover = Cover(X)
+    radii: list[float] = []
+    while len(radii) < len(selected):
+        # Each block doubles the number of rows, so that a row comes nearer about once
+        # per block.
         size = min(max(1, len(radii)), _LARGEST_BLOCK)
-        block = picks[len(radii) : len(radii) + size].tolist()
+        block = selected[len(radii) : len(radii) + size].tolist()
         radii.extend(cover.add_with_radii(block))
         if update is not None:
             update(len(block))
     return _as_coreset(cover, radii[:-1])
 
 
-def farthest_from(X: torch.Tensor, rows: np.ndarray) -> int:
+def farthest_from(X: torch.Tensor, rows: NDArray[np.int64]) -> int:
     """Return the row with the largest mean distance to `rows` of `X`."""
     others = X[torch.from_numpy(rows).to(X.device)].double()
     totals = [
@@ -199,8 +237,12 @@ def farthest_from(X: torch.Tensor, rows: np.ndarray) -> int:
     return int(torch.cat(totals).argmax())
 
 
-def _as_coreset(cover: Cover, radii) -> Coreset:
-    """Return the coreset; `radii` are squared, after all picks but the last."""
+def _as_coreset(cover: Cover, radii: Sequence[float]) -> Coreset:
+    """Return the coreset of a cover.
+
+    `radii` are the squared radii after each row but the last. The last radius follows
+    from the cover.
+    """
     squared, nearest = cover.finish()
     return Coreset(
         np.array(cover.picks, dtype=np.int64),

@@ -1,9 +1,14 @@
-"""Coreset subsampling of patch features: the k-centre greedy or its plain rivals."""
+"""Coreset subsampling of patch features: k-centre greedy, random, or none."""
 
+import os
+from collections.abc import Mapping
 from numbers import Integral
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
+from joblib import Memory
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.random_projection import GaussianRandomProjection
 from sklearn.utils import check_random_state
@@ -34,80 +39,83 @@ from skpatchcore._utils import (
     resolve_device,
 )
 
-# Names what runs in a cache hold; those of another form are left alone.
+# Part of the key of cached runs. Change it with the contents of their records.
 _RUNS = "exact distances, equal rows"
 
 
 class CoresetSampler(BaseEstimator):
-    """Choose the rows of a matrix that a memory bank keeps.
+    """Select the rows of a matrix that a memory bank keeps.
 
-    PatchCore keeps a fraction of all training patches that covers the others well: a
-    k-centre greedy picks, again and again, the row farthest from those picked so far
-    (Roth et al., 2022, Algorithm 1). The picks are a prefix sequence: the first m of
-    them are the coreset of size m; ``radii_`` tells how far the farthest row is then.
+    Use it to make a memory bank smaller and faster to search, with little loss in
+    detection. PatchCore keeps a fraction of all training patches that covers the others
+    well: the k-centre greedy picks, again and again, the row farthest from those picked
+    so far (Roth et al., 2022, Algorithm 1). The picks are a prefix sequence: the first
+    m of them are the coreset of size m, and ``radii_`` gives the distance of the
+    farthest row for each m.
 
-    It is no transformer, since it changes the number of rows; like the samplers of
-    imbalanced-learn it has ``fit_resample`` and ``sample_indices_``.
+    The sampler changes the number of rows, so it is not a transformer. Like the
+    samplers of imbalanced-learn, it has ``fit_resample`` and ``sample_indices_``.
 
     Parameters
     ----------
     fraction : float or int, default=0.1
-        Share of rows to keep, in (0, 1], rounded down but at least one row; or, as an
-        int, their number. A share is read as the decimal it is written as: 0.29 of 100
-        rows are 29, though the product in binary is a little less.
+        Share of rows to keep, in (0, 1], rounded down but at least one row. An int is
+        the number of rows. A share is read as a decimal number: 0.29 of 100 rows are
+        29, although the product in binary is slightly smaller.
 
     method : {"greedy", "random", "none"}, default="greedy"
         - "greedy": k-centre greedy, a 2-approximation of the smallest cover radius.
         - "random": rows drawn uniformly without replacement.
-        - "none": every row in its given order; `fraction` is not looked at.
+        - "none": all rows in their given order; `fraction` is ignored.
 
     projection_dim : int or None, default=128
-        Rows with more features are taken through a Gaussian random projection to this
-        many before distances are computed, as in the paper (Johnson-Lindenstrauss). The
-        rows returned are the original ones. None compares the rows as they are.
+        Rows with more features than this are projected to this many by a Gaussian
+        random projection before distances are computed, as in the paper
+        (Johnson-Lindenstrauss). The returned rows are the original ones. None compares
+        the rows without a projection.
 
     n_starts : int, default=10
-        The first greedy pick is the row with the largest mean distance to this many
-        rows drawn at random, as in the authors' code.
+        Number of random rows that determine the first greedy pick: it is the row with
+        the largest mean distance to them, as in the authors' code.
 
     max_fraction : float, int or None, default=None
-        The largest `fraction` that will be asked for, where `memory` is given: picks
-        are made up to it at once, and smaller fractions are cut from them. None makes
-        as many as `fraction` asks for; a larger fraction later goes on from there.
-        Without `memory` nothing is made in advance.
+        Largest `fraction` that you plan to use with the same `memory`. Rows up to this
+        fraction are selected at once, and smaller fractions are cut from them. None
+        selects as many rows as `fraction` asks for; a larger fraction continues from
+        there later. Ignored without `memory`.
 
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache on disk for the picks: a set of rows is run through once, and all
-        fractions are cut from the same run, also in other processes and later. The
-        picks are those made without it. With ``random_state=None`` the first draw for a
-        set of rows is remembered; a RandomState instance is never looked up. See
-        :class:`BoundedMemory`.
+        Cache on disk for selected rows. Each set of rows is processed once, and all
+        fractions are cut from the same run, also later and in other processes. The
+        result is the same as without a cache. With ``random_state=None``, the first
+        draw for a set of rows is reused; with a RandomState instance, the cache is not
+        used. See :class:`BoundedMemory`.
 
     device : str, torch.device or None, default=None
-        Where to compute; None is the GPU if there is one, else the CPU.
+        Device for the computation. None uses the GPU if there is one, else the CPU.
 
     random_state : int, RandomState instance or None, default=None
-        Draws the starting rows, the projection and the random subset. Pass an int for
-        the same picks in every call.
+        Seed of the starting rows, the projection and the random subset. Pass an int for
+        the same selection in every call.
 
     verbose : int, default=0
-        Show a progress bar over the picks if positive.
+        Show a progress bar over the selected rows if positive.
 
     Attributes
     ----------
     sample_indices_ : ndarray of shape (n_selected,), int64
-        Rows picked, in the order of picking.
+        The selected rows, in the order of selection.
 
     radii_ : ndarray of shape (n_selected,), float64
-        Cover radius after each pick: the largest Euclidean distance from a row to its
-        nearest pick, in the space in which distances were compared. For
+        Cover radius after each selected row: the largest Euclidean distance from a row
+        to its nearest selected row, after the projection if there is one. For
         ``method="none"`` only the last is known, 0; the others are NaN.
 
     min_distances_ : ndarray of shape (n_samples,), float64
-        Distance of each row to its nearest pick, in the same space.
+        Distance from each row to its nearest selected row, measured like ``radii_``.
 
     nearest_picks_ : ndarray of shape (n_samples,), int64
-        Position in ``sample_indices_`` of that nearest pick.
+        Position of that selected row in ``sample_indices_``.
 
     n_features_in_ : int
         Number of features seen during `fit`.
@@ -117,7 +125,7 @@ class CoresetSampler(BaseEstimator):
 
     See Also
     --------
-    PatchMemoryBank : Scores patches by their distance to the rows kept.
+    PatchMemoryBank : Scores patches by their distance to the selected rows.
 
     References
     ----------
@@ -160,17 +168,17 @@ class CoresetSampler(BaseEstimator):
 
     def __init__(
         self,
-        fraction=0.1,
+        fraction: float = 0.1,
         *,
-        method="greedy",
-        projection_dim=128,
-        n_starts=10,
-        max_fraction=None,
-        memory=None,
-        device=None,
-        random_state=None,
-        verbose=0,
-    ):
+        method: str = "greedy",
+        projection_dim: int | None = 128,
+        n_starts: int = 10,
+        max_fraction: float | None = None,
+        memory: str | os.PathLike | Memory | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.fraction = fraction
         self.method = method
         self.projection_dim = projection_dim
@@ -183,13 +191,13 @@ class CoresetSampler(BaseEstimator):
 
     @fit_context(prefer_skip_nested_validation=True)
     @own_torch_state()
-    def fit(self, X, y=None):
-        """Choose rows of `X`.
+    def fit(self, X: ArrayLike, y: Any = None) -> Self:
+        """Select rows of `X`.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), float32 or float64
-            Rows to choose from, patch features as a rule.
+            Rows to select from, usually patch features.
 
         y : None
             Ignored, present for API consistency.
@@ -202,32 +210,32 @@ class CoresetSampler(BaseEstimator):
         Raises
         ------
         ValueError
-            If `fraction` is an int larger than n_samples, if `max_fraction` is smaller
-            than `fraction`, or if the largest absolute value of `X` is above 1e140 or
+            If `fraction` is an int larger than n_samples; if `max_fraction` is smaller
+            than `fraction`; or if the largest absolute value of `X` is above 1e140, or
             below 1e-130 but not 0, so that squares leave the range of float64.
         """
-        X = validate_data(self, X, dtype=[np.float32, np.float64])
-        n_selected, n_max = self._n_selected(len(X))
+        rows: NDArray = validate_data(self, X, dtype=[np.float32, np.float64])
+        n_selected, n_max = self._n_selected(len(rows))
         cache = check_cache(self.memory)
         if self.method == "none":
-            coreset = _keep_all(len(X))
+            coreset = _keep_all(len(rows))
         elif cache is None or isinstance(self.random_state, np.random.RandomState):
-            coreset = self._select(X, n_selected)
+            coreset = self._select(rows, n_selected)
         else:
-            coreset = self._recall(cache, X, n_selected, n_max)
+            coreset = self._recall(cache, rows, n_selected, n_max)
         self.sample_indices_ = coreset.indices
         self.radii_ = coreset.radii
         self.min_distances_ = coreset.distances
         self.nearest_picks_ = coreset.nearest
         return self
 
-    def fit_resample(self, X, y=None):
-        """Choose rows of `X` and return them in the order of picking.
+    def fit_resample(self, X: ArrayLike, y: Any = None) -> NDArray:
+        """Select rows of `X` and return them in the order of selection.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features), float32 or float64
-            Rows to choose from.
+            Rows to select from.
 
         y : None
             Ignored, present for API consistency.
@@ -235,15 +243,15 @@ class CoresetSampler(BaseEstimator):
         Returns
         -------
         X_resampled : ndarray of shape (n_selected, n_features)
-            The rows chosen, unchanged.
+            The selected rows, unchanged.
         """
         self.fit(X)
-        # Names were checked in fit; here X need only be sliced.
-        X = X.to_numpy() if hasattr(X, "iloc") else np.asarray(X)
-        return X[self.sample_indices_]
+        # `fit` has checked the names of features, so here X is only sliced.
+        rows: NDArray = cast(Any, X).to_numpy() if hasattr(X, "iloc") else np.asarray(X)
+        return rows[self.sample_indices_]
 
     def _n_selected(self, n_samples: int) -> tuple[int, int]:
-        """Return how many rows to select, and how many may yet be asked for."""
+        """Return how many rows to select now, and how many to prepare in the cache."""
         n_selected = _n_rows("fraction", self.fraction, n_samples)
         if self.max_fraction is None:
             return n_selected, n_selected
@@ -255,16 +263,16 @@ class CoresetSampler(BaseEstimator):
             )
         return n_selected, n_max
 
-    def _select(self, X, n_selected: int) -> Coreset:
-        X, random_state = self._project(X)
+    def _select(self, X: NDArray, n_selected: int) -> Coreset:
+        points, random_state = self._project(X)
         if self.method == "greedy":
-            return self._greedy_run(X, random_state).cut(n_selected)
-        picks = random_state.permutation(len(X))[:n_selected]
+            return self._greedy_run(points, random_state).cut(n_selected)
+        selected = random_state.permutation(len(points))[:n_selected]
         with self._progress(total=n_selected) as bar:
-            return cover_of(X, picks, bar.update)
+            return cover_of(points, selected, bar.update)
 
-    def _recall(self, cache: Cache, X, n_selected: int, n_max: int) -> Coreset:
-        """Take the coreset from the cache, or make it and leave it there."""
+    def _recall(self, cache: Cache, X: NDArray, n_selected: int, n_max: int) -> Coreset:
+        """Return the coreset from the cache; if it is missing, compute and store it."""
         device = resolve_device(self.device)
         params = (self.method, self.projection_dim, self.n_starts, self.random_state)
         run_key = content_key(_RUNS, X, *params, device.type, torch.__version__)
@@ -274,13 +282,14 @@ class CoresetSampler(BaseEstimator):
         )
         if found is not None:
             return Coreset(*found)
-        # Others who want the same run wait for it.
+        # Concurrent requests for the same run wait.
         with cache.claim([run_key], wait=True):
             if self.method == "random":
                 coreset = self._select(X, n_selected)
             else:
                 record = cache.get("runs", run_key, lambda v: is_record(v, len(X)))
-                run = self._greedy_run(*self._project(X), record)
+                points, random_state = self._project(X)
+                run = self._greedy_run(points, random_state, record)
                 if len(run.picks) < n_selected:
                     run.extend(n_max)
                     cache.put("runs", run_key, run.record())
@@ -288,35 +297,42 @@ class CoresetSampler(BaseEstimator):
             cache.put("coresets", key, tuple(coreset))
         return coreset
 
-    def _project(self, X):
-        """Return the rows to compare, and the random state for what comes next."""
+    def _project(self, X: NDArray) -> tuple[torch.Tensor, np.random.RandomState]:
+        """Return the rows to compare, and the random state for later draws."""
         random_state = check_random_state(self.random_state)
         X = with_safe_squares(X)
         if self.projection_dim is not None and X.shape[1] > self.projection_dim:
             projected = GaussianRandomProjection(
                 self.projection_dim, random_state=random_state
             ).fit_transform(X)
-            # A product may round equal rows differently, depending on where they are.
+            # A product may round equal rows differently, depending on their position.
             X = projected[first_equal_rows(X)]
         return as_tensor(X).to(resolve_device(self.device)), random_state
 
-    def _greedy_run(self, X, random_state, record=None) -> "GreedyRun":
+    def _greedy_run(
+        self,
+        X: torch.Tensor,
+        random_state: np.random.RandomState,
+        record: Mapping[str, Any] | None = None,
+    ) -> GreedyRun:
         starts = random_state.randint(len(X), size=self.n_starts)
         return GreedyRun(X, farthest_from(X, starts), record, self._progress)
 
-    def _progress(self, **kwargs):
+    def _progress(self, **kwargs: Any) -> tqdm:
         return tqdm(desc="coreset", disable=not self.verbose, **kwargs)
 
 
-def _n_rows(name: str, fraction, n_samples: int) -> int:
+def _n_rows(name: str, fraction: float, n_samples: int) -> int:
+    """Return the number of rows for a share, or for a number given as an int."""
     if not isinstance(fraction, Integral):
         return max(1, floor_fraction(fraction, n_samples))
-    if fraction > n_samples:
+    n_rows = int(fraction)
+    if n_rows > n_samples:
         raise ValueError(
-            f"{name}={fraction} rows were asked for, but X has only n_samples = "
-            f"{n_samples}."
+            f"{name}={fraction} rows were requested, but X has only n_samples = "
+            f"{n_samples}. Pass at most {n_samples}, or a share in (0, 1]."
         )
-    return int(fraction)
+    return n_rows
 
 
 def _keep_all(n_samples: int) -> Coreset:

@@ -359,7 +359,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
                     bank._grid_shapes(grids.shape[:3]),
                 )
                 distances, rows = bank._search().query(
-                    samples.patches, samples.cells, k
+                    samples.patches, samples.positions, k
                 )
                 shape = (*grids.shape[:3], k)
                 places = [part.reshape(shape) for part in self._locate(rows)]

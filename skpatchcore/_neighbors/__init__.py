@@ -1,7 +1,8 @@
-"""Exact and approximate nearest-neighbour search.
+"""Find nearest neighbours, exactly or approximately.
 
-`build_index` returns one of several backends behind the interface `NeighborIndex`;
-also distances with bounds on their rounding errors, and search by grid position.
+`build_index` returns one of several backends with the interface `NeighborIndex`, and
+`PositionSearch` restricts a search to a window of grid positions. The folder also
+provides distances with proven bounds of their rounding errors.
 """
 
 from skpatchcore._neighbors._cached import query_once
@@ -22,8 +23,8 @@ from skpatchcore._neighbors._magnitude import (
 from skpatchcore._neighbors._windowed import (
     PositionSearch,
     check_window,
-    covered_cells,
-    reference_cells,
+    covered_positions,
+    reference_positions,
 )
 
 __all__ = [
@@ -33,11 +34,11 @@ __all__ = [
     "build_index",
     "check_squares",
     "check_window",
-    "covered_cells",
+    "covered_positions",
     "length_margin",
     "paired_distances",
     "query_once",
-    "reference_cells",
+    "reference_positions",
     "rounding_error",
     "rows_at_once",
     "squared_distances",

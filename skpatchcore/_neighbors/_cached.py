@@ -1,36 +1,42 @@
-"""Neighbours of samples from a cache, for every k and every coreset of a run."""
+"""Cache the neighbours of samples, for all k and all coresets of one greedy run."""
 
 from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from skpatchcore._neighbors._index import NeighborIndex, bank_fingerprint, build_index
 from skpatchcore._utils import Cache, are_rows, content_key, is_array
 
 _KIND = "neighbors"
 _PREFIXES = "prefixes"
-# So many neighbours are looked for at once. What a search costs is the product of all
-# patches with the bank: up to some ten neighbours more, it is the same.
+# Numbers of neighbours that are searched and stored; a smaller k shares the entry. The
+# product of all patches with the bank dominates the cost of a search, so about ten
+# neighbours more cost nothing.
 _N_SHARED = (10, 50, 250)
+
+# Squared distances (n, k), and bank rows (n, k), of the patches of a sample.
+Neighbors: TypeAlias = tuple[NDArray, NDArray]
 
 
 def query_once(
-    cache: Cache, index: NeighborIndex, samples: Sequence[np.ndarray], k: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return what ``index.query`` gives for the patches of all samples, one by one.
+    cache: Cache, index: NeighborIndex, samples: Sequence[NDArray], k: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return the result of ``index.query`` for all samples, searching each only once.
 
-    A sample is an entry of the cache, under its own contents and those of the bank.
-    Coresets of one greedy run are prefixes of each other: where a smaller one has been
-    searched for all samples, only the further rows are.
+    Each sample has an entry in the cache. Its key is made of the contents of the sample
+    and of the bank. Coresets of one greedy run are prefixes of each other: if a smaller
+    one has been searched for all samples, only the additional rows are searched.
 
     Parameters
     ----------
     cache : Cache
     index : NeighborIndex
-        An exact one: an approximate search finds others for another k.
+        Must be exact: an approximate search may find other rows for another k.
     samples : sequence of ndarray of shape (n_i, d)
     k : int
-        At most the number of rows in the bank.
+        Number of neighbours; at most the number of rows in the bank.
 
     Returns
     -------
@@ -48,20 +54,23 @@ def query_once(
         for i, squared, rows in zip(missing, *found, strict=True):
             entries[i] = (squared, rows.astype(np.int32))
             cache.put(_KIND, keys[i], entries[i])
-    squared, rows = map(np.concatenate, zip(*entries, strict=True))
+    found_entries = [entry for entry in entries if entry is not None]
+    squared, rows = map(np.concatenate, zip(*found_entries, strict=True))
     return squared[:, :k], rows[:, :k].astype(np.int64)
 
 
-def _search(cache, index, samples, k: int) -> tuple[list, list]:
-    """Return neighbours of each sample, helped by a bank that begins this one."""
+def _search(
+    cache: Cache, index: NeighborIndex, samples: Sequence[NDArray], k: int
+) -> tuple[list[NDArray], list[NDArray]]:
+    """Return the neighbours of each sample, starting from a searched prefix if any."""
     patches = np.concatenate(samples)
     n_known, known = _look_up_prefix(cache, index, samples, k)
-    if n_known:
+    if known is not None:
         rest = build_index(index.bank[n_known:], device=index.device)
         squared, rows = rest.query(patches, min(k, len(rest.bank)))
         squared = np.concatenate([known[0], squared], axis=1)
         rows = np.concatenate([known[1], rows + n_known], axis=1)
-        # Stable, so that equal distances stay in the order of their rows.
+        # A stable sort keeps equal distances in the order of their rows.
         nearest = squared.argsort(axis=1, kind="stable")[:, :k]
         squared = np.take_along_axis(squared, nearest, axis=1)
         rows = np.take_along_axis(rows, nearest, axis=1)
@@ -71,10 +80,13 @@ def _search(cache, index, samples, k: int) -> tuple[list, list]:
     return np.split(squared, ends), np.split(rows, ends)
 
 
-def _look_up_prefix(cache, index, samples, k: int):
-    """Return the size of the largest prefix searched for all samples, and neighbours.
+def _look_up_prefix(
+    cache: Cache, index: NeighborIndex, samples: Sequence[NDArray], k: int
+) -> tuple[int, Neighbors | None]:
+    """Return the largest prefix of the bank that was searched for all samples.
 
-    Also note for others, under its first row, that this bank is about to be searched.
+    Returns its number of rows and the neighbours in it, or 0 and None. Also registers
+    this bank under its first row, so that later searches can find it.
     """
     key = content_key(index.device.type, index.bank[:1])
     known = dict(cache.get(_PREFIXES, key, _are_prefixes) or ())
@@ -83,26 +95,35 @@ def _look_up_prefix(cache, index, samples, k: int):
         known[len(index.bank)] = index.fingerprint
         cache.put(_PREFIXES, key, tuple(known.items()))
     for n in sorted(usable, reverse=True):
-        # Banks of other runs may begin with the same row, too.
+        # A bank of another run may begin with the same row.
         if bank_fingerprint(index.bank[:n], index.device) == known[n]:
             keys = _sample_keys(known[n], k, samples)
             entries = _get_all(cache, keys, samples, k, n)
-            if all(entry is not None for entry in entries):
-                return n, list(map(np.concatenate, zip(*entries, strict=True)))
+            found = [entry for entry in entries if entry is not None]
+            if len(found) == len(entries):
+                squared, rows = map(np.concatenate, zip(*found, strict=True))
+                return n, (squared, rows)
     return 0, None
 
 
-def _get_all(cache, keys, samples, k: int, n_bank: int) -> list:
-    """Return the entry of each sample, None where there is none."""
+def _get_all(
+    cache: Cache,
+    keys: Sequence[str],
+    samples: Sequence[NDArray],
+    k: int,
+    n_bank: int,
+) -> list[Neighbors | None]:
+    """Return the entry of each sample, or None if it is missing."""
 
-    def get(key, sample):
+    def get(key: str, sample: NDArray) -> Neighbors | None:
         shape = (len(sample), k)
         return cache.get(_KIND, key, lambda entry: _is_valid(entry, shape, n_bank))
 
     return [get(key, sample) for key, sample in zip(keys, samples, strict=True)]
 
 
-def _is_valid(entry, shape: tuple[int, int], n_bank: int) -> bool:
+def _is_valid(entry: Any, shape: tuple[int, int], n_bank: int) -> bool:
+    """Return whether `entry`, read from a file, holds neighbours of a sample."""
     return (
         isinstance(entry, list)
         and len(entry) == 2
@@ -112,7 +133,8 @@ def _is_valid(entry, shape: tuple[int, int], n_bank: int) -> bool:
     )
 
 
-def _are_prefixes(entry) -> bool:
+def _are_prefixes(entry: Any) -> bool:
+    """Return whether `entry`, read from a file, lists sizes of banks and their keys."""
     return isinstance(entry, list) and all(
         isinstance(pair, list)
         and len(pair) == 2
@@ -122,6 +144,6 @@ def _are_prefixes(entry) -> bool:
     )
 
 
-def _sample_keys(fingerprint: str, k: int, samples) -> list[str]:
+def _sample_keys(fingerprint: str, k: int, samples: Sequence[NDArray]) -> list[str]:
     prefix = content_key(fingerprint, k)
     return [content_key(prefix, sample) for sample in samples]

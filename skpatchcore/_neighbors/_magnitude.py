@@ -1,17 +1,17 @@
-"""The range of numbers in which squared distances are right, and what leaves it."""
+"""Check that squared distances stay in the range of a dtype, and avoid overflow."""
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.extmath import row_norms
 
-# Largest absolute values, within which squared distances keep their digits. Products in
-# float32 neither overflow, over any number of features in use, nor sink below the
-# smallest normal number where distances are a millionth of the largest value.
+# Bounds of the largest absolute value between which squared distances keep their
+# digits. In float32, products of any realistic number of features do not overflow, and
+# squares of distances down to a millionth of the largest value stay normal numbers.
 _FLOAT32_RANGE = (1e-12, 1e15)
-# Squares in float64 hold what differences to the last digit of the largest value give,
-# and sums over 1e27 features.
+# In float64, the same holds for sums over 1e27 features, and for differences down to
+# the last digit of the largest value.
 _FLOAT64_RANGE = (1e-130, 1e140)
-# Lengths of rows that float32 gives to its last digits.
+# Lengths of rows that float32 represents to its last digits.
 _SAFE_LENGTHS = (1e-15, 1e15)
 
 
@@ -21,7 +21,7 @@ def check_squares(X: NDArray) -> bool:
     Raises
     ------
     ValueError
-        If they would not do so in float64 either.
+        If they would not keep them in float64 either.
     """
     largest = _largest(X)
     if X.dtype == np.float32:
@@ -37,46 +37,46 @@ def check_squares(X: NDArray) -> bool:
 
 
 def with_safe_squares(X: NDArray) -> NDArray:
-    """Return `X`, in float64 where squares of differences need its range.
+    """Return `X`, converted to float64 if squares of differences need its range.
 
-    Every float32 fits in: 1e-45 squared is 1e-90. So no distance changes by that, and
-    only data in an unusual unit pay for it.
+    Every float32 value fits: the smallest, 1e-45, has the square 1e-90. So no distance
+    changes, and only data of an unusual scale take more time and memory.
 
     Raises
     ------
     ValueError
-        If not even float64 has the range.
+        If the range of float64 is not sufficient either.
     """
     return X if check_squares(X) else X.astype(np.float64)
 
 
 def fits_float32(X: NDArray) -> bool:
-    """Return whether products of rows of `X` are in the range of float32."""
+    """Return whether products of rows of `X` stay in the range of float32."""
     return _within(_largest(X), _FLOAT32_RANGE)
 
 
 def check_finite(squared: NDArray, queries: NDArray) -> None:
-    """Raise if squared distances of `queries` overflowed.
+    """Check that the squared distances of `queries` did not overflow.
 
     Raises
     ------
     ValueError
-        With the largest value of the queries.
+        If they did. The message names the largest value of the queries.
     """
     if np.isfinite(squared).all():
         return
     raise ValueError(
         "Squared distances to the bank overflow: the largest absolute value of X is "
         f"{_largest(queries):.3g}, and values up to {_FLOAT64_RANGE[1]:.0e} are "
-        "accepted. Scale the features as those of the training samples are scaled."
+        "accepted. Scale the features in the same way as those of the training samples."
     )
 
 
 def unit_rows(X: NDArray) -> NDArray:
-    """Return the rows of `X` brought to unit length; zero rows stay as they are.
+    """Scale the rows of `X` to unit length; rows of zeros do not change.
 
-    Rows whose squares leave the range of the dtype are brought to a largest value of 1
-    first, in float64, so that each has the direction it came with.
+    Rows whose squares leave the range of the dtype are first scaled to a largest value
+    of 1, in float64, so that they keep their direction.
     """
     lengths = row_norms(X)
     plain = (lengths > _SAFE_LENGTHS[0]) & (lengths < _SAFE_LENGTHS[1])
@@ -84,7 +84,7 @@ def unit_rows(X: NDArray) -> NDArray:
     odd = np.flatnonzero(~plain)
     largest = np.abs(X[odd]).max(axis=1, initial=0)
     odd, largest = odd[largest > 0], largest[largest > 0, None].astype(np.float64)
-    # Subnormal numbers have no reciprocal, but quotients.
+    # Divide: the reciprocal of a subnormal number would overflow.
     scaled = X[odd] / largest
     rows[odd] = scaled / row_norms(scaled)[:, None]
     return rows

@@ -13,18 +13,18 @@ class Samples(NamedTuple):
     """Patches of samples, one sample's after the other's.
 
     `patches` is (n_patches, d); `offsets` (n_samples + 1,) says where each sample's
-    begin, and the last's end; `cells` (n_patches,) where in the bank's grid they are,
-    or is None where that does not matter.
+    begin, and the last's end; `positions` (n_patches,) are their grid positions, or
+    None where these do not matter.
     """
 
     patches: NDArray
     offsets: NDArray
-    cells: NDArray | None = None
+    positions: NDArray | None = None
 
     @classmethod
-    def of_grids(cls, patches: NDArray, shapes: NDArray, cells=None) -> "Samples":
+    def of_grids(cls, patches: NDArray, shapes: NDArray, positions=None) -> "Samples":
         """Return all patches of samples with grids of `shapes` (n_samples, 2)."""
-        return cls(patches, np.append(0, shapes.prod(axis=1).cumsum()), cells)
+        return cls(patches, np.append(0, shapes.prod(axis=1).cumsum()), positions)
 
     def take(self, rows: NDArray) -> "Samples":
         """Return the patches at `rows`, ascending; samples left with none are gone."""
@@ -37,7 +37,7 @@ class Samples(NamedTuple):
         return Samples(
             self.patches[chosen],
             np.append(0, counts[counts > 0].cumsum()),
-            None if self.cells is None else self.cells[chosen],
+            None if self.positions is None else self.positions[chosen],
         )
 
 

@@ -380,7 +380,7 @@ OPTIONAL: dict[type, dict[str, Kind]] = {
         "feature_names_in_": _NAMES,
         "outlier_indices_": _integers(1),
         "position_grid_": _GRID,
-        "_bank_cells": Array(("int32",), 2, 0, 2**31 - 1),
+        "_bank_positions": Array(("int32",), 2, 0, 2**31 - 1),
     },
     CoresetSampler: {"feature_names_in_": _NAMES},
     **{

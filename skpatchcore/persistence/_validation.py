@@ -297,17 +297,17 @@ def _check_outliers(bank) -> None:
 
 def _check_positions(bank, n_bank: int) -> None:
     window, grid = bank.position_window, getattr(bank, "position_grid_", None)
-    if (window is None) != (grid is None and not hasattr(bank, "_bank_cells")):
+    if (window is None) != (grid is None and not hasattr(bank, "_bank_positions")):
         raise ValueError("position_grid_ and position_window do not go together.")
     if window is None:
         return
     check_window(window)
     if grid is None:
         raise ValueError("position_grid_ is missing.")
-    _check_arrays(bank, {"_bank_cells": ("int32", "p2")})
-    rows, cells = bank._bank_cells.T
-    if not ((rows < n_bank) & (cells < grid[0] * grid[1])).all():
-        raise ValueError("_bank_cells point to no row of bank_, or out of the grid.")
+    _check_arrays(bank, {"_bank_positions": ("int32", "p2")})
+    rows, positions = bank._bank_positions.T
+    if not ((rows < n_bank) & (positions < grid[0] * grid[1])).all():
+        raise ValueError("_bank_positions point outside bank_ or position_grid_.")
 
 
 def _check_features(features, n_features: int) -> None:

@@ -1,4 +1,4 @@
-"""The memory bank against its definition written out in float64."""
+"""Test the memory bank against its definition, computed in float64."""
 
 import pickle
 
@@ -19,9 +19,9 @@ from skpatchcore.metrics import image_auroc_scorer
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]
 ALGORITHMS = ["torch", "faiss"]
-# Shape of n samples without the last axis, that of features.
+# Shapes of X without the last axis, the features.
 SHAPES = [(30,), (12, 5), (10, 3, 4)]
-# Each leaves the short way to training scores at another point, or does not take it.
+# Together they reach every branch of the fast computation of training scores.
 SETTINGS = [
     {},
     {"metric": "sqeuclidean"},
@@ -49,7 +49,7 @@ def make_bank(fraction=0.3, **params):
 
 
 def naive_distances(fitted, X):
-    """Distances (n_patches, n_bank) with SciPy and scikit-learn, in float64."""
+    """Return distances (n_patches, n_bank) by SciPy and scikit-learn, in float64."""
     training = fitted.bank_.astype(np.float64)
     flat = X.reshape(-1, X.shape[-1]).astype(np.float64)
     if fitted.metric == "cosine":
@@ -71,7 +71,7 @@ def naive_scores(fitted, X):
 
 
 def naive_equation_7(bank, X, b):
-    """Scores s = (1 - exp(s*) / sum of exp over the b neighbours of m*) s*."""
+    """Return s = (1 - exp(s*) / sum of exp over the b neighbours of m*) s*."""
     scores = []
     for sample in X.reshape(len(X), -1, X.shape[-1]).astype(np.longdouble):
         distances = np.array(
@@ -89,7 +89,7 @@ def naive_equation_7(bank, X, b):
 
 
 def softmax_weighted(bank, X, b):
-    """Scores the way anomalib computes them: 1 - softmax(distances)[0]."""
+    """Return scores as anomalib computes them: 1 - softmax(distances)[0]."""
     bank = torch.from_numpy(bank).double()
     scores = []
     for sample in torch.from_numpy(X.reshape(len(X), -1, X.shape[-1])).double():
@@ -195,7 +195,7 @@ def test_a_score_does_not_depend_on_the_batch(settings):
 
 @pytest.mark.parametrize("copies", [1, 4])
 def test_real_features_score_the_same_in_any_batch(assets, copies):
-    """384 features as they are, and 1536 as four copies that differ a little."""
+    """Use 384 features, and 1536 as four copies that differ slightly."""
     images = sorted((assets / "data/mvtec_ad_reduced").rglob("train/good/*.*"))[:7]
     features = PatchFeatureTransformer(
         "resnet18",
@@ -234,7 +234,7 @@ def test_neighbors_are_rows_of_the_bank_and_of_the_training_patches(metric):
     ("n_neighbors", "message"),
     [(-1, "'n_neighbors' parameter"), (0, "'n_neighbors' parameter"), (7, "rows, 6")],
 )
-def test_a_number_of_neighbors_no_bank_can_give_is_refused(n_neighbors, message):
+def test_an_impossible_number_of_neighbors_is_refused(n_neighbors, message):
     bank = make_bank(6).fit(patches(20, 3))
     with pytest.raises(ValueError, match=message):
         bank.kneighbors(patches(2, 3), n_neighbors=n_neighbors)
@@ -274,9 +274,9 @@ def test_training_scores_take_few_searches(monkeypatch):
     searched = []
     query = BankSearch.query
 
-    def count(self, patches, cells, k):
+    def count(self, patches, positions, k):
         searched.append(len(patches))
-        return query(self, patches, cells, k)
+        return query(self, patches, positions, k)
 
     monkeypatch.setattr(BankSearch, "query", count)
     make_bank(0.1).fit(patches(20, 500, d=20, dtype=np.float32))
@@ -368,7 +368,7 @@ def test_labels_of_another_length_are_refused():
 
 
 class FirstRows:
-    """A sampler of one's own: no estimator, and its `fit` returns nothing."""
+    """A user's sampler that is not an estimator and whose `fit` returns nothing."""
 
     def __init__(self, n):
         self.n = n
@@ -404,7 +404,7 @@ def test_the_default_sampler_keeps_a_tenth_by_the_greedy():
 
 
 @pytest.mark.parametrize("own", [0, 7])
-def test_a_sampler_keeps_a_seed_of_its_own(own):
+def test_a_sampler_keeps_its_own_seed(own):
     X = patches(50, 4)
     sampler = CoresetSampler(random_state=own)
     bank = PatchMemoryBank(sampler, random_state=5).fit(X)
@@ -446,7 +446,7 @@ def test_verbose_shows_the_bar_of_the_sampler(capsys):
     assert "20/20" in capsys.readouterr().err
 
 
-# scikit-learn's ways ----------------------------------------------------------------
+# Conventions of scikit-learn --------------------------------------------------------
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -514,7 +514,7 @@ def test_a_bank_prepared_for_another_metric_is_refused(metrics):
         bank.score_samples(patches(5))
 
 
-def test_squared_distances_can_be_asked_for_after_the_fit():
+def test_squared_distances_can_be_chosen_after_the_fit():
     bank = make_bank().fit(patches(20))
     distances = bank.kneighbors(patches(5))[0]
     squared = bank.set_params(metric="sqeuclidean").kneighbors(patches(5))[0]
@@ -650,8 +650,8 @@ def test_the_training_samples_are_left_unchanged():
     assert_array_equal(X, before)
 
 
-def test_a_grid_search_finds_the_settings_that_tell_anomalies():
-    """Anomalies differ in direction only, which lengths hide from other metrics."""
+def test_a_grid_search_finds_the_settings_that_separate_anomalies():
+    """Anomalies differ only in direction; other metrics see mostly the lengths."""
     rng = np.random.default_rng(0)
     lengths = rng.uniform(1, 100, size=(40, 4, 1))
     X = np.abs(rng.normal(size=(40, 4, 8))) * lengths
@@ -666,5 +666,5 @@ def test_a_grid_search_finds_the_settings_that_tell_anomalies():
     ).fit(X, y)
     assert search.best_params_["metric"] == "cosine"
     assert search.best_score_ > 0.9
-    # Refitting on everything has left the anomalies out.
+    # The refit on all samples leaves the anomalies out.
     assert len(search.best_estimator_.training_scores_) == 30

@@ -1,4 +1,4 @@
-"""The outlier filter before the coreset, against scikit-learn and float64."""
+"""Test the outlier filter against scikit-learn and float64."""
 
 import numpy as np
 import pytest
@@ -38,7 +38,7 @@ def scores_of(X, method, shapes=None):
 
 
 def naive_scores(X, method):
-    """Scores (n,) of points (n, d), one place at a time."""
+    """Return scores (n,) of points (n, d), all at one position."""
     if method == "lof":
         k = min(6, len(X) - 1)
         return -LocalOutlierFactor(n_neighbors=k).fit(X).negative_outlier_factor_
@@ -57,16 +57,16 @@ def naive_scores(X, method):
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("n", "d"), [(14, 5), (9, 20), (3, 4)])
-def test_scores_equal_their_definition_at_each_place(method, n, d, monkeypatch):
+def test_scores_equal_their_definition_at_each_position(method, n, d, monkeypatch):
     X = samples(n=n, d=d)
     expected = np.stack([naive_scores(X[:, i], method) for i in range(6)], axis=1)
     assert_allclose(scores_of(X, method), expected.ravel(), rtol=1e-9)
-    # Blocks of places, and of the rows compared, change nothing.
+    # The size of blocks does not matter.
     monkeypatch.setattr(outliers, "_BLOCK_ELEMENTS", 2 * n)
     assert_allclose(scores_of(X, method), expected.ravel(), rtol=1e-9)
 
 
-def test_plain_rows_are_all_at_one_place():
+def test_rows_of_a_matrix_are_all_at_one_position():
     X = samples(n=40, p=1)
     assert_allclose(scores_of(X, "lof"), naive_scores(X[:, 0], "lof"))
 
@@ -86,7 +86,7 @@ def test_a_single_sample_has_no_outliers(method):
 
 @pytest.mark.parametrize("n", [2, 3, 12])
 def test_scores_of_samples_equal_their_definition(n, monkeypatch):
-    """With few patches, all of the others are compared."""
+    """With few patches, all patches of other samples are compared."""
     sizes = np.random.default_rng(1).permutation(60)[:n] + 1
     parts = [samples(n=size, p=1, seed=size)[:, 0] for size in sizes]
     found = sample_scores(parts)
@@ -111,7 +111,7 @@ def naive_sample_score(i, parts):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_unequal_grids_are_compared_where_centres_lie(method):
-    """Samples of a finer grid that repeats a coarse one score as the coarse ones."""
+    """Samples of a fine grid that repeats a coarse one get the same scores."""
     coarse = samples(n=8, p=4).reshape(8, 2, 2, 5)
     fine = coarse[:4].repeat(3, axis=1).repeat(2, axis=2)
     patches = np.concatenate([fine.reshape(-1, 5), coarse[4:].reshape(-1, 5)])
@@ -124,11 +124,11 @@ def test_unequal_grids_are_compared_where_centres_lie(method):
     assert_allclose(found, expected, rtol=1e-9)
 
 
-# In the memory bank -------------------------------------------------------------------
+# In the memory bank -----------------------------------------------------------------
 
 
 def contaminated(n=20, n_bad=2, seed=0):
-    """Images of 4 x 5 patches; in the last ones, two patches are far off."""
+    """Return samples of 4 x 5 patches; in the last ones, two patches are far off."""
     X = np.random.default_rng(seed).normal(size=(n, 4, 5, 6)).astype(np.float32)
     X[n - n_bad :, 1, 2:4] += 20 * np.arange(1, n_bad + 1)[:, None, None]
     return X
@@ -146,13 +146,13 @@ def make_bank(**params):
 
 @pytest.mark.parametrize("method", ["sample", *METHODS])
 def test_outliers_stay_out_of_the_bank(method):
-    # Two would hide each other in a covariance.
+    # Two would mask each other in a covariance.
     X = contaminated(n_bad=1 if method == "gaussian" else 2)
     bank = make_bank(outlier_filter=method, outlier_fraction=0.15).fit(X)
     bad = (np.abs(X).max(axis=-1) > 10).ravel()
     assert set(np.flatnonzero(bad)) <= set(bank.outlier_indices_)
     assert not np.isin(bank.bank_indices_, bank.outlier_indices_).any()
-    # A greedy coreset of all patches takes them first of all.
+    # A greedy coreset of all patches picks them first.
     assert np.isin(
         np.flatnonzero(bad), make_bank(outlier_filter=None).fit(X).bank_indices_
     ).all()
@@ -206,7 +206,7 @@ def test_a_sample_all_of_whose_patches_go_sets_no_threshold():
 
 
 def test_whole_samples_are_left_out_wherever_they_are_odd():
-    """Two alike do not vouch for each other, and it does not matter where they are."""
+    """Two similar ones do not mask each other, and their position does not matter."""
     X = contaminated(n_bad=0)
     X[5, 0, 0] += 30
     X[11, 3, 4] += 30
@@ -282,7 +282,7 @@ def test_filters_and_windows_are_searched_and_calibrated():
     assert_array_equal(conformal.predict(X[18:]), -1)
 
 
-def test_a_cache_knows_filters_apart(tmp_path):
+def test_a_cache_distinguishes_filters(tmp_path):
     X = contaminated()
     for params in ({}, {"outlier_fraction": 0.3}, {"outlier_filter": None}):
         plain = make_bank(**params).fit(X)
@@ -294,11 +294,11 @@ def test_a_cache_knows_filters_apart(tmp_path):
 
 @pytest.mark.parametrize("foreground", [[4], [4, 7]])
 def test_a_foreground_of_outliers_alone_is_refused(foreground):
-    """Those made of the given samples may have others, but no thresholds."""
+    """Transformed copies may have other patches, but they set no thresholds."""
     X = np.zeros((12, 1), dtype=np.float32)
     X[4] = 9
     bank = PatchMemoryBank(outlier_filter="nearest")
-    with pytest.raises(ValueError, match="all patches of the foreground for outliers"):
+    with pytest.raises(ValueError, match="'nearest' removes every foreground patch"):
         bank._fit_patches(
             X, np.tile([1, 2], (6, 1)), foreground=np.array(foreground), n_given=3
         )

@@ -9,14 +9,12 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
-from skpatchcore._coreset import _clusters as _cells
-from skpatchcore._coreset import _cover
-from skpatchcore._coreset import _greedy as _k_center
-from skpatchcore._coreset._clusters import Cells
+from skpatchcore._coreset import _clusters, _cover, _greedy
+from skpatchcore._coreset._clusters import Clusters
 from skpatchcore._coreset._greedy import cover_of, farthest_from, k_center_greedy
 from skpatchcore._neighbors import _distances
 
-# (n, d): one block, several, more than fit at once; few and many dimensions.
+# (n, d): one block, several blocks, many parts; few and many dimensions.
 SHAPES = [(2, 1), (17, 2), (40, 3), (300, 8), (700, 64), (900, 128), (2000, 16)]
 
 
@@ -30,7 +28,7 @@ def blobs(n, d, dtype=np.float32, seed=0):
 
 
 def greedy_one_by_one(X, n_selected, first):
-    """Picks, radii, and how much farther each pick was than the runner-up."""
+    """Return picks, radii, and the relative lead of each pick over the runner-up."""
     X = X.astype(np.float64)
     nearest, picks, radii, leads = np.full(len(X), np.inf), [first], [], []
     while True:
@@ -50,7 +48,7 @@ def cover_radii(X, picks):
 
 
 def assert_farthest_first(X, picks, tolerance):
-    """Every pick is a farthest row, to within `tolerance` of the largest distance."""
+    """Assert that each pick is a farthest row, to within `tolerance` of the largest."""
     assert len(set(picks.tolist())) == len(picks)
     distances = cdist(X.astype(np.float64), X[picks].astype(np.float64))
     so_far = np.minimum.accumulate(distances, axis=1)
@@ -73,7 +71,7 @@ def test_picks_are_those_made_one_at_a_time(n, d, dtype):
     n_selected = max(2, n // 3)
     expected, radii, leads = greedy_one_by_one(X, n_selected, first=n // 2)
     coreset = greedy(X, n_selected, first=n // 2)
-    # After a tie to within rounding either row is right, and the rest follows from it.
+    # If two rows tie to within rounding, either is right, and later picks may differ.
     ties = np.flatnonzero(leads < (5e-6 if dtype == np.float32 else 1e-12))
     n_sure = ties[0] + 1 if len(ties) else n_selected
     assert n_sure >= min(n_selected, 30)
@@ -87,31 +85,33 @@ def test_picks_are_those_made_one_at_a_time(n, d, dtype):
 def test_picks_do_not_depend_on_the_block_size(monkeypatch, block):
     X = blobs(200, 12, np.float64)
     expected = greedy(X, 80)
-    monkeypatch.setattr(_k_center, "_SMALLEST_BLOCK", block)
-    monkeypatch.setattr(_k_center, "_LARGEST_BLOCK", block)
-    monkeypatch.setattr(_cells, "_BLOCK_ELEMENTS", 1000)
+    monkeypatch.setattr(_greedy, "_SMALLEST_BLOCK", block)
+    monkeypatch.setattr(_greedy, "_LARGEST_BLOCK", block)
+    monkeypatch.setattr(_clusters, "_BLOCK_ELEMENTS", 1000)
     coreset = greedy(X, 80)
     assert_array_equal(coreset.indices, expected.indices)
     assert_allclose(coreset.radii, expected.radii, rtol=1e-12)
 
 
 @pytest.fixture
-def small_cells(monkeypatch):
-    sort_into_small_cells(monkeypatch)
+def small_clusters(monkeypatch):
+    sort_into_small_clusters(monkeypatch)
 
 
-def sort_into_small_cells(patch):
-    """Sort few rows into many cells, in many parts, as is done with many rows."""
-    patch.setattr(_cover, "_FEWEST_CELLS", 2)
-    patch.setattr(_cover, "_ROWS_PER_CELL", 3)
-    patch.setattr(_cells, "_PART_ROWS", 7)
+def sort_into_small_clusters(patch):
+    """Sort few rows into many clusters and parts, as usual with many rows."""
+    patch.setattr(_cover, "_FEWEST_CLUSTERS", 2)
+    patch.setattr(_cover, "_ROWS_PER_CLUSTER", 3)
+    patch.setattr(_clusters, "_PART_ROWS", 7)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "scale", [1, 1e-3, 1e15, 1e18, 1e20, 1e30, 1e-15, 1e-22, 1e-35]
 )
-def test_picks_are_the_same_with_rows_sorted_into_cells(small_cells, dtype, scale):
+def test_picks_are_the_same_with_rows_sorted_into_clusters(
+    small_clusters, dtype, scale
+):
     X = (blobs(900, 6, dtype) * scale).astype(dtype)
     expected, radii, leads = greedy_one_by_one(X, 400, first=3)
     assert leads.min() > 1e-12
@@ -121,13 +121,13 @@ def test_picks_are_the_same_with_rows_sorted_into_cells(small_cells, dtype, scal
 
 
 @pytest.mark.parametrize("noise", [0, 1e-6, 1e-4])
-def test_picks_are_the_same_among_near_duplicates(small_cells, noise):
+def test_picks_are_the_same_among_near_duplicates(small_clusters, noise):
     rng = np.random.default_rng(0)
     X = np.repeat(blobs(60, 8), 20, axis=0)
     X += (noise * rng.normal(size=X.shape)).astype(np.float32)
     coreset = greedy(X, 300, first=5)
     expected, radii, leads = greedy_one_by_one(X, 300, first=5)
-    # Exact copies tie, and the first is picked; without noise there are 60 others.
+    # Exact copies tie, and the first is picked. Without noise, 60 rows are distinct.
     ties = np.flatnonzero((leads > 0) & (leads < 1e-12))
     n_sure = ties[0] + 1 if len(ties) else 300 if noise else 60
     assert n_sure >= 59
@@ -147,12 +147,12 @@ def test_of_rows_equally_far_the_first_is_picked(X, data):
     first = data.draw(st.integers(0, len(X) - 1))
     expected, *_ = greedy_one_by_one(X, n_selected, first)
     with pytest.MonkeyPatch.context() as patch:
-        sort_into_small_cells(patch)
+        sort_into_small_clusters(patch)
         assert_array_equal(greedy(X, n_selected, first).indices, expected)
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_picks_do_not_depend_on_the_number_of_threads(small_cells, n_threads):
+def test_picks_do_not_depend_on_the_number_of_threads(small_clusters, n_threads):
     X = blobs(3000, 16)
     expected = greedy(X, 200)
     before = torch.get_num_threads()
@@ -184,36 +184,38 @@ def test_far_rows_are_not_compared(monkeypatch):
     assert n_products < 0.3 * 20_000 * 500
 
 
-def test_cells_hold_every_row_once_as_its_offset_from_its_center():
+def test_clusters_hold_every_row_once_as_its_offset_from_its_center():
     X = torch.from_numpy(blobs(300, 5))
-    cell = torch.from_numpy(np.random.default_rng(0).integers(4, size=300))
+    cluster = torch.from_numpy(np.random.default_rng(0).integers(4, size=300))
     centers = X[:6]
-    cells = Cells.about(X, centers, cell)
-    assert_array_equal(cells.order.sort().values, np.arange(300))
-    assert_array_equal(cells.member_of, cell[cells.order])
-    offsets = X[cells.order] - centers[cells.member_of]
-    assert_array_equal(cells.offsets, offsets)
-    assert_allclose(cells.squared_norms, offsets.double().square().sum(dim=1))
-    covered = np.concatenate([np.arange(300)[part] for _, part in cells.parts(10**5)])
+    clusters = Clusters.around(X, centers, cluster)
+    assert_array_equal(clusters.order.sort().values, np.arange(300))
+    assert_array_equal(clusters.member_of, cluster[clusters.order])
+    offsets = X[clusters.order] - centers[clusters.member_of]
+    assert_array_equal(clusters.offsets, offsets)
+    assert_allclose(clusters.squared_norms, offsets.double().square().sum(dim=1))
+    covered = np.concatenate(
+        [np.arange(300)[part] for _, part in clusters.parts(10**5)]
+    )
     assert_array_equal(covered, np.arange(300))
     points = 1e3 + X[:50]
     true = cdist(points.double(), centers.double())
-    assert np.all(cells.distances(points).numpy() <= true)
-    assert_allclose(cells.distances(points), true, rtol=1e-6)
+    assert np.all(clusters.distances(points).numpy() <= true)
+    assert_allclose(clusters.distances(points), true, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_radii_of_rows_are_not_less_than_their_distances(dtype):
-    """A difference in float32 may round down, and a row would seem out of reach."""
+    """A difference in float32 may round down; the row would seem out of reach."""
     X = torch.from_numpy(blobs(2000, 3, dtype))
-    cell = torch.arange(2000) % 7
-    cells = Cells.about(X, 100 + X[:7], cell)
-    offsets = X[cells.order].numpy().astype(np.longdouble) - (100 + X[:7])[
-        cells.member_of
+    cluster = torch.arange(2000) % 7
+    clusters = Clusters.around(X, 100 + X[:7], cluster)
+    offsets = X[clusters.order].numpy().astype(np.longdouble) - (100 + X[:7])[
+        clusters.member_of
     ].numpy().astype(np.longdouble)
     exact = np.sqrt(np.square(offsets).sum(axis=1))
-    assert np.all(cells.radii.numpy() >= exact)
-    assert_allclose(cells.radii, exact.astype(float), rtol=3e-7)
+    assert np.all(clusters.radii.numpy() >= exact)
+    assert_allclose(clusters.radii, exact.astype(float), rtol=3e-7)
 
 
 @settings(max_examples=40, deadline=None)

@@ -11,8 +11,7 @@ from sklearn.random_projection import GaussianRandomProjection
 from test_greedy import blobs, cover_radii, greedy
 
 from skpatchcore import CoresetSampler
-from skpatchcore._coreset import _clusters as _cells
-from skpatchcore._coreset import _greedy as _k_center
+from skpatchcore._coreset import _clusters, _greedy
 from skpatchcore._coreset._greedy import farthest_from
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -21,7 +20,7 @@ METHODS = ["greedy", "random", "none"]
 
 
 def assert_covers(X, sampler):
-    """`min_distances_` and `nearest_picks_` are true of the picks."""
+    """Assert that `min_distances_` and `nearest_picks_` fit the selected rows."""
     picks = X[sampler.sample_indices_].astype(np.float64)
     distances = cdist(X.astype(np.float64), picks)
     scale = distances.max() + 1e-300
@@ -161,7 +160,7 @@ def test_a_fraction_out_of_range_is_refused(fraction):
         CoresetSampler(fraction).fit(blobs(10, 2))
 
 
-def test_more_rows_than_there_are_cannot_be_picked():
+def test_more_rows_than_given_are_refused():
     with pytest.raises(ValueError, match=r"fraction=11 .* n_samples = 10"):
         CoresetSampler(11).fit(blobs(10, 2))
 
@@ -201,7 +200,7 @@ def test_many_features_are_compared_after_a_random_projection():
 
 
 @pytest.mark.parametrize("projection_dim", [None, 20, 128])
-def test_few_features_are_compared_as_they_are(projection_dim):
+def test_few_features_are_compared_without_a_projection(projection_dim):
     X = blobs(200, 20)
     sampler = CoresetSampler(30, projection_dim=projection_dim, random_state=0).fit(X)
     assert_allclose(sampler.radii_, cover_radii(X, sampler.sample_indices_), rtol=1e-5)
@@ -259,7 +258,7 @@ def test_silent_unless_asked(method, capsys):
 
 
 def test_temporary_matrices_stay_small(monkeypatch):
-    """One block of distances at a time, whatever the number of rows."""
+    """The size of a block does not depend on the number of rows."""
     largest = 0
     product = torch.addmm
 
@@ -270,14 +269,14 @@ def test_temporary_matrices_stay_small(monkeypatch):
         return result
 
     monkeypatch.setattr(torch, "addmm", measure)
-    monkeypatch.setattr(_cells, "_BLOCK_ELEMENTS", 5000)
-    monkeypatch.setattr(_k_center, "_LARGEST_BLOCK", 64)
+    monkeypatch.setattr(_clusters, "_BLOCK_ELEMENTS", 5000)
+    monkeypatch.setattr(_greedy, "_LARGEST_BLOCK", 64)
     CoresetSampler(300, random_state=0).fit(blobs(1500, 3))
     assert 0 < largest <= 5000
 
 
 @pytest.mark.parametrize("precision", ["high", "medium"])
-def test_a_process_that_asked_for_fast_products_gets_the_same_picks(precision):
+def test_fast_products_set_by_the_process_change_no_pick(precision):
     X = blobs(300, 64)
     expected = CoresetSampler(60, random_state=0).fit(X)
     before = torch.get_float32_matmul_precision()

@@ -1,4 +1,4 @@
-"""Every search backend against float64 distances, and the certificate behind them."""
+"""Test every search backend, and its proof, against distances in float64."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
-from skpatchcore._neighbors import _index as _neighbors
-from skpatchcore._neighbors import _projected as _projected_search
+from skpatchcore._neighbors import _index, _projected
 from skpatchcore._neighbors._index import (
     CandidateIndex,
     TorchIndex,
@@ -45,7 +44,7 @@ def sample(n, d, dtype=np.float32, seed=0, n_blobs=20):
 
 
 def nearest(bank, queries, k):
-    """Squared distances and rows, one query at a time, in float64."""
+    """Return squared distances and rows, one query at a time, in float64."""
     bank = bank.astype(np.float64)
     squared, rows = [], []
     for query in queries.astype(np.float64):
@@ -63,7 +62,7 @@ def assert_nearest(found, bank, queries, k):
 
 
 class FirstRows(CandidateIndex):
-    """Proposes the wrong rows, and says so: none of the others is farther than 0."""
+    """A backend that returns wrong candidates, and the trivial bound 0 for others."""
 
     def _candidates(self, queries, n_candidates):
         rows = torch.arange(n_candidates).expand(len(queries), -1)
@@ -145,7 +144,7 @@ def test_the_seed_fixes_the_answer(algorithm):
 
 
 @pytest.mark.parametrize("module", ["faiss", "pynndescent"])
-def test_a_missing_package_is_named_with_its_remedy(monkeypatch, module):
+def test_a_missing_package_is_named_with_the_command_to_install_it(monkeypatch, module):
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(ImportError, match=rf"pip install 'skpatchcore\[{module}\]'"):
         build_index(sample(100, 3), algorithm=module)
@@ -175,7 +174,7 @@ def test_a_large_common_offset_costs_no_digits(algorithm, offset):
     queries = np.concatenate([sample(40, 64, seed=1) + np.float32(offset), bank[:10]])
     found = make_index(bank, algorithm).query(queries, 3)
     assert_nearest(found, bank, queries, 3)
-    # What the fast product gives in float32 is far off, so this test can fail.
+    # The fast product in float32 is far off here, so this test can fail.
     fast = (
         np.square(bank).sum(1)
         - 2 * queries @ bank.T
@@ -186,7 +185,7 @@ def test_a_large_common_offset_costs_no_digits(algorithm, offset):
 
 @pytest.mark.parametrize("algorithm", EXACT)
 def test_a_cluster_tighter_than_rounding_is_searched_exactly(algorithm):
-    """More rows than candidates are nearer to each other than the product can tell."""
+    """More rows than candidates are closer together than the product can resolve."""
     rng = np.random.default_rng(0)
     cluster = 10 + 1e-4 * rng.normal(size=(300, 32))
     bank = np.concatenate([sample(200, 32, np.float64), cluster]).astype(np.float32)
@@ -226,7 +225,7 @@ def test_on_grids_full_of_ties_search_equals_a_stable_sort(algorithm, bank, data
 
 @pytest.mark.parametrize("scale", [1e-18, 1e15, 1e19])
 @pytest.mark.parametrize("algorithm", EXACT)
-def test_squares_beyond_the_range_of_float32_do_no_harm(algorithm, scale):
+def test_squares_beyond_the_range_of_float32_are_searched_exactly(algorithm, scale):
     bank, queries = (np.float32(scale) * sample(n, 8, seed=n) for n in (60, 9))
     assert_nearest(make_index(bank, algorithm).query(queries, 2), bank, queries, 2)
 
@@ -256,17 +255,17 @@ def test_an_answer_does_not_depend_on_the_chunk_size(
     bank, queries = sample(300, 20), sample(50, 20, seed=1)
     bank[50:90] = queries[0]
     expected = make_index(bank, algorithm).query(queries, 3)
-    monkeypatch.setattr(_neighbors, "_CHUNK_ELEMENTS", n_elements)
-    monkeypatch.setattr(_projected_search, "_BLOCK_ELEMENTS", {"cpu": n_elements})
+    monkeypatch.setattr(_index, "_CHUNK_ELEMENTS", n_elements)
+    monkeypatch.setattr(_projected, "_BLOCK_ELEMENTS", {"cpu": n_elements})
     squared, rows = make_index(bank, algorithm).query(queries, 3)
     assert_array_equal(squared, expected[0])
     assert_array_equal(rows, expected[1])
 
 
-# The certificate --------------------------------------------------------------------
+# Proof of exactness -----------------------------------------------------------------
 
 
-def test_ordinary_data_are_certified_by_what_faiss_finds(monkeypatch):
+def test_the_candidates_of_faiss_are_proven_for_ordinary_data(monkeypatch):
     bank, queries = sample(600, 384), sample(100, 384, seed=1)
     index = make_index(bank, "faiss")
     monkeypatch.setattr(index, "_search", None)
@@ -274,7 +273,7 @@ def test_ordinary_data_are_certified_by_what_faiss_finds(monkeypatch):
 
 
 @pytest.mark.parametrize("k", [1, 5])
-def test_where_nothing_is_certified_all_rows_are_looked_at(k):
+def test_without_a_proof_all_rows_are_searched(k):
     bank, queries = sample(400, 16), sample(60, 16, seed=1)
     bank[200:230] = queries[:30]
     queries = np.concatenate([queries, queries[:10], queries[:10]])
@@ -299,7 +298,7 @@ def test_the_precision_of_products_is_kept_and_changes_nothing(precision):
 
 @pytest.mark.parametrize("backend", ["cuda", "mkldnn"])
 def test_a_precision_set_for_one_backend_is_kept_too(backend):
-    """Once that is done, torch refuses to read the setting for all backends."""
+    """After that, torch refuses to read the setting for all backends."""
     matmul = getattr(getattr(torch.backends, backend), "matmul", None)
     if not hasattr(matmul, "fp32_precision"):
         pytest.skip("torch before 2.9")
@@ -326,7 +325,7 @@ def test_the_precision_comes_back_after_an_error():
         torch.set_float32_matmul_precision(before)
 
 
-# Units ------------------------------------------------------------------------------
+# Metrics ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine"])

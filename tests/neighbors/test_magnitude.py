@@ -1,4 +1,4 @@
-"""Values whose squares leave the range of a dtype: a right answer, or an error."""
+"""Values whose squares leave the range of a dtype: exact results, or an error."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from skpatchcore import CoresetSampler, PatchMemoryBank
 from skpatchcore._neighbors._magnitude import unit_rows, with_safe_squares
 
 METRICS = ["euclidean", "sqeuclidean", "cosine"]
-# Powers of two, so that scaled data hold the same numbers: those of float32 include
-# the largest and smallest ones, but for the values that are subnormal.
+# Powers of two, so that scaling loses no bits. Those of float32 cover its range, except
+# for subnormal values.
 FLOAT32_SCALES = [2.0**-110, 2.0**-75, 2.0**-66, 2.0**62, 2.0**64, 2.0**115]
 FLOAT64_SCALES = [2.0**-420, 2.0**460]
 SCALES = [
@@ -20,12 +20,12 @@ SCALES = [
 
 
 def rows(n, d=6, dtype=np.float64, seed=0):
-    # Few bits, so that no scale cuts any off.
+    # Values of few bits, so that no scale loses any.
     X = np.random.default_rng(seed).integers(-64, 65, size=(n, d)) / 64
     return (X + (X == 0)).astype(dtype)
 
 
-def in_unit(metric, scale):
+def scale_of_distances(metric, scale):
     return {"euclidean": scale, "sqeuclidean": scale**2, "cosine": 1}[metric]
 
 
@@ -53,8 +53,8 @@ def test_a_scale_changes_no_score(algorithm, metric, n_neighbors, dtype, scale):
     params = {"metric": metric, "n_neighbors": n_neighbors, "algorithm": algorithm}
     bank = PatchMemoryBank(CoresetSampler(40), random_state=0, **params)
     unscaled = bank.fit(X)
-    unit = in_unit(metric, scale)
-    expected = unscaled.score_samples(new) * unit, unscaled.offset_ * unit
+    factor = scale_of_distances(metric, scale)
+    expected = unscaled.score_samples(new) * factor, unscaled.offset_ * factor
     scaled = bank.fit(dtype(scale) * X)
     assert_allclose(scaled.score_samples(dtype(scale) * new), expected[0], rtol=1e-6)
     assert scaled.offset_ == pytest.approx(expected[1], rel=1e-6)
@@ -134,7 +134,7 @@ def test_rows_of_any_scale_keep_their_direction(dtype, smallest, largest):
     X[10:20] *= dtype(largest)
     expected = normalize(rows(30))
     assert_allclose(unit_rows(X)[10:], expected[10:], rtol=1e-6)
-    # What is left of a subnormal number has fewer digits.
+    # Subnormal numbers have fewer digits.
     assert_allclose(unit_rows(X)[:10], expected[:10], atol=2e-2)
 
 

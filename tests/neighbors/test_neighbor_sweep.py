@@ -1,7 +1,7 @@
-"""Exact neighbours of drawn banks and queries, against extended precision.
+"""Test neighbours of random banks and queries against extended precision.
 
-``SKPATCHCORE_NEIGHBOR_CASES`` cases are drawn, by default a few; with ``pytest -s`` the
-largest error is printed. See docs/benchmarks.md for what came of long runs.
+Set ``SKPATCHCORE_NEIGHBOR_CASES`` to draw more cases than by default. ``pytest -s``
+prints the largest errors. Results of long runs are in docs/benchmarks.md.
 """
 
 import os
@@ -17,7 +17,7 @@ N_GROUPS = 12
 
 SIZES = [300, 600, 1200, 3000, 8000, 20_000]
 DIMENSIONS = [1, 2, 3, 160, 2048]
-# Of a bank, mostly; those of a few cases are larger.
+# Size of a bank in most cases, and in the few larger ones.
 MOST_ELEMENTS, MORE_ELEMENTS = 700_000, 7_000_000
 
 
@@ -38,12 +38,12 @@ def normal(rng, n, d):
 
 
 def flat(rng, n, d):
-    """Rows that a projection keeps most of, and loses some of."""
+    """Rows of which a projection keeps most and loses some."""
     return rng.normal(size=(n, d)) * np.where(np.arange(d) < (d + 1) // 2, 1, 0.1)
 
 
 def nearly_low_rank(rng, n, d):
-    """Rows that a projection loses next to nothing of, where cancellation is worst."""
+    """Rows of which a projection loses almost nothing, where cancellation is worst."""
     rank = max(1, min(d // 4, 80))
     noise = rng.choice([0, 1e-9, 1e-7, 1e-4])
     exact = rng.normal(size=(n, rank)) @ rng.normal(size=(rank, d))
@@ -76,11 +76,11 @@ def draw_case(seed):
     k = [1, 3, n - 1][rng.choice(3, p=[0.45, 0.45, 0.1])]
     n_queries = 3 if k == n - 1 else min(400, 300_000 // n) if d <= 3 else 24
     if d == 2 and make is flat and n_queries > 3:
-        # The bound is the distance itself: one query in 10 000 shows its rounding.
+        # The bound equals the distance, and one query in 10 000 shows its rounding.
         n, n_queries = min(n, 1200), 4000
     X = make(rng, n + n_queries, d)
     bank, queries = X[:n], X[n:]
-    # Rows of the bank, then rows that are nearly so, then others.
+    # First rows of the bank, then rows close to these, then others.
     part = n_queries // 6 or 1
     queries[: 2 * part] = bank[rng.integers(n, size=2 * part)]
     nudge = rng.choice([1e-12, 1e-9, 1e-7, 1e-5])
@@ -96,7 +96,7 @@ def draw_case(seed):
     return Case(bank, queries, int(k), f"{name}, nudge={nudge}, {offset=}, {scale=}")
 
 
-# The judge --------------------------------------------------------------------------
+# Reference --------------------------------------------------------------------------
 
 
 def true_squares(bank, query):
@@ -114,7 +114,7 @@ def excess(case, squared, rows):
     for query, distances, found in zip(case.queries, squared, rows, strict=True):
         assert len(set(found.tolist())) == case.k, case.name
         rough = np.square(bank - query).sum(axis=1)
-        # In float64 these are right to 1e-12: no nearer row is left out.
+        # float64 is exact to 1e-12 here, so no nearer row is missed.
         least = np.partition(rough, case.k - 1)[case.k - 1]
         nearby = np.flatnonzero(rough <= least * (1 + 1e-10))
         nearest = np.sort(true_squares(case.bank[nearby], query))[: case.k]
@@ -138,8 +138,8 @@ def test_drawn_neighbors_are_the_nearest_in_extended_precision(group):
         case = draw_case(seed)
         found = build_index(case.bank).query(case.queries, case.k)
         errors = np.array(excess(case, *found))
-        # What differences, squares, and their sum lose in float64; rows of which the
-        # computed distances tie, or nearly so, may change places.
+        # The rounding error of differences, squares, and their sum in float64. Rows
+        # whose computed distances nearly tie may swap places.
         bound = (case.bank.shape[1] + 2) * np.finfo(np.float64).eps
         assert np.all(errors <= bound), (case.name, errors)
         worst = np.maximum(worst, errors)

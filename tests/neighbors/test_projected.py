@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist
 from test_index import DTYPES, assert_nearest, sample
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
-from skpatchcore._neighbors import _projected as _projected_search
+from skpatchcore._neighbors import _projected
 from skpatchcore._neighbors._projected import (
     ProjectedSearch,
     _contraction,
@@ -20,7 +20,7 @@ from skpatchcore._neighbors._projected import (
 
 
 def correlated(n, d, rank, noise, dtype=np.float32, seed=0):
-    """Rows that vary in `rank` directions, and a little in all others."""
+    """Return rows that vary in `rank` directions, and a little in all others."""
     rng = np.random.default_rng(seed)
     directions = np.random.default_rng(7).normal(size=(rank, d))
     X = rng.normal(size=(n, rank)) @ directions + noise * rng.normal(size=(n, d))
@@ -29,9 +29,9 @@ def correlated(n, d, rank, noise, dtype=np.float32, seed=0):
 
 @pytest.fixture
 def small_banks(monkeypatch):
-    """Project small banks, as is done with large ones."""
-    monkeypatch.setattr(_projected_search, "_FEWEST_ROWS", 0)
-    monkeypatch.setattr(_projected_search, "_MIN_DIRECTIONS", 1)
+    """Project small banks in the same way as large ones."""
+    monkeypatch.setattr(_projected, "_FEWEST_ROWS", 0)
+    monkeypatch.setattr(_projected, "_MIN_DIRECTIONS", 1)
 
 
 def query(bank, queries, k):
@@ -63,7 +63,7 @@ def test_search_in_a_projection_is_exact(small_banks, n, d, rank, k, dtype):
     scale=st.sampled_from([1e-24, 1e-20, 1e-3, 1, 1e12, 1e18]),
     k=st.integers(1, 40),
 )
-def test_search_is_exact_whatever_the_spectrum_and_scale(seed, n, d, noise, scale, k):
+def test_search_is_exact_for_any_spectrum_and_scale(seed, n, d, noise, scale, k):
     rank = 1 + seed % (d // 4 + 1)
     bank, queries = (
         np.float32(scale) * correlated(size, d, rank, noise, seed=seed + i)
@@ -72,15 +72,15 @@ def test_search_is_exact_whatever_the_spectrum_and_scale(seed, n, d, noise, scal
     bank[n // 2 : n // 2 + 9] = bank[0]
     queries[:5] = bank[:5]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_projected_search, "_FEWEST_ROWS", 0)
-        patch.setattr(_projected_search, "_MIN_DIRECTIONS", seed % 5)
+        patch.setattr(_projected, "_FEWEST_ROWS", 0)
+        patch.setattr(_projected, "_MIN_DIRECTIONS", seed % 5)
         assert_nearest(query(bank, queries, k)[1], bank, queries, k)
 
 
 @pytest.mark.parametrize("seed", [2, 4, 5])
 @pytest.mark.parametrize("k", [1, 3])
 def test_no_neighbor_is_lost_to_cancellation(seed, k):
-    """In two dimensions the bound is the distance itself, so any error shows."""
+    """In two dimensions the bound equals the distance, so any error shows."""
     X = np.random.default_rng(seed).normal(size=(8000, 2)) * [1, 0.1]
     state = np.random.RandomState(0).randint(np.iinfo(np.int32).max)
     bank = CoresetSampler(random_state=int(state)).fit_resample(X)
@@ -89,7 +89,7 @@ def test_no_neighbor_is_lost_to_cancellation(seed, k):
     assert_nearest(found, bank, X, k)
 
 
-def test_a_grid_over_the_plane_is_scored():
+def test_queries_on_a_grid_over_the_plane_are_scored_exactly():
     X = np.random.default_rng(2).normal(size=(8000, 2)) * [1, 0.1]
     bank = PatchMemoryBank(n_neighbors=3, random_state=0).fit(X)
     axes = np.linspace(-4, 4, 60), np.linspace(-0.4, 0.4, 60)
@@ -101,7 +101,7 @@ def test_a_grid_over_the_plane_is_scored():
 @pytest.mark.parametrize("d", [2, 24, 300])
 @pytest.mark.parametrize("noise", [0, 1e-9, 1e-8, 1e-7])
 def test_computed_coordinates_are_no_farther_apart_than_proved(d, noise):
-    """Where the projection leaves next to nothing out, cancellation is at its worst."""
+    """Cancellation is worst if the projection leaves almost nothing out."""
     bank = correlated(500, d, d // 2, noise, np.float64)
     queries = bank[:50] + 1e-9 * sample(50, d, np.float64)
     basis = np.linalg.svd(bank - bank.mean(axis=0), full_matrices=False)[2][: d // 2].T
@@ -112,7 +112,7 @@ def test_computed_coordinates_are_no_farther_apart_than_proved(d, noise):
     differences = queries[:, None].astype(np.longdouble) - bank.astype(np.longdouble)
     exact = np.sqrt(np.square(differences).sum(axis=-1)).astype(np.float64)
     assert np.all(apart - exact <= space.slack(reach).numpy()[:, None])
-    # That is no more than a projection to few dimensions can afford.
+    # And the bound is tight enough for a projection to few dimensions to be useful.
     assert (space.slack(reach) <= 1e-5 * reach).all()
 
 
@@ -136,7 +136,7 @@ def test_queries_left_without_candidates_are_compared_with_all_rows(
         if self.basis is None:
             return query, row
         kept = query % 4 != 0
-        # Of some queries all rows, of others but a few.
+        # Some queries lose all rows, others keep a few.
         kept |= torch.arange(len(query)) - torch.searchsorted(query, query) < 3 - n_lost
         return query[kept], row[kept]
 
@@ -144,7 +144,7 @@ def test_queries_left_without_candidates_are_compared_with_all_rows(
     assert_nearest(query(bank, queries, 3)[1], bank, queries, 3)
 
 
-def test_what_does_not_vary_in_few_directions_is_not_projected():
+def test_a_bank_that_varies_in_many_directions_is_not_projected():
     X = torch.from_numpy(np.random.default_rng(0).normal(size=(3000, 64)))
     assert _principal_directions(X) is None
     assert _principal_directions(torch.ones(3000, 64)) is None
@@ -154,13 +154,13 @@ def test_what_does_not_vary_in_few_directions_is_not_projected():
 
 @pytest.mark.parametrize(("least", "r"), [(1, 6), (9, 9), (64, 32)])
 def test_a_basis_keeps_nearly_all_of_the_variance(monkeypatch, least, r):
-    monkeypatch.setattr(_projected_search, "_MIN_DIRECTIONS", least)
+    monkeypatch.setattr(_projected, "_MIN_DIRECTIONS", least)
     bank = torch.from_numpy(correlated(3000, 64, 6, 0.05, np.float64))
     basis = _principal_directions(bank)
     assert basis.shape == (64, r)
     centered = bank - bank.mean(dim=0)
     kept = (centered @ basis).square().sum() / centered.square().sum()
-    assert kept >= _projected_search._WANTED_VARIANCE
+    assert kept >= _projected._WANTED_VARIANCE
     assert torch.allclose(basis.T @ basis, torch.eye(r, dtype=torch.float64))
 
 
@@ -180,18 +180,18 @@ def test_products_err_by_no_more_than_their_bound(d, dtype, n_outliers, projecte
     points = space.embed(torch.from_numpy(queries))
     products, norms, _, error = space.products(points)
     squared = (products.flatten(1)[:, :300].double() + norms[:, None]).numpy()
-    # In extended precision, since the products of float64 data are judged too.
+    # In extended precision, because products of float64 data are tested too.
     differences = queries[:, None].astype(np.longdouble) - bank.astype(np.longdouble)
     exact = np.square(differences).sum(axis=-1)
     excess = squared - exact if projected else np.abs(squared - exact)
     assert np.all(excess.max(axis=1).astype(np.float64) <= error.numpy())
-    # Nor is it so loose that it says nothing.
+    # And the bound is not so loose that it is useless.
     largest = np.linalg.norm(bank, axis=1).max() + np.linalg.norm(queries, axis=1)
     assert np.all(error.numpy() <= 1e-3 * largest**2)
 
 
 @pytest.mark.parametrize("n_copies", [1, 40])
-def test_queries_with_many_possible_neighbors_are_answered_all_the_same(
+def test_queries_with_many_possible_neighbors_are_answered_exactly(
     small_banks, monkeypatch, n_copies
 ):
     bank = correlated(800, 64, 2, 0.2)
@@ -212,14 +212,14 @@ def test_queries_with_many_possible_neighbors_are_answered_all_the_same(
 
 def test_few_rows_are_compared_directly(small_banks, monkeypatch):
     n_compared = 0
-    paired = _projected_search.paired_distances
+    paired = _projected.paired_distances
 
     def count(a, rows_a, b, rows_b):
         nonlocal n_compared
         n_compared += len(rows_a)
         return paired(a, rows_a, b, rows_b)
 
-    monkeypatch.setattr(_projected_search, "paired_distances", count)
+    monkeypatch.setattr(_projected, "paired_distances", count)
     bank, queries = correlated(4000, 64, 6, 0.02), correlated(200, 64, 6, 0.02, seed=1)
     query(bank, queries, 1)
     assert 200 <= n_compared < 0.01 * 200 * 4000
@@ -231,7 +231,7 @@ def test_answers_do_not_depend_on_threads_and_blocks(
 ):
     bank, queries = correlated(900, 40, 5, 0.1), correlated(70, 40, 5, 0.1, seed=1)
     _, expected = query(bank, queries, 3)
-    monkeypatch.setattr(_projected_search, "_BLOCK_ELEMENTS", {"cpu": 10_000})
+    monkeypatch.setattr(_projected, "_BLOCK_ELEMENTS", {"cpu": 10_000})
     before = torch.get_num_threads()
     torch.set_num_threads(n_threads)
     try:

@@ -1,4 +1,4 @@
-"""Neighbours in a window of grid positions, against float64 over all bank rows."""
+"""Test neighbours in a window of grid positions against float64 over all rows."""
 
 import pickle
 
@@ -10,17 +10,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator
 
 from skpatchcore import CoresetSampler, PatchMemoryBank
-from skpatchcore._neighbors import _windowed as position_search
+from skpatchcore._neighbors import _windowed
 from skpatchcore._neighbors._index import build_index
 from skpatchcore._neighbors._windowed import (
     PositionSearch,
-    covered_cells,
-    reference_cells,
+    covered_positions,
+    reference_positions,
 )
 
 
 def naive_query(bank, allowed, queries, k):
-    """Squared distances and rows, where `allowed` (n, m) says what may be compared."""
+    """Return squared distances and rows of the pairs that `allowed` (n, m) permits."""
     found = []
     for query, seen in zip(queries.astype(np.float64), allowed, strict=True):
         squared = np.square(bank.astype(np.float64) - query).sum(axis=1)
@@ -32,10 +32,10 @@ def naive_query(bank, allowed, queries, k):
     return np.array(squared), np.array(rows)
 
 
-def naive_allowed(pairs, n_bank, cells, grid, window):
-    allowed = np.zeros((len(cells), n_bank), dtype=bool)
+def naive_allowed(pairs, n_bank, positions, grid, window):
+    allowed = np.zeros((len(positions), n_bank), dtype=bool)
     for row, place in pairs:
-        (a, b), (r, c) = divmod(place, grid[1]), np.divmod(cells, grid[1])
+        (a, b), (r, c) = divmod(place, grid[1]), np.divmod(positions, grid[1])
         near = (abs(a - r) <= window[0] // 2) & (abs(b - c) <= window[1] // 2)
         allowed[near, row] = True
     return allowed
@@ -55,27 +55,29 @@ def test_neighbours_equal_those_of_all_allowed_rows(
     rng = np.random.default_rng(seed)
     bank, queries = rng.normal(size=(2, 40, 3)).astype(np.float32)
     if coarse:
-        # Many at the same distance.
+        # Rounding makes many distances equal.
         bank, queries = np.round(bank), np.round(queries)
     bank, k = bank[:n_bank], min(k, n_bank)
-    n_cells = grid[0] * grid[1]
-    pairs = covered_cells(rng.integers(n_cells, size=50), rng.integers(n_bank, size=50))
-    cells = rng.integers(n_cells, size=len(queries))
+    n_positions = grid[0] * grid[1]
+    pairs = covered_positions(
+        rng.integers(n_positions, size=50), rng.integers(n_bank, size=50)
+    )
+    positions = rng.integers(n_positions, size=len(queries))
     search = PositionSearch(build_index(bank, device="cpu"), pairs, grid, window)
-    found = search.query(queries, cells, k)
-    allowed = naive_allowed(pairs, n_bank, cells, grid, window)
+    found = search.query(queries, positions, k)
+    allowed = naive_allowed(pairs, n_bank, positions, grid, window)
     squared, rows = naive_query(bank, allowed, queries, k)
     assert_array_equal(found[1], rows)
     assert_allclose(found[0], squared, rtol=1e-12, atol=1e-12)
 
 
-def test_cells_of_another_grid_are_where_centres_lie():
-    assert_array_equal(reference_cells(np.array([[2, 3]]), (2, 3)), np.arange(6))
-    assert_array_equal(reference_cells(np.array([[1, 2]]), (3, 4)), [5, 7])
-    assert_array_equal(reference_cells(np.array([[1, 4]]), (1, 2)), [0, 0, 1, 1])
+def test_positions_in_another_grid_are_those_of_the_patch_centres():
+    assert_array_equal(reference_positions(np.array([[2, 3]]), (2, 3)), np.arange(6))
+    assert_array_equal(reference_positions(np.array([[1, 2]]), (3, 4)), [5, 7])
+    assert_array_equal(reference_positions(np.array([[1, 4]]), (1, 2)), [0, 0, 1, 1])
 
 
-# In the memory bank -------------------------------------------------------------------
+# In the memory bank -----------------------------------------------------------------
 
 
 def patches(n, h=6, w=5, seed=0):
@@ -88,7 +90,7 @@ def make_bank(window=3, **params):
 
 
 class FirstRows(BaseEstimator):
-    """A sampler that says which rows it picks, and nothing else."""
+    """A sampler that has only `sample_indices_`."""
 
     def fit(self, X, y=None):
         self.sample_indices_ = np.arange(40)
@@ -96,7 +98,7 @@ class FirstRows(BaseEstimator):
 
 
 def allowed_at(bank, X, training, window):
-    """Which bank rows may be compared with which patches, from the definition."""
+    """Return which bank rows each patch may be compared with, by definition."""
     height, width = training.shape[1:3]
     nearest = getattr(bank.sampler_, "nearest_picks_", None)
     covered = (
@@ -104,9 +106,9 @@ def allowed_at(bank, X, training, window):
     )
     nearest = np.arange(len(bank.bank_)) if nearest is None else nearest
     pairs = np.stack([nearest, covered % (height * width)], axis=1)
-    cells = np.tile(np.arange(height * width), len(X))
+    positions = np.tile(np.arange(height * width), len(X))
     return naive_allowed(
-        pairs, len(bank.bank_), cells, (height, width), (window, window)
+        pairs, len(bank.bank_), positions, (height, width), (window, window)
     )
 
 
@@ -114,7 +116,7 @@ def allowed_at(bank, X, training, window):
 @pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean"])
 @pytest.mark.parametrize("n_neighbors", [1, 3])
 @pytest.mark.parametrize("window", [1, 3])
-def test_patches_match_rows_that_stand_for_near_positions(
+def test_patches_match_rows_that_represent_near_positions(
     window, n_neighbors, metric, sampler
 ):
     training, X = patches(8), patches(3, seed=1)
@@ -145,13 +147,13 @@ def test_a_normal_patch_in_a_wrong_place_is_an_anomaly():
 
 
 def test_every_training_position_has_a_row_to_match():
-    """However few rows: each stands for all patches that it is nearest to."""
+    """Even with few rows: each represents all patches that it is nearest to."""
     X = patches(8)
     bank = make_bank(1, sampler=CoresetSampler(3)).fit(X)
     _, rows = bank.kneighbors(X)
     matched = np.unique(rows.reshape(8, -1), axis=None)
     assert set(matched) <= {0, 1, 2}
-    assert set(bank._bank_cells[:, 1]) == set(range(30))
+    assert set(bank._bank_positions[:, 1]) == set(range(30))
 
 
 def test_scores_do_not_depend_on_the_batch(monkeypatch):
@@ -159,12 +161,12 @@ def test_scores_do_not_depend_on_the_batch(monkeypatch):
     together = bank.score_patches(X)
     alone = np.concatenate([bank.score_patches(X[i : i + 1]) for i in range(6)])
     assert_array_equal(together, alone)
-    monkeypatch.setattr(position_search, "_BLOCK_ELEMENTS", 1)
+    monkeypatch.setattr(_windowed, "_BLOCK_ELEMENTS", 1)
     assert_array_equal(bank.score_patches(X), alone)
 
 
 def test_grids_of_other_shapes_are_scaled():
-    """Images of twice the size: where a patch lies is what counts."""
+    """In images of twice the size, the relative position of a patch counts."""
     X, new = patches(8), patches(2, seed=1)
     bank = make_bank().fit(X)
     larger = new.repeat(2, axis=1).repeat(2, axis=2)
@@ -176,7 +178,7 @@ def test_copies_search_the_same_window():
     bank = make_bank((3, 1)).fit(patches(8))
     bank.score_samples(patches(2))
     copied = pickle.loads(pickle.dumps(bank))
-    assert not hasattr(copied, "_positions")
+    assert not hasattr(copied, "_position_search")
     X = patches(3, seed=1)
     assert_array_equal(copied.score_samples(X), bank.score_samples(X))
 
@@ -199,7 +201,7 @@ def test_a_window_cannot_be_set_after_a_fit_without():
         bank.score_samples(patches(2))
 
 
-def test_a_cache_knows_nothing_of_windows(tmp_path):
+def test_a_cache_changes_nothing_in_windows(tmp_path):
     training, X = patches(8), patches(3, seed=1)
     for window in (None, 1, 3, None):
         plain = make_bank(window).fit(training)

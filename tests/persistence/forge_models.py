@@ -226,7 +226,14 @@ def places(description: dict) -> list[tuple[dict, str]]:
     params, fitted = description["params"], description.get("fitted", {})
     names = {*params, "memory", "device", "weights", "backbone", "__class__", "verbose"}
     cls = CLASSES.get(description["class"])
-    attributes = {*fitted, "memory", "_network", "_index", "_positions", "__dict__"}
+    attributes = {
+        *fitted,
+        "memory",
+        "_network",
+        "_index",
+        "_position_search",
+        "__dict__",
+    }
     if cls is not None:
         names |= set(inspection.signature(cls.__init__).parameters) - {"self"}
         attributes |= {*FITTED.get(cls, ()), *OPTIONAL.get(cls, ())}

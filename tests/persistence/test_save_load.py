@@ -913,8 +913,11 @@ WRONG_PLACES = {
         lambda b, a: fitted_of(b).update(position_grid_={"tuple": [1, 1]}),
         "out of the grid",
     ),
-    "rows": (lambda b, a: a["_bank_cells"].__iadd__(1000), "to no row of bank_"),
-    "one axis": (lambda b, a: a.update(_bank_cells=a["_bank_cells"][:, 0]), "shape"),
+    "rows": (lambda b, a: a["_bank_positions"].__iadd__(1000), "outside bank_"),
+    "one axis": (
+        lambda b, a: a.update(_bank_positions=a["_bank_positions"][:, 0]),
+        "shape",
+    ),
     "outliers": (
         lambda b, a: a.update(outlier_indices_=a["bank_indices_"][:2].copy()),
         "into the bank",

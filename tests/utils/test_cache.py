@@ -456,7 +456,7 @@ def test_max_fraction_is_at_least_the_fraction():
     X = np.zeros((100, 2))
     with pytest.raises(ValueError, match=r"max_fraction=0\.1 must not be smaller than"):
         sampler(None, 0.2, max_fraction=0.1).fit(X)
-    with pytest.raises(ValueError, match="max_fraction=101 rows were asked for"):
+    with pytest.raises(ValueError, match="max_fraction=101 rows were requested"):
         sampler(None, 0.2, max_fraction=101).fit(X)
 
 

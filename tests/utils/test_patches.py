@@ -23,7 +23,7 @@ def test_rows_taken_stay_with_their_samples(shapes, data):
     rows = np.sort(rows)
     taken = samples.take(rows)
     assert_array_equal(taken.patches[:, 0], rows)
-    assert_array_equal(taken.cells, rows + 100)
+    assert_array_equal(taken.positions, rows + 100)
     expected = [rows[owner[rows] == i] for i in np.unique(owner[rows])]
     parts = np.split(taken.patches[:, 0], taken.offsets[1:-1])
     assert list(map(list, parts)) == list(map(list, expected))
