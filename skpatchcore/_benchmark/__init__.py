@@ -1,6 +1,6 @@
 """The evaluation behind ``skpatchcore benchmark``.
 
-Runs detectors on data sets, tabulates results beside published ones, and writes
+Runs detectors on data sets, compares results with published ones, and writes
 reports.
 """
 
