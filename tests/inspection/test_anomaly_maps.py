@@ -232,7 +232,7 @@ def test_an_estimator_without_maps_is_refused(images):
         AnomalyMapDisplay.from_estimator(object(), images)
 
 
-def test_a_missing_matplotlib_is_named_with_the_command_to_install_it(images, maps, monkeypatch):
+def test_a_missing_matplotlib_is_named_with_its_remedy(images, maps, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"skpatchcore\[plot\]"):
         AnomalyMapDisplay(images, maps).plot()
