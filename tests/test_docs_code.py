@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(```+|:::+)[ {]*(\w[\w-]*)[^\n]*\n(.*?)^\1 *$", re.M | re.S)
 LANGUAGES = {"python", "sh", "yaml"}
+PROGRAMS = {"lint-imports", "mypy", "pytest", "ruff", "source", "sphinx-build"}
 DIRECTIVES = {"eval-rst", "grid", "grid-item-card", "toctree"}
 
 
@@ -128,7 +129,7 @@ def test_command_line_parses(line):
         if words[0] in check:
             check[words[0]](words[1:])
         else:
-            assert words[0] in {"source", "pytest", "ruff", "sphinx-build"}
+            assert words[0] in PROGRAMS
 
 
 def parse(words: list[str], group: click.Group = cli.main) -> None:
