@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import tempfile
+import tomllib
 import zlib
 from pathlib import Path
 
@@ -15,6 +16,8 @@ os.environ["SKPATCHCORE_DATA"] = os.devnull
 
 import skpatchcore  # noqa: E402
 
+_PYPROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text("utf-8"))
+_URLS = _PYPROJECT["project"]["urls"]
 project = "skpatchcore"
 author = "The skpatchcore developers"
 copyright = f"2026, {author}"
@@ -114,6 +117,8 @@ html_show_sourcelink = False
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "logo": {"text": "skpatchcore"},
+    "github_url": _URLS["Source"],
+    "external_links": [{"name": "Issues", "url": _URLS["Issues"]}],
     "header_links_before_dropdown": 5,
     "navigation_with_keys": False,
     "show_toc_level": 2,

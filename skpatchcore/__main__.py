@@ -1,4 +1,4 @@
-"""``python -m skpatchcore`` is the command ``skpatchcore``."""
+"""Run the command ``skpatchcore`` as ``python -m skpatchcore``."""
 
 from skpatchcore._cli import main
 

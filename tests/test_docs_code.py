@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(```+|:::+)[ {]*(\w[\w-]*)[^\n]*\n(.*?)^\1 *$", re.M | re.S)
 LANGUAGES = {"python", "sh", "yaml"}
+PROGRAMS = {"lint-imports", "mypy", "pytest", "ruff", "source", "sphinx-build"}
 DIRECTIVES = {"eval-rst", "grid", "grid-item-card", "toctree"}
 
 
@@ -54,7 +55,7 @@ def command_lines():
 
 
 class SmallNetwork(nn.Module):
-    """Has the layers of a ResNet, and hardly any work to do."""
+    """A tiny network with layers named as in a ResNet."""
 
     def __init__(self):
         super().__init__()
@@ -68,7 +69,7 @@ class SmallNetwork(nn.Module):
 
 @pytest.fixture
 def small_networks(monkeypatch):
-    """Whatever network a page asks timm for is small: nothing is fetched."""
+    """Every network that a page requests from timm is small; nothing is downloaded."""
     monkeypatch.setattr("timm.create_model", lambda *_, **__: SmallNetwork())
     _backbone._build_cached.cache_clear()
     yield
@@ -77,7 +78,7 @@ def small_networks(monkeypatch):
 
 @pytest.fixture
 def local_cluster(monkeypatch):
-    """A cluster within this process stands in for any that a page connects to."""
+    """Pages that connect to a cluster get one within this process."""
     distributed = pytest.importorskip("dask.distributed")
     connect = distributed.Client
     settings = {"processes": False, "n_workers": 1, "threads_per_worker": 1}
@@ -87,7 +88,7 @@ def local_cluster(monkeypatch):
 
 @pytest.fixture
 def readers_names(small_networks, local_cluster, tmp_path, monkeypatch):
-    """What a page takes for granted: images in a folder, labels, masks, weights."""
+    """Names that pages assume: images in a folder, labels, masks, weights."""
     import safetensors.torch
 
     monkeypatch.chdir(tmp_path)
@@ -128,7 +129,7 @@ def test_command_line_parses(line):
         if words[0] in check:
             check[words[0]](words[1:])
         else:
-            assert words[0] in {"source", "pytest", "ruff", "sphinx-build"}
+            assert words[0] in PROGRAMS
 
 
 def parse(words: list[str], group: click.Group = cli.main) -> None:

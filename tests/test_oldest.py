@@ -1,4 +1,4 @@
-"""The list of the oldest versions that are tested says what pyproject.toml says."""
+"""The list of the oldest tested versions agrees with pyproject.toml."""
 
 import re
 import tomllib

@@ -1,14 +1,18 @@
 """The evaluation behind ``skpatchcore benchmark``.
 
-Runs detectors on data sets, tabulates results beside published ones, and writes
+Runs detectors on data sets, compares results with published ones, and writes
 reports.
 """
 
 from skpatchcore._benchmark._evaluate import (
     build_detector,
+    choose_categories,
+    evaluate_category,
+    find_groups,
     measure_images,
     measure_pixels,
     score_and_map,
+    try_settings,
 )
 from skpatchcore._benchmark._report import check_report, write_report
 from skpatchcore._benchmark._tables import (
@@ -17,7 +21,9 @@ from skpatchcore._benchmark._tables import (
     PIXEL_COLUMNS,
     format_csv,
     format_table,
+    mean_row,
     replace_text,
+    write_results,
 )
 
 __all__ = [
@@ -26,11 +32,17 @@ __all__ = [
     "PIXEL_COLUMNS",
     "build_detector",
     "check_report",
+    "choose_categories",
+    "evaluate_category",
+    "find_groups",
     "format_csv",
     "format_table",
+    "mean_row",
     "measure_images",
     "measure_pixels",
     "replace_text",
     "score_and_map",
+    "try_settings",
     "write_report",
+    "write_results",
 ]

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -55,7 +56,7 @@ def build_detector(settings: Mapping) -> PatchCoreDetector:
     )
 
 
-def choose_categories(data_root, wanted: Sequence[str] | None) -> list[str]:
+def choose_categories(data_root: str | Path, wanted: Sequence[str] | None) -> list[str]:
     """Return the wanted categories, or all in a folder; raise if one is missing."""
     root = check_folder(data_root, "DATA_ROOT")
     if is_category(root):
@@ -63,19 +64,19 @@ def choose_categories(data_root, wanted: Sequence[str] | None) -> list[str]:
             f"{data_root} itself is a category: it contains train/good. Pass its "
             f"parent folder, and --categories {root.name}."
         )
-    there = mvtec_ad_categories(root)
-    if not there:
+    available = mvtec_ad_categories(root)
+    if not available:
         raise ValueError(
             f"Found no category in {data_root}. Expected subfolders that contain "
             "train/good, as in MVTec AD."
         )
     for name in wanted or ():
         find_category(root, name)
-    return list(wanted) if wanted else there
+    return list(wanted) if wanted else available
 
 
 def try_settings(
-    detector: PatchCoreDetector, data_root, categories: Sequence[str]
+    detector: PatchCoreDetector, data_root: str | Path, categories: Sequence[str]
 ) -> None:
     """Fail early on invalid settings, and build the network before timing starts."""
     for part in (detector, detector.features, detector.sampler):
@@ -88,13 +89,15 @@ def try_settings(
             train = load_mvtec_ad(data_root, category, subset="train")
             images = [check_images(train.data[:1])[0]]
         except (OSError, ValueError):
-            continue  # A fault of this category, which is reported with it.
+            continue  # Reported when this category is evaluated.
         features.fit(images)
         return
 
 
 def find_groups(
-    find: Callable[[Sequence], np.ndarray], data_root, categories: Sequence[str]
+    find: Callable[[Sequence], np.ndarray],
+    data_root: str | Path,
+    categories: Sequence[str],
 ) -> dict[str, np.ndarray]:
     """Return the group of each training image, by category."""
     groups = {}
@@ -102,7 +105,7 @@ def find_groups(
         try:
             train = load_mvtec_ad(data_root, category, subset="train")
         except (OSError, ValueError):
-            continue  # Its own fault, which will be reported with it.
+            continue  # Reported when this category is evaluated.
         groups[category] = find(train.data)
     return groups
 
@@ -123,7 +126,7 @@ class Evaluation(NamedTuple):
 
 
 def evaluate_category(
-    detector: PatchCoreDetector, data_root, category: str
+    detector: PatchCoreDetector, data_root: str | Path, category: str
 ) -> Evaluation:
     """Fit on the training split of a category and measure on its test split.
 
@@ -161,15 +164,16 @@ def evaluate_category(
 
 
 def score_and_map(
-    detector: PatchCoreDetector, images, *, size: str
+    detector: PatchCoreDetector, images: Any, *, size: str
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return ``score_samples`` and the maps of images, from one pass over them."""
     images = check_images(images)
-    scores, maps = np.empty(len(images)), [None] * len(images)
+    scores = np.empty(len(images))
+    maps = {}
     for seen in detector._inspect(images):
         scores[seen.index] = seen.score
         maps[seen.index] = detector._map(seen, size)
-    return scores, maps
+    return scores, [maps[i] for i in range(len(images))]
 
 
 def measure_images(target: np.ndarray, scores: np.ndarray) -> dict[str, float]:
@@ -186,7 +190,7 @@ def measure_pixels(
 ) -> dict[str, float | None]:
     """Return the pixel-level columns, leaving out defective images without a mask."""
     masked = np.array([mask is not None for mask in test.masks])
-    usable = np.flatnonzero(masked | (test.target == 1))
+    usable = np.flatnonzero(masked | (test.target == 1)).tolist()
     if not masked.any():
         return dict.fromkeys(PIXEL_COLUMNS)
     sizes = (features.image_size, features.crop_size)

@@ -166,7 +166,9 @@ def differences(published: Published, settings: Mapping) -> str:
     return "; ".join(notes)
 
 
-def published_value(published: Published, metric: str, category: str, rows):
+def published_value(
+    published: Published, metric: str, category: str, rows: Sequence[Mapping]
+) -> float | None:
     """Return a value or None. The category "mean" averages the categories of `rows`."""
     values = published.values.get(metric, {})
     if category != "mean":

@@ -2,12 +2,13 @@
 
 import base64
 import io
+import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sklearn.base import clone
@@ -30,6 +31,9 @@ from skpatchcore._benchmark._tables import (
 from skpatchcore._utils import atomic_write, resolve_device
 from skpatchcore.calibration import Calibration, ConformalDetector, anomaly_score
 from skpatchcore.inspection import check_matplotlib, find_matches
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TEMPLATE = Path(__file__).with_name("_report_template.html")
 _N_FOLDS = 5
@@ -73,7 +77,9 @@ def check_report() -> None:
         ) from error
 
 
-def judge(evaluation: Evaluation, alpha: float, groups=None) -> Judgement:
+def judge(
+    evaluation: Evaluation, alpha: float, groups: np.ndarray | None = None
+) -> Judgement:
     """Set a threshold from held-out training images, and apply it to the test images.
 
     The test scores come from the detector that was fitted on all training images, as
@@ -110,13 +116,13 @@ def judge(evaluation: Evaluation, alpha: float, groups=None) -> Judgement:
 
 
 def write_report(
-    folder,
+    folder: str | os.PathLike[str],
     evaluation: Evaluation,
     settings: Mapping,
     alpha: float,
     *,
-    groups=None,
-    verbose=0,
+    groups: np.ndarray | None = None,
+    verbose: int = 0,
 ) -> Path:
     """Write CATEGORY.html, and a folder CATEGORY with its images and a CSV file.
 
@@ -219,9 +225,9 @@ class _Book:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def add(self, figure, name: str, alt: str) -> dict:
+    def add(self, figure: "Figure", name: str, alt: str) -> dict:
         path = self.folder / name
-        options = {"format": path.suffix[1:], "dpi": _DPI}
+        options: dict[str, Any] = {"format": path.suffix[1:], "dpi": _DPI}
         if path.suffix == ".jpg":
             options["pil_kwargs"] = {"quality": _JPEG_QUALITY}
         buffer = io.BytesIO()
@@ -259,7 +265,9 @@ def _confusion(target: np.ndarray, flagged: np.ndarray) -> np.ndarray:
     return confusion_matrix(target, np.where(flagged, -1, 1), labels=[1, -1])
 
 
-def _draw_sheet(book, evaluation, judgement, i: int, places: dict) -> dict:
+def _draw_sheet(
+    book: _Book, evaluation: Evaluation, judgement: Judgement, i: int, places: dict
+) -> dict:
     """Draw an image with its map and its matches, and return how it was judged."""
     test, name = evaluation.test, f"{i:04}"
     (values,) = evaluation.detector.predict_maps([test.data[i]])
@@ -278,7 +286,7 @@ def _draw_sheet(book, evaluation, judgement, i: int, places: dict) -> dict:
         "kind": test.defect_types[i],
         "verdict": _verdict(test.target[i], judgement.flagged[i]),
         "score": score,
-        "p_value": float(judgement.held_out.p_values(score)),
+        "p_value": float(judgement.held_out.p_values(evaluation.scores[i])),
         "images": [
             book.add(maps, f"{name}_maps.jpg", "input, map, overlay and outlines"),
             book.add(matches, f"{name}_matches.jpg", "patch and nearest normal ones"),
@@ -286,7 +294,7 @@ def _draw_sheet(book, evaluation, judgement, i: int, places: dict) -> dict:
     }
 
 
-def _short_name(path) -> str:
+def _short_name(path: str | os.PathLike[str]) -> str:
     return "/".join(Path(path).parts[-2:])
 
 
@@ -296,9 +304,14 @@ def _verdict(label: int, flagged: bool) -> str:
     return "found" if flagged else "missed"
 
 
-def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
+def _as_csv(
+    evaluation: Evaluation,
+    judgement: Judgement,
+    rows: Sequence[int],
+    places: Mapping[int, dict],
+) -> str:
     """Return a CSV table of images: how they were judged, and what they match."""
-    table = [_CSV_COLUMNS]
+    table: list[Sequence] = [_CSV_COLUMNS]
     for i in rows:
         score = float(evaluation.scores[i])
         table.append(
@@ -308,7 +321,7 @@ def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
                 _verdict(evaluation.test.target[i], judgement.flagged[i]),
                 score,
                 score - judgement.offset,
-                float(judgement.held_out.p_values(score)),
+                float(judgement.held_out.p_values(evaluation.scores[i])),
                 evaluation.train.data[places[i]["match_images"][0]],
                 float(places[i]["distances"][0]),
             ]
@@ -316,7 +329,9 @@ def _as_csv(evaluation, judgement, rows: Sequence[int], places: Mapping) -> str:
     return format_csv(table)
 
 
-def _metric_rows(evaluation, judgement, settings) -> list[dict]:
+def _metric_rows(
+    evaluation: Evaluation, judgement: Judgement, settings: Mapping
+) -> list[dict]:
     """Return a row for each metric: its name, its value and published values."""
     row = evaluation.row
     others = Comparison([row], settings)
@@ -328,9 +343,9 @@ def _metric_rows(evaluation, judgement, settings) -> list[dict]:
             if metric == name
             and (value := others.value(name, one, row["category"])) is not None
         ]
-        value = "-" if row[name] is None else f"{row[name]:.3f}"
+        own = "-" if row[name] is None else f"{row[name]:.3f}"
         lines.append(
-            {"name": column_title(name), "value": value, "others": ", ".join(published)}
+            {"name": column_title(name), "value": own, "others": ", ".join(published)}
         )
     (_, false_alarms), (missed, found) = _confusion(
         evaluation.test.target, judgement.flagged
@@ -372,7 +387,7 @@ def _machine(settings: Mapping) -> str:
     )
 
 
-def _render(**values) -> str:
+def _render(**values: Any) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(

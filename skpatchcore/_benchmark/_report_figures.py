@@ -1,6 +1,7 @@
 """Draw the figures of a report, without pyplot, which may need a window system."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 from sklearn.metrics import (
@@ -19,30 +20,40 @@ from skpatchcore.inspection import (
     ScoreDistributionDisplay,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_Corner: TypeAlias = Literal["lower left", "lower right"]
+_Layout: TypeAlias = Literal["constrained", "compressed"]
 # Width in inches of a row of images.
 _ROW_WIDTH = 10.5
 # Options of scikit-learn's curves.
-_CURVE = {
+_CURVE: dict[str, Any] = {
     "name": "test images",
     "plot_chance_level": True,
     "chance_level_kw": {"color": GUIDE, "linestyle": ":"},
 }
 
 
-def _new_figure(width: float, height: float, layout: str = "constrained"):
+def _new_figure(
+    width: float, height: float, layout: _Layout = "constrained"
+) -> "Figure":
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout=layout)
 
 
-def _new_row(image, n_images: int):
+def _new_row(image: Any, n_images: int) -> "Figure":
     """Return a figure for a row of images, with the height that they need."""
     height, width = check_images([image])[0].shape[:2]
-    cell = _ROW_WIDTH / (n_images + 1)
-    return _new_figure(_ROW_WIDTH, cell * min(height / width, 2) + 0.9, "compressed")
+    image_width = _ROW_WIDTH / (n_images + 1)
+    return _new_figure(
+        _ROW_WIDTH, image_width * min(height / width, 2) + 0.9, "compressed"
+    )
 
 
-def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
+def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float) -> "Figure":
     """Draw the ROC curve: defective images found against good ones flagged."""
     figure, ax = _new_curve()
     RocCurveDisplay.from_predictions(
@@ -59,7 +70,9 @@ def draw_roc(target: np.ndarray, scores: np.ndarray, offset: float):
     return _squared(figure, ax, "lower right")
 
 
-def draw_precision_recall(target: np.ndarray, scores: np.ndarray, offset: float):
+def draw_precision_recall(
+    target: np.ndarray, scores: np.ndarray, offset: float
+) -> "Figure":
     """Draw precision (share of flagged images that are defective) against recall."""
     figure, ax = _new_curve()
     PrecisionRecallDisplay.from_predictions(
@@ -77,7 +90,7 @@ def draw_precision_recall(target: np.ndarray, scores: np.ndarray, offset: float)
     return _squared(figure, ax, "lower left")
 
 
-def _new_curve():
+def _new_curve() -> "tuple[Figure, Axes]":
     """Return a figure and its axes, in which the first line has the curve colour."""
     figure = _new_figure(4, 4)
     ax = figure.subplots()
@@ -86,19 +99,25 @@ def _new_curve():
     return figure, ax
 
 
-def _mark_threshold(ax, x: float, y: float) -> None:
-    marker = {"marker": "D", "markersize": 7, "markeredgecolor": "white"}
-    ax.plot([x], [y], color=THRESHOLD, linestyle="none", label="threshold", **marker)
+def _mark_threshold(ax: "Axes", x: float, y: float) -> None:
+    (mark,) = ax.plot([x], [y], color=THRESHOLD, linestyle="none", label="threshold")
+    mark.set(marker="D", markersize=7, markeredgecolor="white")
 
 
-def _squared(figure, ax, legend: str):
+def _squared(figure: "Figure", ax: "Axes", legend: _Corner) -> "Figure":
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     ax.grid(alpha=0.3)
     ax.legend(loc=legend)
     return figure
 
 
-def draw_densities(validation, target, scores, offset: float, alpha: float):
+def draw_densities(
+    validation: np.ndarray,
+    target: np.ndarray,
+    scores: np.ndarray,
+    offset: float,
+    alpha: float,
+) -> "Figure":
     """Draw scores of held-out training images (top) and of test images (bottom)."""
     figure = _new_figure(6.5, 6.6)
     top, bottom = figure.subplots(2, 1, sharex=True)
@@ -114,7 +133,7 @@ def draw_densities(validation, target, scores, offset: float, alpha: float):
     return figure
 
 
-def draw_confusion(counts: np.ndarray):
+def draw_confusion(counts: np.ndarray) -> "Figure":
     """Draw the confusion matrix: true class (rows) and decision (columns)."""
     figure = _new_figure(3.6, 3.2)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -134,7 +153,9 @@ def draw_confusion(counts: np.ndarray):
     return figure
 
 
-def draw_map_row(image, anomaly_map, mask, *, masks_known: bool):
+def draw_map_row(
+    image: Any, anomaly_map: np.ndarray, mask: Any, *, masks_known: bool
+) -> "Figure":
     """Draw an image, its calibrated map, the overlay and the outlines in a row."""
     figure = _new_row(image, 4)
     display = AnomalyMapDisplay.from_predictions(
@@ -149,7 +170,7 @@ def draw_map_row(image, anomaly_map, mask, *, masks_known: bool):
     return display.figure_
 
 
-def draw_match_row(image, training_images: Sequence, places: dict):
+def draw_match_row(image: Any, training_images: Sequence, places: dict) -> "Figure":
     """Draw the most anomalous patch and its nearest normal patches in a row."""
     n_neighbors = len(places["distances"])
     figure = _new_row(image, 2 + n_neighbors)

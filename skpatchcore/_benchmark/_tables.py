@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from tabulate import tabulate
@@ -32,38 +33,40 @@ COLUMNS = (
     "predict_seconds",
 )
 _PACKAGES = ("numpy", "scikit-learn", "timm", "torch")
-# Names of files need not be text. A table for programs has their bytes, and documents
-# have escapes, as JSON has of itself.
+# File names need not be valid text. Tables for programs keep the bytes of such names;
+# documents contain escapes instead, as JSON always does.
 NAME_BYTES, NAME_ESCAPES = "surrogateescape", "backslashreplace"
 
 
 def mean_row(rows: Sequence[Mapping]) -> dict:
     """Return a row of means. Each mean is over the categories that have a value."""
-    mean = {"category": "mean"}
+    mean: dict[str, Any] = {"category": "mean"}
     for column in COLUMNS[1:]:
         values = [row[column] for row in rows if row[column] is not None]
         mean[column] = float(np.mean(values)) if values else None
     return mean
 
 
-def write_results(folder, rows: Sequence[Mapping], settings: Mapping) -> list[Path]:
+def write_results(
+    folder: str | Path, rows: Sequence[Mapping], settings: Mapping
+) -> list[Path]:
     """Write rows, their mean and published results; return the paths of the files.
 
     The files are results.csv, .json, .md and .tex. Each is replaced atomically.
     """
-    folder, beside = Path(folder), Comparison(rows, settings)
+    folder, comparison = Path(folder), Comparison(rows, settings)
     rows = [*rows, mean_row(rows)]
     report = {
         "results": rows,
-        "published": [beside.describe(one) for one in beside.published],
+        "published": [comparison.describe(one) for one in comparison.published],
         "settings": dict(settings),
         "versions": versions(),
     }
     texts = {
-        "csv": _as_csv(rows, beside),
+        "csv": _as_csv(rows, comparison),
         "json": json.dumps(report, indent=2) + "\n",
-        "md": _as_document(rows, beside, "github"),
-        "tex": _as_document(rows, beside, "latex_booktabs"),
+        "md": _as_document(rows, comparison, "github"),
+        "tex": _as_document(rows, comparison, "latex_booktabs"),
     }
     files = [folder / f"results.{suffix}" for suffix in texts]
     for file, text in zip(files, texts.values(), strict=True):
@@ -79,7 +82,7 @@ class Comparison:
         self.rows, self.settings = rows, settings
         self.published = comparable(settings, rows)
 
-    def columns(self) -> list[tuple]:
+    def columns(self) -> list[tuple[str, Published]]:
         """Return the pairs (metric, published setting) that have values."""
         return [
             (metric, one)
@@ -119,44 +122,53 @@ class Comparison:
         return notes
 
 
-def _as_csv(rows: Sequence[Mapping], beside: Comparison) -> str:
-    others = {f"{metric}_{one.name}": (metric, one) for metric, one in beside.columns()}
-    table = [[*COLUMNS, *others]]
+def _as_csv(rows: Sequence[Mapping], comparison: Comparison) -> str:
+    others = {
+        f"{metric}_{one.name}": (metric, one) for metric, one in comparison.columns()
+    }
+    table: list[list] = [[*COLUMNS, *others]]
     for row in rows:
-        theirs = [beside.value(*column, row["category"]) for column in others.values()]
+        theirs = [
+            comparison.value(*column, row["category"]) for column in others.values()
+        ]
         table.append([*(row[name] for name in COLUMNS), *theirs])
     return format_csv(table)
 
 
 def format_csv(rows: Iterable[Sequence]) -> str:
     """Return rows as CSV; None becomes an empty field."""
-    lines = []
-    # A carriage return in a name is quoted only where it is part of line ends.
+    lines: list[str] = []
+    # The csv module quotes a carriage return in a name only if line ends contain one.
     table = csv.writer(SimpleNamespace(write=lines.append), lineterminator="\r\n")
     table.writerows(rows)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 
-def _as_document(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
+def _as_document(rows: Sequence[Mapping], comparison: Comparison, style: str) -> str:
     """Return the table and a comparison with published results, Markdown or LaTeX."""
     parts = [format_table(rows, style=style)]
-    if beside.published:
-        parts.append(format_comparison(rows, beside, style))
+    if comparison.published:
+        parts.append(format_comparison(rows, comparison, style))
         is_latex = style.startswith("latex")
-        parts += [("% " if is_latex else "") + note for note in beside.notes()]
+        parts += [("% " if is_latex else "") + note for note in comparison.notes()]
     return "\n\n".join(parts) + "\n"
 
 
-def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -> str:
+def format_comparison(
+    rows: Sequence[Mapping], comparison: Comparison, style: str
+) -> str:
     """Return a table that compares a run with published results, metric by metric."""
-    metrics = dict.fromkeys(metric for metric, _ in beside.columns())
-    headers, columns = ["category"], [[row["category"] for row in rows]]
+    metrics = dict.fromkeys(metric for metric, _ in comparison.columns())
+    headers = ["category"]
+    columns = [[row["category"] for row in rows]]
     for metric in metrics:
         headers.append(f"{column_title(metric)} this run")
         columns.append([_format_cell(metric, row[metric]) for row in rows])
-        for _, one in (column for column in beside.columns() if column[0] == metric):
+        for _, one in (
+            column for column in comparison.columns() if column[0] == metric
+        ):
             headers.append(f"{column_title(metric)} {one.name}")
-            values = [beside.value(metric, one, row["category"]) for row in rows]
+            values = [comparison.value(metric, one, row["category"]) for row in rows]
             columns.append([_format_cell(metric, value) for value in values])
     return tabulate(
         list(zip(*columns, strict=True)),
@@ -168,7 +180,7 @@ def format_comparison(rows: Sequence[Mapping], beside: Comparison, style: str) -
 
 
 def replace_text(path: Path, text: str, errors: str = "strict") -> None:
-    """Write a text file as a whole, and the folders that it needs."""
+    """Write a text file atomically; create its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w", errors=errors) as file:
         file.write(text)

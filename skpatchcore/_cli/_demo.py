@@ -1,7 +1,7 @@
-"""Demonstrate the whole method in a minute, offline and without any data."""
+"""The demonstration: the whole method in a minute, offline and on generated images."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import Bunch
@@ -20,17 +20,17 @@ from skpatchcore._utils import atomic_write
 from skpatchcore.datasets import make_surface_defects
 
 IMAGE_SIZE = 256
-# Comes with the package, and was not trained on any of these textures.
-FEATURES = {"backbone": "embedded", "image_size": IMAGE_SIZE}
-# Sizes that take half a minute on two slow processor cores.
-SURFACES = dict(
+# This network is part of the package and was not trained on any of these textures.
+FEATURES: dict[str, Any] = {"backbone": "embedded", "image_size": IMAGE_SIZE}
+# The demonstration takes half a minute on two slow processor cores.
+SURFACES: dict[str, Any] = dict(
     n_train=40,
     n_test_good=8,
     n_test_defective=16,
     texture="knurled",
     image_size=IMAGE_SIZE,
 )
-# The last training images are held out from the fit and set the threshold.
+# These last training images are held out from the fit and set the threshold.
 N_HELD_OUT = 8
 CORESET_FRACTION = 0.02
 COLUMNS = (*IMAGE_COLUMNS, *PIXEL_COLUMNS)
@@ -40,18 +40,18 @@ N_SHOWN = 6
 class Demo(NamedTuple):
     """Results of the demonstration on its test images.
 
-    `threshold` is on the scale of the maps: the largest value in any map of the
-    held-out good images. An image is found anomalous if one of its pixels exceeds it.
+    `threshold` is the largest value in any map of the held-out good images. An image
+    counts as anomalous if one of its pixels exceeds it.
     """
 
     test: Bunch
     maps: list[np.ndarray]
     threshold: float
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]
 
 
 def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
-    """Fit on generated good images, and measure on others with known defects."""
+    """Fit on generated good images, and measure on images with known defects."""
     surfaces = make_surface_defects(**SURFACES, random_state=random_state)
     train, test = (_subset(surfaces, split) for split in ("train", "test"))
     detector = PatchCoreDetector(
@@ -62,13 +62,14 @@ def run_demo(random_state: int = 0, *, verbose: int = 0) -> Demo:
     )
     detector.fit(train.data[:-N_HELD_OUT])
     # Training images lie near the memory bank; new good images lie farther away.
-    threshold = detector.predict_maps(train.data[-N_HELD_OUT:]).max()
+    held_out = detector.predict_maps(train.data[-N_HELD_OUT:])
+    threshold = max(float(values.max()) for values in held_out)
     scores, maps = score_and_map(detector, test.data, size="resized")
     metrics = {
         **measure_images(test.target, scores),
         **measure_pixels(test, maps, detector.features_),
     }
-    return Demo(test, maps, float(threshold), metrics)
+    return Demo(test, maps, threshold, metrics)
 
 
 def draw_sheet(demo: Demo, path: Path) -> None:
@@ -95,7 +96,7 @@ def draw_sheet(demo: Demo, path: Path) -> None:
 
 
 def choose_images(defect_types: np.ndarray, n: int) -> list[int]:
-    """Return the index of the first image of each of `n` kinds, the good one first."""
+    """Return the index of the first image of each of `n` kinds, good images first."""
     kinds, firsts = np.unique(defect_types.astype(str), return_index=True)
     order = np.argsort(kinds != "good", kind="stable")
     return firsts[order][:n].tolist()

@@ -1,12 +1,14 @@
-"""What ``skpatchcore score`` finds, computes and draws; it writes nothing itself."""
+"""Find the images of ``skpatchcore score``, and format and draw its results."""
 
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import Bunch
 
 from skpatchcore._benchmark import format_csv
 from skpatchcore._detectors import Inspection
@@ -19,19 +21,22 @@ from skpatchcore.datasets import (
     without_aliases,
 )
 from skpatchcore.inspection import blend_overlay, color_limits
+from skpatchcore.scoring import UnreadableImage
 
 _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """Return files as they are and the images in folders.
+    """Return the given files, and the images in the given folders.
 
-    Each is listed once, however many paths and links lead to it, under the first of
-    `paths` that does.
+    Each image is listed once, even if several paths or links lead to it. It is listed
+    under the first of them.
     """
-    resolve, found = Resolver(), {}
+    resolve = Resolver()
+    found: dict[Any, str] = {}
     for path in paths:
-        inside = _search(Path(path)) if os.path.isdir(path) else [path]
+        is_folder = os.path.isdir(path)
+        inside: Sequence[str | Path] = _search(Path(path)) if is_folder else [path]
         if not inside:
             raise ValueError(f"Found no images in {path} or its subfolders.")
         for image in inside:
@@ -40,7 +45,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def _search(root: Path) -> list[Path]:
-    """Return the images in a folder, and after them those in its subfolders."""
+    """Return the images in a folder, followed by those in its subfolders."""
     folders = walk_folders(root, list_folders)
     images = [path for folder in folders for path in list_images(folder)]
 
@@ -52,7 +57,7 @@ def _search(root: Path) -> list[Path]:
 
 
 def png_paths(images: Sequence[str], folder: Path | None) -> list[Path]:
-    """Return a file in `folder` for each image, arranged as the images are."""
+    """Return a PNG file in `folder` for each image, in the same subfolders."""
     if folder is None:
         return []
     sources = [Path(os.path.abspath(image)) for image in images]
@@ -66,29 +71,30 @@ def png_paths(images: Sequence[str], folder: Path | None) -> list[Path]:
         for path in relative
     ]
     paths = [Path(os.path.abspath(folder)) / name for name in names]
-    # By links, a file may be the image that it is drawn from.
+    # A link in the folder may lead to an image.
     read = {os.path.realpath(source) for source in sources}
     lost = [path for path in paths if os.path.realpath(path) in read]
     if lost:
         raise ValueError(
-            f"{min(lost)} would be overwritten; choose another folder than {folder}."
+            f"{min(lost)} is an input image and would be overwritten. Choose another "
+            f"folder than {folder}."
         )
     return paths
 
 
-def as_csv(images: Sequence[str], results) -> str:
-    """Return a table of scores, decisions and labels, a line for each image."""
+def as_csv(images: Sequence[str], results: Bunch) -> str:
+    """Return a CSV table with the score, decision and label of each image."""
     columns = ["score", "decision", "p_value"]
     columns = [name for name in columns if name in results]
-    table = [["path", *columns, "label"]]
+    table: list[list] = [["path", *columns, "label"]]
     numbers = zip(*(results[name].tolist() for name in columns), strict=True)
     for i, row, label in zip(results.index, numbers, results.label, strict=True):
         table.append([images[i], *row, _LABELS[label]])
     return format_csv(table)
 
 
-def as_report(images: Sequence[str], unreadable: Sequence) -> str:
-    """Return a table of the images that could not be read, and why."""
+def as_report(images: Sequence[str], unreadable: Sequence[UnreadableImage]) -> str:
+    """Return a CSV table of the unreadable images, with reasons."""
     rows = [[images[bad.index], bad.reason] for bad in unreadable]
     return format_csv([["path", "reason"], *rows])
 
@@ -96,7 +102,7 @@ def as_report(images: Sequence[str], unreadable: Sequence) -> str:
 def draw_overlays(
     images: Images, found: Sequence[Inspection]
 ) -> Iterator[NDArray[np.uint8]]:
-    """Yield each image with its anomaly map laid over, all on one colour scale."""
+    """Yield each image overlaid with its anomaly map, all on one colour scale."""
     limits = color_limits(
         found[0].detector.map_threshold_ if found else None,
         [seen.patch_scores for seen in found],
@@ -106,7 +112,7 @@ def draw_overlays(
 
 
 def draw_masks(found: Sequence[Inspection]) -> Iterator[NDArray[np.uint8]]:
-    """Yield for each image 255 where it is anomalous, else 0."""
+    """Yield the mask of each image: 255 where it is anomalous, 0 elsewhere."""
     for seen in found:
         mask = seen.make_map() > seen.detector.map_threshold_
         yield mask.astype(np.uint8) * 255

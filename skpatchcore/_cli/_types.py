@@ -1,22 +1,26 @@
-"""What options of the command line take, and YAML files of them."""
+"""Types of command-line options, and YAML files that set options."""
 
 import contextlib
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 
 
 class CommaSeparated(click.ParamType):
-    """Values between commas, or a list of a configuration file, as a tuple."""
+    """Values separated by commas, or a list in a configuration file, as a tuple."""
 
     name = "list"
 
-    def __init__(self, inner=click.STRING):
+    def __init__(self, inner: click.ParamType = click.STRING):
         self.inner = inner
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the value that a command receives."""
         parts = value if isinstance(value, list | tuple) else str(value).split(",")
         parts = [part.strip() if isinstance(part, str) else part for part in parts]
         if "" in parts or not parts:
@@ -25,14 +29,17 @@ class CommaSeparated(click.ParamType):
 
 
 class Size(CommaSeparated):
-    """A short side, or height and width, in pixels."""
+    """A shorter side, or height and width, in pixels."""
 
     name = "size"
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(click.IntRange(min=1))
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the value that a command receives."""
         sizes = super().convert(value, param, ctx)
         if len(sizes) > 2:
             self.fail(f"{value!r} is neither N nor HEIGHT,WIDTH.", param, ctx)
@@ -40,11 +47,14 @@ class Size(CommaSeparated):
 
 
 class Fraction(click.ParamType):
-    """A share, or a number of at least 2: what a lone 1 means is not obvious."""
+    """A share, or a number of at least 2. A lone 1 is ambiguous and refused."""
 
     name = "fraction"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the value that a command receives."""
         with contextlib.suppress(ValueError):
             if int(str(value)) > 1:
                 return int(str(value))
@@ -59,11 +69,14 @@ class Fraction(click.ParamType):
 
 
 class Pattern(click.ParamType):
-    """A regular expression, as it was written."""
+    """A regular expression, as text."""
 
     name = "regex"
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the value that a command receives."""
         try:
             re.compile(value)
         except (re.error, TypeError) as error:
@@ -79,7 +92,10 @@ class KeywordOr(click.ParamType):
     def __init__(self, inner: click.ParamType, *keywords: str):
         self.inner, self.keywords = inner, keywords
 
-    def convert(self, value, param, ctx):
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return the value that a command receives."""
         if isinstance(value, str) and value.lower() in self.keywords:
             return None if value.lower() == "none" else value.lower()
         try:
@@ -92,8 +108,8 @@ class KeywordOr(click.ParamType):
 # Configuration file -----------------------------------------------------------------
 
 
-def use_config(ctx, param, path: Path | None) -> None:
-    """Make the settings in a file the defaults of a command's options."""
+def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
+    """Use the settings in a file as defaults of a command's options."""
     if path is None:
         return
     options = {
@@ -108,7 +124,8 @@ def use_config(ctx, param, path: Path | None) -> None:
             close = difflib.get_close_matches(name, options)
             guess = f" Did you mean {' or '.join(close)}?" if close else ""
             raise click.BadParameter(
-                f"{path} sets {key!r}, which {ctx.command.name!r} does not know.{guess}"
+                f"{path} sets {key!r}, which is not an option of "
+                f"{ctx.command.name!r}.{guess}"
             )
         if name in settings:
             raise click.BadParameter(f"{path} sets {name!r} twice.")
@@ -116,27 +133,27 @@ def use_config(ctx, param, path: Path | None) -> None:
     ctx.default_map = {**(ctx.default_map or {}), **settings}
 
 
-def _read_config(path: Path) -> dict:
+def _read_config(path: Path) -> dict[Any, Any]:
     import yaml
 
     try:
         settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        first_lines = " ".join(str(error).split())
-        raise click.BadParameter(f"{path} is no YAML file: {first_lines}") from None
+        reason = " ".join(str(error).split())
+        raise click.BadParameter(f"{path} is not a YAML file: {reason}") from None
     if not isinstance(settings, dict):
         raise click.BadParameter(
-            f"{path} must hold lines of the form 'option: value', got "
-            f"{type(settings).__name__}."
+            f"{path} must contain lines of the form 'option: value', but "
+            f"contains {type(settings).__name__}."
         )
     return settings
 
 
-def _check_setting(path: Path, key, value, kind: click.ParamType):
+def _check_setting(path: Path, key: Any, value: Any, kind: click.ParamType) -> Any:
     inner = kind.inner if isinstance(kind, KeywordOr) else kind
     if isinstance(value, list) and isinstance(inner, CommaSeparated):
         return value
     if isinstance(value, list | dict):
-        raise click.BadParameter(f"{path}: {key!r} takes one value, got {value!r}.")
-    # "none" is how options spell what YAML calls null.
+        raise click.BadParameter(f"{path}: {key!r} takes one value, but is {value!r}.")
+    # YAML's null is the word "none" on the command line.
     return "none" if value is None else value

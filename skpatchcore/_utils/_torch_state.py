@@ -59,7 +59,8 @@ def own_torch_state() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         # Both of these cost time at every call of torch, so only where there is need.
-        if torch.get_default_device().type != "cpu":
+        # In torch 2.6, get_default_device ignores blocks and fails after a reset.
+        if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if torch.get_default_dtype() != torch.float32:
             stack.enter_context(_Float32Defaults())

@@ -1,18 +1,25 @@
 """Animations that step through the patches of an image."""
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
-from skpatchcore._images import check_images
+from skpatchcore._images import Images, check_images
 from skpatchcore._utils import atomic_write, check_writable
 from skpatchcore.inspection._axes import check_matplotlib, image_title
 from skpatchcore.inspection._colors import GUIDE, NORMAL, PATCH, cased
 from skpatchcore.inspection._overlays import color_limits
-from skpatchcore.inspection._patch_boxes import PatchPlaces
+from skpatchcore.inspection._patch_boxes import Matches, PatchPlaces
 from skpatchcore.inspection._patch_matches import SURROUNDINGS, draw_cutout
+
+if TYPE_CHECKING:
+    from matplotlib.animation import AbstractMovieWriter
+    from matplotlib.axes import Axes
 
 _WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 # Inches, and pixels per inch. 900 x 580 pixels: MP4 needs even numbers.
@@ -20,16 +27,16 @@ _SIZE, _DPI = (9.0, 5.8), 100
 
 
 def animate_patch_matches(
-    estimator,
-    image,
-    path,
+    estimator: Any,
+    image: Any,
+    path: str | os.PathLike[str],
     *,
-    training_images,
-    step=None,
-    max_frames=100,
-    fps=4,
-    verbose=0,
-):
+    training_images: Any,
+    step: int | None = None,
+    max_frames: int = 100,
+    fps: float = 4,
+    verbose: int = 0,
+) -> Path:
     """Write an animation that shows the nearest normal patch of each patch.
 
     Use it for a talk or a report, to explain how a detector scores one image. The
@@ -133,8 +140,8 @@ def animate_patch_matches(
     return path
 
 
-def _make_writer(path: Path, fps: float):
-    from matplotlib.animation import writers
+def _make_writer(path: Path, fps: float) -> "AbstractMovieWriter":
+    from matplotlib.animation import AbstractMovieWriter, writers
 
     kind = _WRITERS.get(path.suffix.lower())
     if kind is None:
@@ -146,10 +153,13 @@ def _make_writer(path: Path, fps: float):
             f"{path.name} needs ffmpeg, which was not found. Install ffmpeg and add it "
             "to the PATH, or write a .gif file."
         )
-    return writers[kind](fps=fps)
+    make: Callable[..., AbstractMovieWriter] = writers[kind]
+    return make(fps=fps)
 
 
-def _plan_walk(matches, step: int | None, max_frames: int) -> list[tuple[int, int]]:
+def _plan_walk(
+    matches: Matches, step: int | None, max_frames: int
+) -> list[tuple[int, int]]:
     """Return grid positions, row by row, and the most anomalous one last."""
     for name, value in (("step", step), ("max_frames", max_frames)):
         if value is not None and value < 1:
@@ -167,7 +177,7 @@ def _plan_walk(matches, step: int | None, max_frames: int) -> list[tuple[int, in
 class _Scene:
     """A figure that shows one patch at a time, and the normal patch that it matches."""
 
-    def __init__(self, images, places: PatchPlaces):
+    def __init__(self, images: Images, places: PatchPlaces):
         from matplotlib.figure import Figure
 
         self.places = places
@@ -175,8 +185,8 @@ class _Scene:
         self.matches = places.matches(images, 1)
         # Not pyplot, which may need a window system.
         self.figure = Figure(figsize=_SIZE, layout="constrained")
-        cells = self.figure.subplots(2, 3)
-        (whole, scores, self.source), (self.patch, distances, self.match) = cells
+        grid = self.figure.subplots(2, 3)
+        (whole, scores, self.source), (self.patch, distances, self.match) = grid
         self._draw_image(whole, image_title(images._sources[0], 0))
         self._draw_scores(scores)
         self._draw_distances(distances)
@@ -185,12 +195,12 @@ class _Scene:
         self.figure.draw_without_rendering()
         self.figure.set_layout_engine("none")
 
-    def _draw_image(self, cell, title: str) -> None:
+    def _draw_image(self, axes: "Axes", title: str) -> None:
         box = self._box(self.matches.most_anomalous)
-        self.outline = draw_cutout(cell, self.image, box, PATCH)
-        cell.set_title(title)
+        self.outline = draw_cutout(axes, self.image, box, PATCH)
+        axes.set_title(title)
 
-    def _draw_scores(self, cell) -> None:
+    def _draw_scores(self, axes: "Axes") -> None:
         from matplotlib.patches import Rectangle
 
         low, high = color_limits(None, [self.matches.scores])
@@ -198,19 +208,20 @@ class _Scene:
         rows, columns = self.matches.scores.shape
         aspect = (height / rows) / (width / columns)
         scores = self.matches.scores
-        cell.imshow(scores, vmin=low, vmax=high, cmap="inferno", aspect=aspect)
-        line = {"edgecolor": PATCH, "linewidth": 1.8, "path_effects": cased(1.8)}
-        self.mark = cell.add_patch(Rectangle((0, 0), 1, 1, fill=False, **line))
-        cell.set(title="patch scores", xticks=[], yticks=[])
+        axes.imshow(scores, vmin=low, vmax=high, cmap="inferno", aspect=aspect)
+        self.mark = Rectangle((0, 0), 1, 1, fill=False, edgecolor=PATCH, linewidth=1.8)
+        self.mark.set_path_effects(cased(1.8))
+        axes.add_patch(self.mark)
+        axes.set(title="patch scores", xticks=[], yticks=[])
 
-    def _draw_distances(self, cell) -> None:
-        cell.hist(self.matches.scores.ravel(), bins=40, color=GUIDE)
-        cell.set(xlabel="patch score (feature distance)", ylabel="number of patches")
-        cell.set_box_aspect(0.8)
-        line = {"color": PATCH, "linewidth": 2, "path_effects": cased(2, "black")}
-        self.score = cell.axvline(0, **line)
+    def _draw_distances(self, axes: "Axes") -> None:
+        axes.hist(self.matches.scores.ravel(), bins=40, color=GUIDE)
+        axes.set(xlabel="patch score (feature distance)", ylabel="number of patches")
+        axes.set_box_aspect(0.8)
+        self.score = axes.axvline(0, color=PATCH, linewidth=2)
+        self.score.set_path_effects(cased(2, "black"))
 
-    def _box(self, place) -> np.ndarray:
+    def _box(self, place: tuple[int, int]) -> np.ndarray:
         return self.places.box(self.image.shape[:2], self.matches.scores.shape, place)
 
     def show(self, place: tuple[int, int]) -> None:
@@ -224,8 +235,8 @@ class _Scene:
         self.outline.set_xy((box[1] - 0.5, box[0] - 0.5))
         self.mark.set_xy((place[1] - 0.5, place[0] - 0.5))
         self.score.set_xdata([self.matches.scores[place]] * 2)
-        for cell in (self.source, self.patch, self.match):
-            cell.clear()
+        for axes in (self.source, self.patch, self.match):
+            axes.clear()
         draw_cutout(self.source, training, match_box, NORMAL)
         draw_cutout(self.patch, self.image, box, PATCH, SURROUNDINGS)
         draw_cutout(self.match, training, match_box, NORMAL, SURROUNDINGS)

@@ -1,12 +1,17 @@
 """Plots of images with their anomaly maps (heat maps), overlays and masks."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import check_consistent_length
 
 from skpatchcore._detectors import find_maps
 from skpatchcore._images import check_images
 from skpatchcore.datasets import read_masks
 from skpatchcore.inspection._axes import (
+    AxesLike,
     check_matplotlib,
     grid_of_axes,
     image_title,
@@ -18,6 +23,7 @@ from skpatchcore.inspection._colors import (
     THRESHOLD,
     THRESHOLD_LINE,
     TRUE_MASK,
+    LineStyle,
     cased,
 )
 from skpatchcore.inspection._overlays import (
@@ -27,6 +33,11 @@ from skpatchcore.inspection._overlays import (
     strength_of,
     value_range,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.colors import Colormap
 
 _COLUMNS = ("input", "map", "overlay", "mask", "truth")
 _COLUMN_TITLES = {
@@ -126,13 +137,13 @@ class AnomalyMapDisplay:
 
     def __init__(
         self,
-        images,
-        maps,
+        images: Any,
+        maps: Sequence[NDArray] | NDArray,
         *,
-        masks=None,
-        threshold=None,
-        titles=None,
-        calibrated=False,
+        masks: Sequence[Any] | None = None,
+        threshold: float | None = None,
+        titles: Sequence[str] | None = None,
+        calibrated: bool = False,
     ):
         self.images = images
         self.maps = maps
@@ -143,8 +154,16 @@ class AnomalyMapDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, *, masks=None, threshold=None, titles=None, ax=None, **kwargs
-    ):
+        cls,
+        estimator: Any,
+        X: Any,
+        *,
+        masks: Sequence[Any] | None = None,
+        threshold: float | None = None,
+        titles: Sequence[str] | None = None,
+        ax: "AxesLike | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Compute the anomaly maps of images and draw them.
 
         Parameters
@@ -211,16 +230,16 @@ class AnomalyMapDisplay:
     @classmethod
     def from_predictions(
         cls,
-        images,
-        maps,
+        images: Any,
+        maps: Sequence[NDArray] | NDArray,
         *,
-        masks=None,
-        threshold=None,
-        titles=None,
-        calibrated=False,
-        ax=None,
-        **kwargs,
-    ):
+        masks: Sequence[Any] | None = None,
+        threshold: float | None = None,
+        titles: Sequence[str] | None = None,
+        calibrated: bool = False,
+        ax: "AxesLike | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw images with existing anomaly maps.
 
         Parameters
@@ -277,15 +296,15 @@ class AnomalyMapDisplay:
 
     def plot(
         self,
-        ax=None,
+        ax: "AxesLike | None" = None,
         *,
-        columns=None,
-        vmin=None,
-        vmax=None,
-        cmap=None,
-        alpha=ALPHA,
-        colorbar=True,
-    ):
+        columns: Sequence[str] | None = None,
+        vmin: float | None = None,
+        vmax: float | None = None,
+        cmap: "str | Colormap | None" = None,
+        alpha: float = ALPHA,
+        colorbar: bool = True,
+    ) -> Self:
         """Draw the images, maps and masks.
 
         Parameters
@@ -322,7 +341,6 @@ class AnomalyMapDisplay:
             The drawn display.
         """
         check_matplotlib()
-        from matplotlib.cm import ScalarMappable
         from matplotlib.colors import Normalize
 
         columns = self._check_columns(columns)
@@ -330,25 +348,25 @@ class AnomalyMapDisplay:
         limits = color_limits(self.threshold, self._maps)
         if self.calibrated:
             limits = _CALIBRATED_LIMITS
-        vmin = limits[0] if vmin is None else vmin
-        vmax = limits[1] if vmax is None else vmax
-        self._colors = ScalarMappable(Normalize(vmin, vmax), _as_colormap(cmap))
+        self._vmin = limits[0] if vmin is None else vmin
+        self._vmax = limits[1] if vmax is None else vmax
+        self._norm, self._cmap = Normalize(self._vmin, self._vmax), _as_colormap(cmap)
         self._alpha = alpha
         self.axes_ = grid_of_axes(ax, [i.shape[:2] for i in self._images], len(columns))
         self.figure_ = self.axes_[0, 0].figure
         for i, row in enumerate(self.axes_):
-            for column, cell in zip(columns, row, strict=True):
-                getattr(self, f"_draw_{column}")(cell, i)
-                cell.set(xticks=[], yticks=[])
+            for column, axes in zip(columns, row, strict=True):
+                getattr(self, f"_draw_{column}")(axes, i)
+                axes.set(xticks=[], yticks=[])
                 if i == 0:
-                    cell.set_title(_COLUMN_TITLES[column])
+                    axes.set_title(_COLUMN_TITLES[column])
             label_row(row[0], self._titles[i])
         if "mask" in columns:
             self._draw_legend(self.axes_[-1, columns.index("mask")])
         self.colorbar_ = self._draw_colorbar() if colorbar else None
         return self
 
-    def _check_columns(self, columns) -> list[str]:
+    def _check_columns(self, columns: Sequence[str] | None) -> list[str]:
         if columns is None:
             has_outlines = self.masks is not None or self.threshold is not None
             return list(_COLUMNS[:4] if has_outlines else _COLUMNS[:3])
@@ -377,48 +395,52 @@ class AnomalyMapDisplay:
                     f"{image.shape[0]} x {image.shape[1]}. Use "
                     "predict_maps(size='original')."
                 )
-        self._masks = self.masks
+        self._masks: list[np.ndarray] | None = None
         if self.masks is not None:
             self._masks = read_masks(self.masks, self._images)
-        self._titles = self.titles
-        if self.titles is None:
-            self._titles = [image_title(s, i) for i, s in enumerate(images._sources)]
+        self._titles: Sequence[str] = [
+            image_title(source, i) for i, source in enumerate(images._sources)
+        ]
+        if self.titles is not None:
+            self._titles = self.titles
 
-    def _draw_input(self, cell, i: int) -> None:
-        cell.imshow(self._images[i])
+    def _draw_input(self, axes: "Axes", i: int) -> None:
+        axes.imshow(self._images[i])
 
-    def _draw_map(self, cell, i: int) -> None:
-        cell.imshow(self._maps[i], norm=self._colors.norm, cmap=self._colors.cmap)
+    def _draw_map(self, axes: "Axes", i: int) -> None:
+        axes.imshow(self._maps[i], norm=self._norm, cmap=self._cmap)
 
-    def _draw_overlay(self, cell, i: int) -> None:
-        norm = self._colors.norm
-        strength = strength_of(self._maps[i], norm.vmin, norm.vmax)
-        colors = self._colors.cmap(strength)[..., :3]
-        cell.imshow(blend(self._images[i], strength, colors, self._alpha))
+    def _draw_overlay(self, axes: "Axes", i: int) -> None:
+        strength = strength_of(self._maps[i], self._vmin, self._vmax)
+        colors = self._cmap(strength)[..., :3]
+        axes.imshow(blend(self._images[i], strength, colors, self._alpha))
 
-    def _draw_mask(self, cell, i: int) -> None:
-        cell.imshow(self._images[i])
+    def _draw_mask(self, axes: "Axes", i: int) -> None:
+        axes.imshow(self._images[i])
         if self._masks is not None:
-            _fill(cell, self._masks[i], TRUE_MASK)
+            _fill(axes, self._masks[i], TRUE_MASK)
         if self.threshold is not None:
             predicted = self._maps[i] > self.threshold
-            _outline(cell, predicted, PREDICTED_MASK, PREDICTED_LINE)
+            _outline(axes, predicted, PREDICTED_MASK, PREDICTED_LINE)
 
-    def _draw_truth(self, cell, i: int) -> None:
-        cell.imshow(self._masks[i], cmap="gray", vmin=0, vmax=1)
+    def _draw_truth(self, axes: "Axes", i: int) -> None:
+        assert self._masks is not None  # Checked with the columns.
+        axes.imshow(self._masks[i], cmap="gray", vmin=0, vmax=1)
 
-    def _draw_legend(self, cell) -> None:
+    def _draw_legend(self, axes: "Axes") -> None:
+        from matplotlib.artist import Artist
         from matplotlib.lines import Line2D
         from matplotlib.patches import Patch
 
-        handles = []
+        handles: list[Artist] = []
         if self._masks is not None:
             handles.append(Patch(color=TRUE_MASK, alpha=0.6, label="true"))
         if self.threshold is not None:
-            line = {"color": PREDICTED_MASK, "linestyle": PREDICTED_LINE}
-            handles.append(Line2D([], [], **line, label="predicted"))
+            line = Line2D([], [], color=PREDICTED_MASK, linestyle=PREDICTED_LINE)
+            line.set_label("predicted")
+            handles.append(line)
         if handles:
-            cell.legend(
+            axes.legend(
                 handles=handles,
                 loc="upper center",
                 bbox_to_anchor=(0.5, -0.02),
@@ -428,14 +450,15 @@ class AnomalyMapDisplay:
                 columnspacing=1.0,
             )
 
-    def _draw_colorbar(self):
-        vmin, vmax = self._colors.norm.vmin, self._colors.norm.vmax
+    def _draw_colorbar(self) -> "Colorbar":
+        from matplotlib.cm import ScalarMappable
+
         low, high = value_range(self._maps)
         extend = {(True, True): "both", (True, False): "min", (False, True): "max"}
         bar = self.figure_.colorbar(
-            self._colors,
+            ScalarMappable(self._norm, self._cmap),
             ax=self.axes_,
-            extend=extend.get((low < vmin, high > vmax), "neither"),
+            extend=extend.get((low < self._vmin, high > self._vmax), "neither"),
             label="calibrated score" if self.calibrated else "anomaly score per pixel",
             aspect=12 * len(self.axes_),
             fraction=0.05,
@@ -444,34 +467,36 @@ class AnomalyMapDisplay:
         self._mark_threshold(bar)
         return bar
 
-    def _mark_threshold(self, bar) -> None:
-        vmin, vmax = self._colors.norm.vmin, self._colors.norm.vmax
+    def _mark_threshold(self, bar: "Colorbar") -> None:
+        vmin, vmax = self._vmin, self._vmax
         if self.threshold is None or not vmin < self.threshold < vmax:
             return
-        line = {"color": THRESHOLD, "linestyle": THRESHOLD_LINE, "linewidth": 1.5}
-        bar.ax.axhline(self.threshold, **line, path_effects=cased(1.5))
+        line = bar.ax.axhline(self.threshold, color=THRESHOLD, linewidth=1.5)
+        line.set(linestyle=THRESHOLD_LINE, path_effects=cased(1.5))
         labels = [f"{vmin:.3g}", f"{self.threshold:.3g}\nthreshold", f"{vmax:.3g}"]
         if self.calibrated and vmin == _CALIBRATED_LIMITS[0]:
             labels[0] += "\ntypical\nnormal"
         bar.set_ticks([vmin, self.threshold, vmax], labels=labels)
 
 
-def _fill(cell, mask: np.ndarray, color: str) -> None:
+def _fill(axes: "Axes", mask: np.ndarray, color: str) -> None:
     """Tint the pixels of a mask, and draw their outline."""
     from matplotlib.colors import to_rgb
 
     tint = np.zeros((*mask.shape, 4))
     tint[mask] = (*to_rgb(color), 0.45)
-    cell.imshow(tint)
-    _outline(cell, mask, color)
+    axes.imshow(tint)
+    _outline(axes, mask, color)
 
 
-def _outline(cell, mask: np.ndarray, color: str, line="solid") -> None:
+def _outline(
+    axes: "Axes", mask: np.ndarray, color: str, line: LineStyle = "solid"
+) -> None:
     # The padding closes outlines at the border. An empty contour would be a warning.
     if mask.any():
         rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
         padded = np.pad(mask, 1).astype(float)
-        outline = cell.contour(
+        outline = axes.contour(
             columns,
             rows,
             padded,
@@ -481,10 +506,10 @@ def _outline(cell, mask: np.ndarray, color: str, line="solid") -> None:
             linewidths=1.5,
         )
         outline.set_path_effects(cased(1.5, "black"))
-        cell.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
+        axes.set(xlim=(-0.5, mask.shape[1] - 0.5), ylim=(mask.shape[0] - 0.5, -0.5))
 
 
-def _as_colormap(cmap):
+def _as_colormap(cmap: "str | Colormap | None") -> "Colormap":
     from matplotlib import colormaps
 
     cmap = "inferno" if cmap is None else cmap

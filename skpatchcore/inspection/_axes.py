@@ -3,11 +3,19 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Axes for several plots, or one Axes to divide.
+AxesLike: TypeAlias = "Axes | Sequence[Axes] | NDArray"
 
 # Width of one image in a plot, in inches.
-_CELL_WIDTH = 2.2
+_IMAGE_WIDTH = 2.2
 
 
 def check_matplotlib() -> None:
@@ -20,7 +28,7 @@ def check_matplotlib() -> None:
         ) from error
 
 
-def one_axes(ax, figsize: tuple[float, float]):
+def one_axes(ax: "Axes | None", figsize: tuple[float, float]) -> "Axes":
     """Return `ax`, or the axes of a new figure if it is None."""
     if ax is not None:
         return ax
@@ -29,7 +37,9 @@ def one_axes(ax, figsize: tuple[float, float]):
     return plt.subplots(figsize=figsize, layout="constrained")[1]
 
 
-def grid_of_axes(ax, shapes: Sequence[tuple[int, int]], n_columns: int) -> np.ndarray:
+def grid_of_axes(
+    ax: "AxesLike | None", shapes: Sequence[tuple[int, ...]], n_columns: int
+) -> NDArray:
     """Return axes of shape (n_images, n_columns): existing ones, or new ones.
 
     `shapes` has the height and width of the images in each row. New axes fit them.
@@ -40,10 +50,8 @@ def grid_of_axes(ax, shapes: Sequence[tuple[int, int]], n_columns: int) -> np.nd
 
         figure = plt.figure(figsize=_sheet_size(shapes, n_columns), layout="compressed")
         return figure.subplots(*size, squeeze=False)
-    if not isinstance(ax, np.ndarray | list | tuple):
-        ax.set_axis_off()
-        grid = ax.get_subplotspec().subgridspec(*size)
-        return grid.subplots(squeeze=False)
+    if not isinstance(ax, np.ndarray | Sequence):
+        return _divide(ax, size)
     axes = np.asarray(ax, dtype=object)
     if axes.size != size[0] * size[1]:
         raise ValueError(
@@ -53,20 +61,34 @@ def grid_of_axes(ax, shapes: Sequence[tuple[int, int]], n_columns: int) -> np.nd
     return axes.reshape(size)
 
 
-def _sheet_size(shapes: Sequence[tuple[int, int]], n_columns: int) -> tuple:
+def _divide(ax: "Axes", size: tuple[int, int]) -> NDArray:
+    """Return axes in the place of a single one, which becomes invisible."""
+    spec = ax.get_subplotspec()
+    if spec is None:
+        raise ValueError(
+            "ax is not part of a grid, so it cannot be divided. Create it with "
+            f"subplots, or pass an array of {size[0]} x {size[1]} Axes."
+        )
+    ax.set_axis_off()
+    return spec.subgridspec(*size).subplots(squeeze=False)
+
+
+def _sheet_size(
+    shapes: Sequence[tuple[int, ...]], n_columns: int
+) -> tuple[float, float]:
     """Return the size in inches of a figure that fits images of these shapes."""
     aspect = np.median([height / width for height, width in shapes])
     # Margins for titles and colour bar.
-    width = _CELL_WIDTH * n_columns + 1.8
-    return width, _CELL_WIDTH * len(shapes) * min(aspect, 3) + 0.7
+    width = _IMAGE_WIDTH * n_columns + 1.8
+    return width, _IMAGE_WIDTH * len(shapes) * min(aspect, 3) + 0.7
 
 
-def label_row(cell, title: str) -> None:
+def label_row(axes: "Axes", title: str) -> None:
     """Write the title of a row to its left."""
-    cell.set_ylabel(title, rotation=0, ha="right", va="center")
+    axes.set_ylabel(title, rotation=0, ha="right", va="center")
 
 
-def image_title(source, i: int) -> str:
+def image_title(source: Any, i: int) -> str:
     """Return the file name of an image, or its number if it has none."""
     is_path = isinstance(source, str | os.PathLike)
     return Path(source).name if is_path else f"image {i}"

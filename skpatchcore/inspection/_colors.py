@@ -1,11 +1,20 @@
 """Colours of all plots. Each has one meaning and is distinct in greyscale."""
 
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from matplotlib.patheffects import AbstractPathEffect
+
+# A name, or an offset with the lengths of dashes and gaps.
+LineStyle: TypeAlias = str | tuple[int, tuple[float, ...]]
+
 # Their lightness in CIELAB is 40 and 69 of 100.
 NORMAL = "#1f5fa8"
 ANOMALOUS = "#f28e2b"
 # A second cue for greyscale.
 NORMAL_HATCH, ANOMALOUS_HATCH = "", "////"
-NORMAL_LINE, ANOMALOUS_LINE = "solid", (0, (5, 1))
+NORMAL_LINE: LineStyle = "solid"
+ANOMALOUS_LINE: LineStyle = (0, (5, 1))
 
 THRESHOLD = "black"
 THRESHOLD_LINE = (0, (4, 2))
@@ -23,7 +32,7 @@ NEUTRAL = "0.25"
 GUIDE = "0.6"
 
 
-def cased(width: float, color: str = "white") -> list:
+def cased(width: float, color: str = "white") -> "list[AbstractPathEffect]":
     """Return effects that outline a line of this width, to be visible on any image."""
     from matplotlib.patheffects import withStroke
 

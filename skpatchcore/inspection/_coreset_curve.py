@@ -1,10 +1,16 @@
 """Plot how well a coreset covers the patches that it was selected from."""
 
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+import numpy.typing as npt
 from sklearn.utils import column_or_1d
 
 from skpatchcore.inspection._axes import check_matplotlib, one_axes
 from skpatchcore.inspection._colors import GUIDE, NEUTRAL
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class CoresetCurveDisplay:
@@ -21,8 +27,8 @@ class CoresetCurveDisplay:
 
     Parameters
     ----------
-    radii : array-like of shape (n_picks,)
-        Cover radius after each pick, as a distance between features.
+    radii : array-like of shape (n_selected,)
+        Cover radius after each selected patch, as a distance between features.
 
     n_samples : int or None, default=None
         Number of patches that the coreset was selected from. None: unknown.
@@ -60,13 +66,26 @@ class CoresetCurveDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, radii, *, n_samples=None, name=None):
+    def __init__(
+        self,
+        radii: npt.ArrayLike,
+        *,
+        n_samples: int | None = None,
+        name: str | None = None,
+    ):
         self.radii = radii
         self.n_samples = n_samples
         self.name = name
 
     @classmethod
-    def from_estimator(cls, estimator, *, name=None, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        *,
+        name: str | None = None,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw the curve of a fitted sampler, bank or detector.
 
         Parameters
@@ -109,13 +128,21 @@ class CoresetCurveDisplay:
         return display.plot(ax, **kwargs)
 
     @classmethod
-    def from_predictions(cls, radii, *, n_samples=None, name=None, ax=None, **kwargs):
+    def from_predictions(
+        cls,
+        radii: npt.ArrayLike,
+        *,
+        n_samples: int | None = None,
+        name: str | None = None,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw a curve of existing radii.
 
         Parameters
         ----------
-        radii : array-like of shape (n_picks,)
-            Cover radius after each pick, as a distance between features.
+        radii : array-like of shape (n_selected,)
+            Cover radius after each selected patch, as a distance between features.
 
         n_samples : int or None, default=None
             Number of patches that the coreset was selected from. None: unknown.
@@ -144,7 +171,14 @@ class CoresetCurveDisplay:
         """
         return cls(radii, n_samples=n_samples, name=name).plot(ax, **kwargs)
 
-    def plot(self, ax=None, *, mark=None, log=True, **kwargs):
+    def plot(
+        self,
+        ax: "Axes | None" = None,
+        *,
+        mark: float | None = None,
+        log: bool = True,
+        **kwargs: Any,
+    ) -> Self:
         """Draw the curve.
 
         Parameters
@@ -182,9 +216,9 @@ class CoresetCurveDisplay:
             )
         self.ax_ = one_axes(ax, (5.5, 3.6))
         self.figure_ = self.ax_.figure
-        picks = np.arange(1, len(radii) + 1)
+        counts = np.arange(1, len(radii) + 1)
         style = {"color": NEUTRAL, "label": self.name, **kwargs}
-        (self.line_,) = self.ax_.plot(picks, radii, **style)
+        (self.line_,) = self.ax_.plot(counts, radii, **style)
         self.ax_.set(xlabel="patches kept", ylabel="cover radius (feature distance)")
         if log:
             self.ax_.set_xscale("log")
@@ -199,7 +233,7 @@ class CoresetCurveDisplay:
             self.ax_.legend()
         return self
 
-    def _count(self, mark, n_picks: int) -> int:
+    def _count(self, mark, n_selected: int) -> int:
         is_fraction = isinstance(mark, float)
         if is_fraction and self.n_samples is None:
             raise ValueError(
@@ -207,9 +241,9 @@ class CoresetCurveDisplay:
                 "a number of patches (int) as mark."
             )
         count = max(1, int(mark * self.n_samples)) if is_fraction else mark
-        if not 1 <= count <= n_picks:
+        if not 1 <= count <= n_selected:
             raise ValueError(
-                f"mark={mark} means {count} patches; the curve has 1 to {n_picks}."
+                f"mark={mark} means {count} patches; the curve has 1 to {n_selected}."
             )
         return count
 
@@ -232,7 +266,7 @@ class CoresetCurveDisplay:
         )
 
 
-def _sampler_of(estimator):
+def _sampler_of(estimator: Any) -> Any:
     """Return the sampler of an estimator: the object that has `radii_`."""
     if hasattr(estimator, "radii_"):
         return estimator

@@ -55,7 +55,9 @@ def strength_of(anomaly_map: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip(np.nan_to_num(strength, nan=0.0), 0, 1)
 
 
-def blend(image, strength, colors, alpha: float) -> np.ndarray:
+def blend(
+    image: np.ndarray, strength: np.ndarray, colors: np.ndarray, alpha: float
+) -> np.ndarray:
     """Overlay colours on an image, with an opacity in proportion to `strength`."""
     opacity = alpha * strength[..., np.newaxis]
     return (1 - opacity) * image + opacity * colors

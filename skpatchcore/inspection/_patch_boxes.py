@@ -1,7 +1,8 @@
 """Locate patches in their images, and find the normal patches that they match."""
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import Bunch
@@ -42,7 +43,7 @@ class Matches(NamedTuple):
 
 
 def patch_box(
-    geometry: Geometry, grid: tuple[int, int], place: tuple[int, int], extent: float
+    geometry: Geometry, grid: tuple[int, ...], place: tuple[int, int], extent: float
 ) -> np.ndarray:
     """Return top, left, bottom and right of a patch, in pixels of its image.
 
@@ -69,7 +70,7 @@ class PatchPlaces:
         The `X` that `estimator` was fitted on, in the same order.
     """
 
-    def __init__(self, estimator, training_images):
+    def __init__(self, estimator: Any, training_images: Any):
         check_is_fitted(estimator)
         self._references = find_detector(estimator).references()
         # A missing image matters only if one of its patches matches.
@@ -96,11 +97,19 @@ class PatchPlaces:
                 for reference in self._references
             ]
         )
-        places = [found[name][0] for name in ("image", "row", "column", "distance")]
-        scores = places[-1][..., :own].mean(axis=-1)
-        return Matches(*(part[..., :n_neighbors] for part in places), scores)
+        names = ("image", "row", "column", "distance")
+        index, row, column, distance = (found[name][0] for name in names)
+        return Matches(
+            image=index[..., :n_neighbors],
+            row=row[..., :n_neighbors],
+            column=column[..., :n_neighbors],
+            distance=distance[..., :n_neighbors],
+            scores=distance[..., :own].mean(axis=-1),
+        )
 
-    def box(self, shape: tuple[int, int], grid, place) -> np.ndarray:
+    def box(
+        self, shape: tuple[int, ...], grid: tuple[int, ...], place: tuple[int, int]
+    ) -> np.ndarray:
         """Return the box of a patch in an image of this shape and grid of patches."""
         features = self._references[0].detector.features_
         geometry = plan_geometry(shape, features.image_size, features.crop_size)
@@ -139,7 +148,13 @@ def _learned_from(reference: Reference) -> np.ndarray:
     return indices if reference.rows is None else reference.rows[indices]
 
 
-def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bunch:
+def find_matches(
+    estimator: Any,
+    X: Any,
+    training_images: Any,
+    patches: Sequence[tuple[int, int]] | None,
+    n_neighbors: int,
+) -> Bunch:
     """Return the boxes of one patch of each image and of its nearest normal patches.
 
     `patches` has (row, column) for each image; None is the most anomalous patch.
@@ -148,10 +163,11 @@ def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bu
     images = check_images(X)
     boxes, match_images, match_boxes, distances = [], [], [], []
     for i in range(len(images)):
-        matches = places.matches(images.take([i]), n_neighbors)
+        matches = places.matches(images.take(np.array([i])), n_neighbors)
         grid = matches.scores.shape
-        place = matches.most_anomalous if patches is None else tuple(patches[i])
-        _check_place(place, grid, i)
+        place = matches.most_anomalous
+        if patches is not None:
+            place = _check_place(tuple(patches[i]), grid, i)
         found = [part[place] for part in matches[:4]]
         boxes.append(places.box(images[i].shape[:2], grid, place))
         match_images.append(found[0])
@@ -166,9 +182,13 @@ def find_matches(estimator, X, training_images, patches, n_neighbors: int) -> Bu
     )
 
 
-def _check_place(place, grid, i: int) -> None:
+def _check_place(
+    place: tuple[int, ...], grid: tuple[int, ...], i: int
+) -> tuple[int, int]:
     if len(place) != 2 or not all(0 <= p < n for p, n in zip(place, grid, strict=True)):
         raise ValueError(
             f"patches[{i}] is {place}; expected (row, column) in the grid of "
             f"{grid[0]} x {grid[1]} patches."
         )
+    row, column = place
+    return row, column

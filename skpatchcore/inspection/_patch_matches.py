@@ -1,10 +1,15 @@
 """Plots of patches of test images with the normal patches that they match."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+import numpy.typing as npt
 from sklearn.utils import check_consistent_length
 
 from skpatchcore._images import check_images
 from skpatchcore.inspection._axes import (
+    AxesLike,
     check_matplotlib,
     grid_of_axes,
     image_title,
@@ -12,6 +17,10 @@ from skpatchcore.inspection._axes import (
 )
 from skpatchcore.inspection._colors import NORMAL, PATCH, cased
 from skpatchcore.inspection._patch_boxes import find_matches
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.patches import Rectangle
 
 # Side length of the cutout around a patch, in side lengths of the patch.
 SURROUNDINGS = 2.5
@@ -87,14 +96,14 @@ class PatchMatchDisplay:
 
     def __init__(
         self,
-        images,
-        boxes,
+        images: Any,
+        boxes: npt.ArrayLike,
         *,
-        training_images,
-        match_images,
-        match_boxes,
-        distances,
-        titles=None,
+        training_images: Any,
+        match_images: npt.ArrayLike,
+        match_boxes: npt.ArrayLike,
+        distances: npt.ArrayLike,
+        titles: Sequence[str] | None = None,
     ):
         self.images = images
         self.boxes = boxes
@@ -107,16 +116,16 @@ class PatchMatchDisplay:
     @classmethod
     def from_estimator(
         cls,
-        estimator,
-        X,
+        estimator: Any,
+        X: Any,
         *,
-        training_images,
-        patches=None,
-        n_neighbors=3,
-        titles=None,
-        ax=None,
-        **kwargs,
-    ):
+        training_images: Any,
+        patches: Sequence[tuple[int, int]] | None = None,
+        n_neighbors: int = 3,
+        titles: Sequence[str] | None = None,
+        ax: "AxesLike | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Find the nearest normal patches of one patch of each image, and draw them.
 
         Parameters
@@ -180,17 +189,17 @@ class PatchMatchDisplay:
     @classmethod
     def from_predictions(
         cls,
-        images,
-        boxes,
+        images: Any,
+        boxes: npt.ArrayLike,
         *,
-        training_images,
-        match_images,
-        match_boxes,
-        distances,
-        titles=None,
-        ax=None,
-        **kwargs,
-    ):
+        training_images: Any,
+        match_images: npt.ArrayLike,
+        match_boxes: npt.ArrayLike,
+        distances: npt.ArrayLike,
+        titles: Sequence[str] | None = None,
+        ax: "AxesLike | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw patches and matches with known boxes.
 
         Parameters
@@ -246,7 +255,9 @@ class PatchMatchDisplay:
         )
         return display.plot(ax, **kwargs)
 
-    def plot(self, ax=None, *, surroundings=SURROUNDINGS):
+    def plot(
+        self, ax: "AxesLike | None" = None, *, surroundings: float | None = SURROUNDINGS
+    ) -> Self:
         """Draw the images, patches and matches.
 
         Parameters
@@ -275,24 +286,26 @@ class PatchMatchDisplay:
             draw_cutout(first, image, box, PATCH)
             label_row(first, self._titles[i])
             draw_cutout(second, image, box, PATCH, surroundings)
-            for j, cell in enumerate(others):
-                self._draw_match(cell, i, j, surroundings)
+            for j, axes in enumerate(others):
+                self._draw_match(axes, i, j, surroundings)
         self.axes_[0, 0].set_title("image")
         self.axes_[0, 1].set_title("patch")
         return self
 
-    def _draw_match(self, cell, i: int, j: int, surroundings) -> None:
+    def _draw_match(
+        self, axes: "Axes", i: int, j: int, surroundings: float | None
+    ) -> None:
         image = int(self._matched[i, j])
         box = self._match_boxes[i, j]
-        draw_cutout(cell, self._training[image], box, NORMAL, surroundings)
+        draw_cutout(axes, self._training[image], box, NORMAL, surroundings)
         title = f"distance {self._distances[i, j]:.3g}"
         if i == 0:
             title = f"{'nearest' if j == 0 else f'{j + 1}.'} normal patch\n{title}"
-        cell.set_title(title, fontsize="medium")
+        axes.set_title(title, fontsize="medium")
         source = image_title(self._training._sources[image], image)
-        cell.set_xlabel(f"from {source}", fontsize="small")
+        axes.set_xlabel(f"from {source}", fontsize="small")
 
-    def _prepare(self, surroundings) -> None:
+    def _prepare(self, surroundings: float | None) -> None:
         """Decode the images, and check that they fit the boxes."""
         if surroundings is not None and surroundings < 1:
             raise ValueError(
@@ -318,18 +331,25 @@ class PatchMatchDisplay:
                 f"{self._matched.shape}, {self._match_boxes.shape} and "
                 f"{self._distances.shape}; expected (n, k), (n, k, 4) and (n, k)."
             )
-        self._titles = self.titles
-        if self.titles is None:
-            sources = images._sources
-            self._titles = [image_title(s, i) for i, s in enumerate(sources)]
+        self._titles: Sequence[str] = [
+            image_title(source, i) for i, source in enumerate(images._sources)
+        ]
+        if self.titles is not None:
+            self._titles = self.titles
 
 
-def draw_cutout(cell, image: np.ndarray, box, color: str, surroundings=None):
+def draw_cutout(
+    axes: "Axes",
+    image: np.ndarray,
+    box: np.ndarray,
+    color: str,
+    surroundings: float | None = None,
+) -> "Rectangle":
     """Draw an image, or the surroundings of a box in it, with the box outlined."""
     from matplotlib.patches import Rectangle
 
     top, left, bottom, right = box
-    cell.imshow(image)
+    axes.imshow(image)
     outline = Rectangle(
         # imshow puts the centre of the first pixel at 0.
         (left - 0.5, top - 0.5),
@@ -340,7 +360,7 @@ def draw_cutout(cell, image: np.ndarray, box, color: str, surroundings=None):
         linewidth=1.8,
         path_effects=cased(1.8),
     )
-    cell.add_patch(outline)
+    axes.add_patch(outline)
     if surroundings is not None:
         (low, high), (start, end) = (
             window(*ends, surroundings, size)
@@ -348,12 +368,14 @@ def draw_cutout(cell, image: np.ndarray, box, color: str, surroundings=None):
                 ((top, bottom), (left, right)), image.shape[:2], strict=True
             )
         )
-        cell.set(xlim=(start - 0.5, end - 0.5), ylim=(high - 0.5, low - 0.5))
-    cell.set(xticks=[], yticks=[])
+        axes.set(xlim=(start - 0.5, end - 0.5), ylim=(high - 0.5, low - 0.5))
+    axes.set(xticks=[], yticks=[])
     return outline
 
 
-def window(start: float, end: float, surroundings: float, size: int) -> tuple:
+def window(
+    start: float, end: float, surroundings: float, size: int
+) -> tuple[float, float]:
     """Return the visible range of an image axis: around an interval, but inside."""
     half = min(surroundings * (end - start), size) / 2
     center = min(max((start + end) / 2, half), size - half)

@@ -1,6 +1,9 @@
 """Plot the score distributions of normal and anomalous samples, and the threshold."""
 
+from typing import TYPE_CHECKING, Any, Self
+
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import binomtest, gaussian_kde, iqr
 from sklearn.utils import check_consistent_length, column_or_1d
 
@@ -18,6 +21,9 @@ from skpatchcore.inspection._colors import (
     THRESHOLD_LINE,
     cased,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 _KINDS = {
     1: ("normal", NORMAL, NORMAL_LINE, NORMAL_HATCH),
@@ -99,14 +105,29 @@ class ScoreDistributionDisplay:
     >>> plt.close(display.figure_)
     """
 
-    def __init__(self, y_true, y_score, *, threshold=None, alpha=None):
+    def __init__(
+        self,
+        y_true: npt.ArrayLike,
+        y_score: npt.ArrayLike,
+        *,
+        threshold: float | None = None,
+        alpha: float | None = None,
+    ):
         self.y_true = y_true
         self.y_score = y_score
         self.threshold = threshold
         self.alpha = alpha
 
     @classmethod
-    def from_estimator(cls, estimator, X, y, *, ax=None, **kwargs):
+    def from_estimator(
+        cls,
+        estimator: Any,
+        X: Any,
+        y: npt.ArrayLike,
+        *,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Score samples and draw the distributions of their scores.
 
         Parameters
@@ -151,8 +172,15 @@ class ScoreDistributionDisplay:
 
     @classmethod
     def from_predictions(
-        cls, y_true, y_score, *, threshold=None, alpha=None, ax=None, **kwargs
-    ):
+        cls,
+        y_true: npt.ArrayLike,
+        y_score: npt.ArrayLike,
+        *,
+        threshold: float | None = None,
+        alpha: float | None = None,
+        ax: "Axes | None" = None,
+        **kwargs: Any,
+    ) -> Self:
         """Draw the distributions of existing scores.
 
         Parameters
@@ -190,7 +218,7 @@ class ScoreDistributionDisplay:
         """
         return cls(y_true, y_score, threshold=threshold, alpha=alpha).plot(ax, **kwargs)
 
-    def plot(self, ax=None, *, bandwidth=None):
+    def plot(self, ax: "Axes | None" = None, *, bandwidth: float | None = None) -> Self:
         """Draw the densities.
 
         Parameters
@@ -228,7 +256,7 @@ class ScoreDistributionDisplay:
             if (y_true == kind).any():
                 self._draw_kind(kind, anomaly[y_true == kind], bandwidth)
         if self.threshold is not None:
-            self._draw_threshold()
+            self._draw_threshold(self.threshold)
         self.ax_.set(xlabel="anomaly score", ylabel="density (peak = 1)")
         # Leave space for the marks at the bottom.
         self.ax_.set(ylim=(-0.15, 1.05), yticks=[0, 0.5, 1])
@@ -256,7 +284,9 @@ class ScoreDistributionDisplay:
         if self._n_anomalous:
             self.miss_rate_ = self._n_missed / self._n_anomalous
 
-    def _draw_kind(self, kind: int, anomaly: np.ndarray, bandwidth) -> None:
+    def _draw_kind(
+        self, kind: int, anomaly: np.ndarray, bandwidth: float | None
+    ) -> None:
         name, color, line, hatch = _KINDS[kind]
         label = f"{name} ({len(anomaly)})"
         at_bottom = self.ax_.get_xaxis_transform()
@@ -286,8 +316,8 @@ class ScoreDistributionDisplay:
             label=label,
         )
 
-    def _draw_threshold(self) -> None:
-        label = f"threshold {-self.threshold:.4g}"
+    def _draw_threshold(self, threshold: float) -> None:
+        label = f"threshold {-threshold:.4g}"
         if self.alpha is not None:
             label += f", set for {100 * self.alpha:.3g} % false alarms"
         if self._n_normal:
@@ -300,7 +330,7 @@ class ScoreDistributionDisplay:
         if self._n_anomalous:
             label += f"\nmissed: {self._n_missed} of {self._n_anomalous}"
         self.ax_.axvline(
-            -self.threshold,
+            -threshold,
             color=THRESHOLD,
             linestyle=THRESHOLD_LINE,
             path_effects=cased(1.5),
@@ -308,7 +338,9 @@ class ScoreDistributionDisplay:
         )
 
 
-def estimate_density(values: np.ndarray, bandwidth: float | None) -> tuple:
+def estimate_density(
+    values: np.ndarray, bandwidth: float | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return points, and the kernel density there, scaled to 1 at its peak.
 
     The values must not all be equal.
@@ -326,7 +358,7 @@ def estimate_density(values: np.ndarray, bandwidth: float | None) -> tuple:
     return x, density / density.max()
 
 
-def _threshold_of(estimator) -> float | None:
+def _threshold_of(estimator: Any) -> float | None:
     """Return the decision threshold of an estimator, on the scale of `normality`."""
     if not hasattr(estimator, "score_samples"):
         return 0.0

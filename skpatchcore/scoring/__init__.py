@@ -1,9 +1,10 @@
 """Long runs over many images, some of which may be unreadable."""
 
+from skpatchcore._detectors import Inspection
 from skpatchcore.scoring._score_images import find_unreadable, score_images
 from skpatchcore.scoring._unreadable import UnreadableImage
 
-__all__ = ["UnreadableImage", "find_unreadable", "score_images"]
+__all__ = ["Inspection", "UnreadableImage", "find_unreadable", "score_images"]
 
 # For other folders of this package.
 from skpatchcore.scoring._score_images import as_results as as_results

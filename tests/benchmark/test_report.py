@@ -107,7 +107,7 @@ def test_groups_of_training_images_are_held_out_and_counted(evaluation):
 def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch):
     given = []
     monkeypatch.setattr(
-        "skpatchcore._benchmark._report.write_report",
+        "skpatchcore._benchmark.write_report",
         lambda *args, groups, **params: given.append(groups) or tmp_path,
     )
     arguments = ["benchmark", str(data_root), "--output", str(tmp_path), *OPTIONS]
@@ -125,10 +125,10 @@ def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch)
         (["--report", "--group-pattern", "part"], "finds no group in"),
         (["--report", "--group-list", __file__], "has no column"),
         (["--report", "--group-pattern", "a", "--group-list", __file__], "not both"),
-        (["--group-pattern", "a"], "add --report"),
+        (["--group-pattern", "a"], "Add --report"),
     ],
 )
-def test_wrong_groups_are_told_before_anything_is_computed(
+def test_wrong_groups_are_named_before_anything_is_computed(
     data_root, tmp_path, options, message
 ):
     arguments = ["benchmark", str(data_root), "--output", str(tmp_path)]
@@ -190,7 +190,7 @@ def test_a_report_is_one_file_that_needs_no_other(report):
     assert "a &lt;b&gt; &amp; c" in text
 
 
-def test_the_images_of_a_report_are_beside_it(report, evaluation, judgement):
+def test_the_images_of_a_report_are_in_its_folder(report, evaluation, judgement):
     names = {path.name for path in (report.parent / "steel").iterdir()}
     shown = misjudged(evaluation, judgement) + closest_calls(evaluation, judgement)
     assert names == {
@@ -216,7 +216,7 @@ def test_misjudged_images_are_listed_with_what_they_matched(
         assert line["nearest_image"] in set(evaluation.train.data)
 
 
-def test_the_command_tells_where_the_report_is(command, report):
+def test_the_command_prints_the_path_of_the_report(command, report):
     result, _ = command
     assert f"Report: {report}\n" in result.stdout
     assert "meant to flag at most 50 %" in report.read_text(encoding="utf-8")
@@ -224,7 +224,7 @@ def test_the_command_tells_where_the_report_is(command, report):
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "jinja2"])
-def test_what_is_missing_is_told_before_anything_is_computed(
+def test_missing_packages_are_named_before_anything_is_computed(
     data_root, tmp_path, monkeypatch, missing
 ):
     monkeypatch.setitem(sys.modules, missing, None)
@@ -265,7 +265,7 @@ addEventListener("load", () => {
 
 
 def look_at(page: Path, width: int, folder: Path) -> tuple[dict, list[str]]:
-    """Return what a frame of this width shows of a page, and what its console says.
+    """Return what a frame of this width shows of a page, and its console messages.
 
     No network can be reached from it.
     """
@@ -301,7 +301,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromiu
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_report_is_whole_in_a_browser(report, tmp_path, width):
-    alone = tmp_path / "alone.html"  # Without the folder beside it.
+    alone = tmp_path / "alone.html"  # Without its folder.
     shutil.copy(report, alone)
     seen, said = look_at(alone, width, tmp_path)
     assert said == []
@@ -311,7 +311,7 @@ def test_a_report_is_whole_in_a_browser(report, tmp_path, width):
 
 
 @needs_browser
-def test_the_browser_would_notice_what_is_broken(tmp_path):
+def test_the_browser_notices_broken_pages(tmp_path):
     page = tmp_path / "broken.html"
     page.write_text(
         '<img src="gone.png"><script>console.error("no!")</script>'

@@ -144,7 +144,7 @@ def test_means_of_others_are_over_the_same_categories():
     assert value(paper, "image_auroc", "mean", mvtec_rows()) == 0.99
 
 
-def test_what_differs_is_said():
+def test_different_settings_are_named():
     paper, _, anomalib = published.comparable(WIDE, mvtec_rows())
     assert published.differences(paper, WIDE) == ""
     without_crop = {**WIDE, "crop_size": None}
@@ -152,7 +152,7 @@ def test_what_differs_is_said():
     assert "coreset_fraction not stated" in published.differences(anomalib, WIDE)
 
 
-def test_published_results_stand_beside_those_of_a_run(tmp_path):
+def test_published_results_are_listed_with_those_of_a_run(tmp_path):
     rows = mvtec_rows(["bottle", "pill"], image_auroc=0.9)
     files = results.write_results(tmp_path, rows, WIDE)
     assert [file.suffix for file in files] == [".csv", ".json", ".md", ".tex"]

@@ -15,11 +15,16 @@ from click.testing import CliRunner
 from PIL import Image
 from sklearn.utils._param_validation import StrOptions
 
-from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._benchmark import _evaluate as _benchmark
-from skpatchcore._benchmark import _tables as _results
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    _benchmark,
+)
+from skpatchcore._benchmark._evaluate import Evaluation
+from skpatchcore._benchmark._tables import COLUMNS
 from skpatchcore._cli import _commands as cli
-from skpatchcore._cli import _demo
+from skpatchcore._cli import _demo, _fit_command, _group
 from skpatchcore.datasets import make_surface_defects
 
 SMALL = ("--backbone", "resnet18", "--weights", "random", "--layers", "layer1,layer2")
@@ -79,7 +84,7 @@ def test_help_names_the_commands_and_their_options():
     assert run("--version").stdout.startswith("skpatchcore, version ")
 
 
-def test_an_error_is_one_line_unless_the_traceback_is_asked_for(tmp_path):
+def test_an_error_is_one_line_without_the_debug_option(tmp_path):
     result = run("benchmark", tmp_path)
     assert result.exit_code == 1
     assert result.stderr.startswith(f"Error: Found no category in {tmp_path}")
@@ -95,7 +100,7 @@ def test_an_error_is_one_line_unless_the_traceback_is_asked_for(tmp_path):
         (KeyError("a"), "Error: KeyError: 'a' (--debug shows where)\n"),
     ],
 )
-def test_errors_are_told_in_their_own_words(monkeypatch, tmp_path, error, text):
+def test_errors_keep_their_own_message(monkeypatch, tmp_path, error, text):
     def fail(settings):
         raise error
 
@@ -104,7 +109,7 @@ def test_errors_are_told_in_their_own_words(monkeypatch, tmp_path, error, text):
     assert (result.exit_code, result.stderr) == (1, text)
 
 
-def test_warnings_come_without_source_code(monkeypatch, tmp_path):
+def test_warnings_are_shown_without_source_code(monkeypatch, tmp_path):
     def warn(settings):
         warnings.warn("Mind the gap.", stacklevel=1)
         raise ValueError
@@ -140,7 +145,7 @@ def test_settings_that_cannot_work_end_a_benchmark_at_once(data_root, args, text
 
 @pytest.fixture
 def settings_of(monkeypatch, tmp_path):
-    """Return a function that gives what the command makes of its options."""
+    """Return a function from options to the settings that the command derives."""
 
     def parse(*args):
         seen = []
@@ -316,15 +321,15 @@ def test_a_config_may_hold_what_is_required(data_root, config, tmp_path):
     ("text", "hint"),
     [
         ("n-neighbours: 1", "'n-neighbours'|Did you mean n_neighbors?"),
-        ("data-root: a", "does not know"),
-        ("config: a", "does not know"),
+        ("data-root: a", "not an option of"),
+        ("config: a", "not an option of"),
         ("n-neighbors: 1\nn_neighbors: 2", "twice"),
         ("n-neighbors: [1, 2]", "takes one value"),
         ("weights: {a: 1}", "takes one value"),
         ("n-neighbors: many", "not a valid integer"),
         ("- a", "option: value|list"),
         ("", "option: value"),
-        ("a: [", "is no YAML file"),
+        ("a: [", "is not a YAML file"),
     ],
 )
 def test_mistakes_in_a_config_are_named(tmp_path, config, text, hint):
@@ -378,8 +383,8 @@ def test_an_interrupted_benchmark_keeps_what_it_has(data_root, tmp_path, monkeyp
     def evaluate(detector, data_root, category):
         if category == "wood":
             raise KeyboardInterrupt
-        row = {"category": category, **dict.fromkeys(_results.COLUMNS[1:], 0.5)}
-        return _benchmark.Evaluation(row, detector, None, None, None)
+        row = {"category": category, **dict.fromkeys(COLUMNS[1:], 0.5)}
+        return Evaluation(row, detector, None, None, None)
 
     monkeypatch.setattr(_benchmark, "evaluate_category", evaluate)
     result = run("benchmark", data_root, *SMALL, "--output", tmp_path)
@@ -481,14 +486,16 @@ def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
         *("--contamination", "0.2", "--include-backbone"),
     )
     assert result.exit_code == 0, result.output
-    assert "Learning from 2 images" in result.stderr
+    assert "Fitting on 2 images" in result.stderr
     assert (tmp_path / "a.skpc").stat().st_size > 1e6
 
 
 def test_defective_training_images_are_not_learned_from(data_root, tmp_path):
     shutil.copytree(data_root / "wood" / "train", tmp_path / "train")
     shutil.copytree(data_root / "wood" / "test" / "spot", tmp_path / "train" / "spot")
-    images, target = cli.gather_training([str(tmp_path), str(tmp_path / "x.png")])
+    images, target = _fit_command.gather_training(
+        [str(tmp_path), str(tmp_path / "x.png")]
+    )
     assert (len(images), target.count(1), target.count(-1)) == (9, 6, 3)
 
 
@@ -533,7 +540,7 @@ def quick_demo(monkeypatch):
     monkeypatch.setattr(_demo, "N_HELD_OUT", 1)
 
 
-def test_the_demo_does_without_matplotlib(tmp_path, monkeypatch, quick_demo):
+def test_the_demo_runs_without_matplotlib(tmp_path, monkeypatch, quick_demo):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = run("demo", "--output", tmp_path)
     assert result.exit_code == 0, result.output
@@ -564,10 +571,10 @@ def test_commands_can_be_documented():
         (False, ("--verbose",), True),
     ],
 )
-def test_bars_are_shown_to_people_and_not_to_scripts(
+def test_progress_bars_are_shown_in_terminals_and_on_request(
     data_root, tmp_path, monkeypatch, terminal, options, shown
 ):
-    monkeypatch.setattr(cli, "_watched", lambda: int(terminal))
+    monkeypatch.setattr(_fit_command, "progress_level", lambda: int(terminal))
     folder, model = data_root / "wood", tmp_path / "a.skpc"
     result = run("fit", folder, "--model", model, *SMALL, *options)
     assert result.exit_code == 0, result.output
@@ -576,9 +583,9 @@ def test_bars_are_shown_to_people_and_not_to_scripts(
     assert "%|" not in result.stdout
 
 
-def test_a_person_is_where_standard_error_is_a_terminal(monkeypatch):
+def test_progress_is_shown_if_standard_error_is_a_terminal(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert cli._watched() == 0
+    assert _group.progress_level() == 0
     terminal.isatty = lambda: True
-    assert cli._watched() == 1
+    assert _group.progress_level() == 1

@@ -1,9 +1,10 @@
-"""What the commands write: to devices, under any name, and what they refuse."""
+"""Files that the commands write: devices, names of any bytes, and refused paths."""
 
 import csv
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_read_only_files_are_refused_before_the_work(
     assert path.read_bytes() == b"old"
 
 
-def test_masks_and_overlays_replace_what_is_there_as_a_whole(model, images, tmp_path):
+def test_masks_and_overlays_replace_old_files_as_a_whole(model, images, tmp_path):
     old = tmp_path / "masks" / "0.png"
     old.parent.mkdir()
     old.write_bytes(b"old")
@@ -135,6 +136,57 @@ def test_masks_and_overlays_replace_what_is_there_as_a_whole(model, images, tmp_
         assert mask.size == (16, 16)
 
 
+# One file for two purposes ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--output", "a.csv", "--report", "b.csv"), None),
+        (("--output", "/dev/null", "--report", "/dev/null"), None),
+        (("--output", "a.csv", "--report", "a.csv"), "--output and --report"),
+        (("--output", "a.csv", "--report", "sub/../a.csv"), "--output and --report"),
+        (("--output", "model.skpc"), "--output would overwrite"),
+        (("--report", "images/0.png"), "--report would overwrite"),
+        (("--overlays", "o", "--masks", "o"), "--overlays and --masks"),
+        (("--overlays", "o", "--masks", "link"), "--overlays and --masks"),
+    ],
+)
+def test_score_refuses_to_write_a_file_that_has_another_purpose(
+    model, images, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(model, "model.skpc")
+    os.symlink("o", "link")
+    os.mkdir("sub")
+    before = {path: path.read_bytes() for path in images.iterdir()}
+    result = run("score", images, "--model", "model.skpc", *options)
+    if message is None:
+        assert result.exit_code == 0, result.output
+        return
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert {path: path.read_bytes() for path in images.iterdir()} == before
+    assert (tmp_path / "model.skpc").read_bytes() == model.read_bytes()
+
+
+def test_fit_refuses_to_replace_an_image_by_its_model(images):
+    before = (images / "0.png").read_bytes()
+    result = run("fit", images, "--model", images / "0.png", *SMALL)
+    assert result.exit_code == 2
+    assert "--model would overwrite" in result.stderr
+    assert (images / "0.png").read_bytes() == before
+
+
+def test_fit_refuses_to_replace_the_weights_by_its_model(images, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
+    result = run("fit", images, "--model", weights, "--weights", weights, *SMALL)
+    assert result.exit_code == 2
+    assert "which --weights reads" in result.stderr
+    assert weights.read_bytes() == b"weights"
+
+
 # Names --------------------------------------------------------------------------------
 
 
@@ -147,7 +199,7 @@ def odd_images(images):
         try:
             Image.fromarray(pixels).save(path)
         except OSError:
-            pytest.skip("this file system takes valid names only")
+            pytest.skip("this file system accepts valid names only")
         found[path] = pixels
     return found
 
@@ -231,7 +283,7 @@ def thin(images):
 
 @pytest.fixture(scope="module")
 def large_model(tmp_path_factory):
-    """A detector whose image_size makes 184 million pixels of a thin image."""
+    """A detector whose image_size turns a thin image into 184 million pixels."""
     features = PatchFeatureTransformer("gabor", ("fine",), image_size=96)
     detector = PatchCoreDetector(features, random_state=0).fit(make_pixels(2))
     path = tmp_path_factory.mktemp("model") / "large.skpc"
@@ -251,7 +303,7 @@ def test_a_thin_image_does_not_end_a_run(large_model, thin, tmp_path):
     assert "resize it to 96 x 1920000" in row["reason"]
 
 
-def test_a_thin_image_ends_a_run_that_is_to_end_with_a_reason(large_model, thin):
+def test_a_thin_image_ends_a_run_with_a_reason(large_model, thin):
     result = run("score", thin.parent, "--model", large_model)
     assert result.exit_code == 1
     assert "The limit is" in result.stderr

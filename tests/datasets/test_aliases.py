@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpatchcore._cli import _commands as cli
+from skpatchcore._cli._fit_command import gather_training
 from skpatchcore._cli._score_output import find_images, png_paths
 from skpatchcore.datasets import (
     load_image_folder,
@@ -152,7 +152,7 @@ def test_overlays_do_not_replace_images_by_a_link(root, tmp_path):
 def test_training_images_count_once(root, tmp_path):
     day = root / "day0"
     link(tmp_path / "again", day)
-    images, target = cli._gather_training(
+    images, target = gather_training(
         [str(day), str(tmp_path / "again"), str(day / "00.png")]
     )
     assert len(images) == len(target) == 10
@@ -164,7 +164,7 @@ def test_a_training_image_is_not_good_and_defective(tmp_path):
     with pytest.raises(
         ValueError, match=r"dent/1\.png are the same image, given as good"
     ):
-        cli._gather_training([str(tmp_path), str(bad)])
+        gather_training([str(tmp_path), str(bad)])
 
 
 # Loaders ------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def test_a_sheet_has_a_row_for_each_image(images):
     display = AnomalyMapDisplay.from_estimator(Ramp(), images)
     assert display.axes_.shape == (2, 4)
     assert display.figure_ is display.axes_[1, 3].figure
-    assert [cell.get_title() for cell in display.axes_[0]] == [
+    assert [axes.get_title() for axes in display.axes_[0]] == [
         "input",
         "anomaly map",
         "overlay",
@@ -105,7 +105,7 @@ def test_calibrated_maps_are_on_one_scale_for_all_detectors(calibrated):
     assert display.colorbar_.ax.get_ylabel() == "calibrated score"
 
 
-def test_a_threshold_of_ones_own_is_in_the_unit_of_the_detector(calibrated):
+def test_a_given_threshold_is_on_the_scale_of_the_detector(calibrated):
     detector, train = calibrated
     display = AnomalyMapDisplay.from_estimator(detector, train[:2], threshold=0.3)
     np.testing.assert_array_equal(display.maps, detector.predict_maps(train[:2]))
@@ -135,7 +135,7 @@ def test_limits_and_colours_can_be_chosen(images, maps):
     assert display.colorbar_ is None
 
 
-def test_masks_are_shown_beside_predictions(images, maps):
+def test_masks_are_shown_with_predictions(images, maps):
     mask = np.zeros((20, 24), bool)
     mask[:5, :5] = True
     display = AnomalyMapDisplay.from_predictions(
@@ -157,7 +157,7 @@ def test_the_legend_names_only_what_is_known(images, maps):
     assert legend_of(predicted) == ["predicted"]
 
 
-def test_all_that_estimators_take_can_be_drawn(images, maps, tmp_path):
+def test_all_inputs_of_estimators_can_be_drawn(images, maps, tmp_path):
     Image.fromarray(images[0]).save(tmp_path / "nut.png")
     mixed = [tmp_path / "nut.png", Image.fromarray(images[1]), images[1] / 255]
     mask = tmp_path / "mask.png"
@@ -170,7 +170,7 @@ def test_all_that_estimators_take_can_be_drawn(images, maps, tmp_path):
         np.testing.assert_allclose(row[0].images[0].get_array(), images[1] / 255)
 
 
-def test_pixels_that_nobody_looked_at_stay_as_they_are(images, maps):
+def test_pixels_without_a_score_are_not_coloured(images, maps):
     maps[0][:, :4] = np.nan
     display = AnomalyMapDisplay.from_predictions(images, maps, threshold=0.5)
     overlay = display.axes_[0, 2].images[0].get_array()
@@ -187,7 +187,13 @@ def test_one_axes_is_divided_among_the_images(images, maps):
     assert right.axison
 
 
-def test_axes_given_are_used(images, maps):
+def test_axes_outside_a_grid_cannot_be_divided(images, maps):
+    ax = plt.figure().add_axes((0, 0, 1, 1))
+    with pytest.raises(ValueError, match="cannot be divided"):
+        AnomalyMapDisplay.from_predictions(images, maps, ax=ax)
+
+
+def test_given_axes_are_used(images, maps):
     _, axes = plt.subplots(2, 2)
     display = AnomalyMapDisplay.from_predictions(
         images, maps, ax=axes, columns=["input", "overlay"]
@@ -226,7 +232,7 @@ def test_an_estimator_without_maps_is_refused(images):
         AnomalyMapDisplay.from_estimator(object(), images)
 
 
-def test_without_matplotlib_the_way_to_get_it_is_told(images, maps, monkeypatch):
+def test_a_missing_matplotlib_is_named_with_its_remedy(images, maps, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"skpatchcore\[plot\]"):
         AnomalyMapDisplay(images, maps).plot()
@@ -251,7 +257,7 @@ def test_overlays_without_matplotlib_have_its_colours():
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0])
-def test_limits_of_maps_that_say_nothing_are_still_a_range(threshold):
+def test_limits_of_constant_maps_are_still_a_range(threshold):
     low, high = color_limits(threshold, [np.full((2, 2), 3.0), np.full((2, 2), np.nan)])
     assert (low, high) == (3.0, 4.0)
 
@@ -268,6 +274,6 @@ def lightness(color) -> float:
 @pytest.mark.parametrize(
     ("one", "other"), [("NORMAL", "ANOMALOUS"), ("TRUE_MASK", "PREDICTED_MASK")]
 )
-def test_opposites_are_told_apart_in_greyscale(one, other):
+def test_opposites_are_distinct_in_greyscale(one, other):
     difference = lightness(getattr(_colors, one)) - lightness(getattr(_colors, other))
     assert abs(difference) > 25

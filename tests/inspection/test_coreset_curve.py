@@ -33,10 +33,10 @@ def test_a_curve_is_the_radii_of_the_picks(bank, X):
     display = CoresetCurveDisplay.from_estimator(bank, name="bank")
     x, y = display.line_.get_data()
     np.testing.assert_array_equal(x, np.arange(1, 51))
-    # The oracle: how far the farthest patch is from the first picks.
+    # The oracle: how far the farthest patch is from the first selected patches.
     patches = X.reshape(-1, 3)
-    picks = patches[bank.sampler_.sample_indices_[:7]]
-    distances = np.linalg.norm(patches[:, None] - picks, axis=2).min(axis=1)
+    selected = patches[bank.sampler_.sample_indices_[:7]]
+    distances = np.linalg.norm(patches[:, None] - selected, axis=2).min(axis=1)
     assert y[6] == pytest.approx(distances.max(), rel=1e-5)
     assert display.ax_.get_xlabel() == "patches kept, out of 200"
     assert display.ax_.get_xscale() == "log"

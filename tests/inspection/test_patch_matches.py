@@ -172,10 +172,10 @@ def test_a_sheet_shows_image_patch_and_matches(detector, train, surfaces):
     assert [row[0].get_ylabel() for row in display.axes_] == ["a", "b"]
     assert display.axes_[0, 2].get_title().startswith("nearest normal patch\ndistance")
     assert display.axes_[1, 4].get_title().startswith("distance")
-    # Cut out round the patch, but of the whole image's pixels.
-    cell = display.axes_[1, 2]
-    assert cell.images[0].get_array().shape == (64, 64, 3)
-    assert np.ptp(cell.get_xlim()) == pytest.approx(2.5 * cell.patches[0].get_width())
+    # The axes show the surroundings of the patch, but hold the whole image.
+    axes = display.axes_[1, 2]
+    assert axes.images[0].get_array().shape == (64, 64, 3)
+    assert np.ptp(axes.get_xlim()) == pytest.approx(2.5 * axes.patches[0].get_width())
     whole = display.plot(surroundings=None)
     assert whole.axes_[1, 2].get_xlim() == (-0.5, 63.5)
     display.figure_.canvas.draw()
@@ -183,10 +183,10 @@ def test_a_sheet_shows_image_patch_and_matches(detector, train, surfaces):
 
 def test_two_detectors_can_stand_side_by_side(detector, train, surfaces):
     cosine = PatchCoreDetector(FEATURES, metric="cosine", random_state=0).fit(train)
-    figure, cells = plt.subplots(1, 2)
-    for cell, one in zip(cells, (detector, cosine), strict=True):
+    figure, grid = plt.subplots(1, 2)
+    for axes, one in zip(grid, (detector, cosine), strict=True):
         display = PatchMatchDisplay.from_estimator(
-            one, surfaces.data[-1:], training_images=train, n_neighbors=1, ax=cell
+            one, surfaces.data[-1:], training_images=train, n_neighbors=1, ax=axes
         )
         assert display.figure_ is figure
         assert display.axes_.shape == (1, 3)

@@ -77,7 +77,6 @@ SETTINGS = {
 def settings_now() -> dict:
     return {
         "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
         "made": (torch.ones(1).dtype, torch.ones(1).device),
         "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
         "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
@@ -85,6 +84,13 @@ def settings_now() -> dict:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "random": torch.get_rng_state().tolist(),
     }
+
+
+def test_a_default_device_that_was_reset_is_the_cpu():
+    with default_device("meta"):
+        pass
+    with own_torch_state():
+        assert torch.ones(1).device.type == "cpu"
 
 
 def run_detector(backbone, layers, **params) -> dict:

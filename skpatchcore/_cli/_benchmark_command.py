@@ -1,0 +1,196 @@
+"""The command ``benchmark``."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from skpatchcore._cli._detector_options import detector_options
+from skpatchcore._cli._group import (
+    Command,
+    describe_error,
+    print_text,
+    progress_level,
+)
+from skpatchcore._cli._options import (
+    NEW_FOLDER,
+    common_options,
+    group_finder,
+    group_options,
+    option,
+)
+from skpatchcore._cli._types import CommaSeparated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from skpatchcore._detectors import PatchCoreDetector
+
+
+@click.command(cls=Command)
+@click.argument("data_root", type=click.Path(exists=True, file_okay=False))
+@option(
+    "--categories",
+    metavar="A,B",
+    type=CommaSeparated(),
+    help="Categories to evaluate: names of folders in DATA_ROOT.  [default: all]",
+)
+@option(
+    "--output",
+    type=NEW_FOLDER,
+    default="skpatchcore_benchmark",
+    help="Folder to write results.csv, .json, .md, .tex and reports to.",
+)
+@option(
+    "--report",
+    is_flag=True,
+    help="Write an HTML page for each category: curves, threshold, misjudged images.",
+)
+@option(
+    "--alpha",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    metavar="SHARE",
+    default=0.05,
+    help="False-alarm rate of the threshold in reports: the share of good images that "
+    "it may flag.",
+)
+@group_options
+@detector_options
+@common_options
+def benchmark(
+    data_root: str,
+    categories: Sequence[str] | None,
+    output: Path,
+    report: bool,
+    alpha: float,
+    group_pattern: str | None,
+    group_list: Path | None,
+    group_column: str,
+    **settings: Any,
+) -> None:
+    """Measure on data sets in the layout of MVTec AD.
+
+    DATA_ROOT contains a folder for each category, with the subfolders train/good,
+    test/<kind> and ground_truth/<kind>. Fits a detector on each category and writes its
+    results. If results were published for the same settings, they are listed too.
+    """
+    from skpatchcore._benchmark import (
+        build_detector,
+        check_report,
+        choose_categories,
+        find_groups,
+        try_settings,
+    )
+    from skpatchcore._utils import check_writable
+
+    if output.is_dir():
+        check_writable(output / "results.csv")
+    finder = group_finder(group_pattern, group_list, group_column)
+    if finder and not report:
+        raise click.UsageError(
+            "--group-pattern and --group-list affect only the threshold of reports. "
+            "Add --report, or remove them."
+        )
+    if report:
+        check_report()
+    detector = build_detector(settings)
+    detector.set_params(verbose=detector.verbose or progress_level())
+    names = choose_categories(data_root, categories)
+    try_settings(detector, data_root, names)
+    groups = find_groups(finder, data_root, names) if finder else {}
+    inputs = {"data_root": data_root, "categories": names}
+    shown = inputs | dict(sorted(settings.items()))
+    run = _Run(output, shown, alpha if report else None, groups)
+    failures = run.evaluate(detector, data_root, names)
+    run.print_results()
+    if failures:
+        listed = "".join(f"\n  {name}: {text}" for name, text in failures.items())
+        raise click.ClickException(
+            f"{len(failures)} of {len(names)} categories failed:{listed}"
+        )
+
+
+class _Run:
+    """The results of a run. They are written after each category."""
+
+    def __init__(
+        self,
+        output: Path,
+        settings: Mapping[str, Any],
+        alpha: float | None,
+        groups: "Mapping[str, NDArray]",
+    ):
+        self.output, self.settings, self.alpha = output, settings, alpha
+        self.groups = groups
+        self.rows: list[dict] = []
+        self.files: list[Path] = []
+        self.reports: list[Path] = []
+
+    def evaluate(
+        self,
+        detector: "PatchCoreDetector",
+        data_root: str,
+        categories: Sequence[str],
+    ) -> dict[str, str]:
+        """Evaluate each category. Return the error messages of those that failed."""
+        from sklearn.base import clone
+
+        failures = {}
+        for i, category in enumerate(categories, 1):
+            click.echo(f"[{i}/{len(categories)}] {category} ...", err=True)
+            try:
+                self._add(clone(detector), data_root, category)
+            # Any error: it must not discard hours of results from other categories.
+            except Exception as error:
+                failures[category] = describe_error(error)
+                click.echo(f"  failed: {failures[category]}", err=True)
+        return failures
+
+    def _add(
+        self, detector: "PatchCoreDetector", data_root: str, category: str
+    ) -> None:
+        from skpatchcore._benchmark import (
+            evaluate_category,
+            write_report,
+            write_results,
+        )
+
+        evaluation = evaluate_category(detector, data_root, category)
+        self.rows.append(evaluation.row)
+        self.files = write_results(self.output, self.rows, self.settings)
+        click.echo(f"  {_summarize(evaluation.row)}", err=True)
+        if self.alpha is not None:
+            report = write_report(
+                self.output / "reports",
+                evaluation,
+                self.settings,
+                self.alpha,
+                groups=self.groups.get(category),
+                verbose=detector.verbose,
+            )
+            self.reports.append(report)
+
+    def print_results(self) -> None:
+        """Print the table of results, if there are any, and the files with them."""
+        from skpatchcore._benchmark import format_table, mean_row
+
+        if self.rows:
+            click.echo(format_table([*self.rows, mean_row(self.rows)]))
+            print_text("\n" + self._describe_files())
+
+    def _describe_files(self) -> str:
+        first, *others = self.files
+        suffixes = ", ".join(file.suffix for file in others)
+        lines = [f"Results: {first}, {suffixes}"]
+        lines += [f"Report: {report}" for report in self.reports]
+        return "\n".join(lines)
+
+
+def _summarize(row: Mapping[str, Any]) -> str:
+    parts = [f"image AUROC {row['image_auroc']:.3f}"]
+    if row["pixel_auroc"] is not None:
+        parts.append(f"pixel AUROC {row['pixel_auroc']:.3f}")
+        parts.append(f"AUPRO {row['aupro']:.3f}")
+    seconds = f"{row['fit_seconds']:.1f} s + {row['predict_seconds']:.1f} s"
+    return f"{', '.join(parts)}  ({seconds})"

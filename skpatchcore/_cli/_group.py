@@ -1,0 +1,81 @@
+"""Run commands: one-line errors, warnings without code, and text for the terminal."""
+
+import contextlib
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from skpatchcore.scoring import UnreadableImage
+
+# What a shell reports for a process that SIGINT ended: 128 + 2.
+_INTERRUPTED = 130
+
+
+class Command(click.Command):
+    """A command that reports every error in one line, unless ``--debug`` is given."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        debug = ctx.params.pop("debug")
+        try:
+            with _plain_warnings():
+                return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("Interrupted", err=True)
+            ctx.exit(_INTERRUPTED)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except BrokenPipeError:
+            raise  # The reader of the output has closed it; click exits quietly.
+        except Exception as error:
+            if debug:
+                raise
+            raise click.ClickException(describe_error(error)) from error
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings without the line of code that issued them."""
+
+    def show(message: Warning | str, *_: object) -> None:
+        click.echo(f"Warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        show_plainly: Callable[..., None] = show
+        warnings.showwarning = show_plainly
+        yield
+
+
+def describe_error(error: Exception) -> str:
+    """Return the text that a user sees of an error."""
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError | ValueError | TypeError | ImportError):
+        return str(error)
+    return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def print_text(text: str, *, nl: bool = True) -> None:
+    """Print text that may contain file names in an unknown encoding."""
+    try:
+        text.encode()  # click replaces characters that the terminal cannot show.
+        click.echo(text, nl=nl)
+    except UnicodeEncodeError:
+        click.echo(text.encode("utf-8", "surrogateescape"), nl=nl)
+
+
+def progress_level() -> int:
+    """Return 1, for progress bars, if standard error is a terminal, else 0."""
+    return int(sys.stderr.isatty())
+
+
+def report_unreadable(unreadable: "Sequence[UnreadableImage]", n_images: int) -> None:
+    """Name the unreadable images on standard error."""
+    for image in unreadable:
+        click.echo(f"Unreadable: {image.reason}", err=True)
+    if unreadable:
+        click.echo(f"{len(unreadable)} of {n_images} were unreadable.", err=True)
