@@ -1,16 +1,17 @@
 """PatchCore on images: features, coreset, memory bank and maps composed."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, clone
+from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._coreset import CoresetSampler
-from skpatchcore._detectors._base import ImageDetector, Reference
+from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
 from skpatchcore._detectors._foreground import Foreground, fit_foreground
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._maps import anomaly_map
@@ -19,6 +20,7 @@ from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._images import (
     AUGMENTATIONS,
     Augmented,
+    Images,
     Transform,
     check_images,
     find_transforms,
@@ -248,7 +250,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, those of `features` and a `sampler` left at None too.
 
         Parameters
@@ -265,7 +267,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         return super().set_params(**with_defaults(self, params, **defaults))
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn what normal patches look like.
 
         Parameters
@@ -323,7 +325,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
     @validate_params(
         {"n_neighbors": [Interval(Integral, 1, None, closed="left"), None]}
     )
-    def nearest_patches(self, X, n_neighbors=None):
+    def nearest_patches(self, X: Any, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that every patch of an image is nearest to.
 
         Parameters
@@ -350,7 +352,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         check_is_fitted(self)
         images = check_images(X)
         k = self.n_neighbors if n_neighbors is None else n_neighbors
-        found = [None] * len(images)
+        found: dict[int, list[np.ndarray]] = {}
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, _ in batches:
                 bank = self.memory_bank_
@@ -365,7 +367,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
                 places = [part.reshape(shape) for part in self._locate(rows)]
                 for j, i in enumerate(indices):
                     found[i] = [part[j] for part in (*places, distances.reshape(shape))]
-        return stack_matches(found)
+        return stack_matches([found[i] for i in range(len(images))])
 
     def _make_features(self) -> PatchFeatureTransformer:
         features = self.features
@@ -384,7 +386,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         names = PatchMemoryBank._parameter_constraints
         return {name: getattr(self, name) for name in names}
 
-    def _inspect(self, images) -> Iterator[Inspection]:
+    def _inspect(self, images: Images) -> Inspections:
         """Yield what one pass over each image gives, not always in their order."""
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:

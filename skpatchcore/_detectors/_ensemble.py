@@ -1,8 +1,9 @@
 """Several detectors of images as one, each calibrated on held-out normal images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,13 @@ from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import AUTO_CONTAMINATION, PatchMemoryBank
-from skpatchcore._detectors._base import ImageDetector, Reference, in_order, windows
+from skpatchcore._detectors._base import (
+    ImageDetector,
+    Inspections,
+    Reference,
+    in_order,
+    windows,
+)
 from skpatchcore._detectors._cross_fit import features_once, held_out_splits
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._detectors._inspection import Inspection
@@ -175,7 +182,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         self.random_state = random_state
         self.verbose = verbose
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return parameters, those of the members too.
 
         Parameters
@@ -190,7 +197,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         """
         return self._get_params("estimators", deep=deep)
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, replace a member, or drop it.
 
         Parameters
@@ -207,7 +214,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         return self._set_params("estimators", **params)
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, *, groups=None):
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Fit the members, and calibrate each on images that were held out.
 
         Parameters
@@ -262,7 +269,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         check_is_fitted(self)
         return Bunch(**dict(zip(self._member_names, self.estimators_, strict=True)))
 
-    def nearest_patches(self, X, n_neighbors=None):
+    def nearest_patches(self, X: Any, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that each member compares patches with.
 
         Parameters
@@ -308,7 +315,9 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             )
         return members
 
-    def _split(self, X, rows: NDArray, random_state, groups) -> list[tuple]:
+    def _split(
+        self, X: Any, rows: NDArray, random_state: Any, groups: NDArray | None
+    ) -> list[tuple]:
         n = len(rows) if groups is None else len(np.unique(groups[rows]))
         if n < 2:
             raise ValueError(
@@ -320,7 +329,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         cv = min(cv, n) if isinstance(cv, Integral) else cv
         return held_out_splits(cv, X, rows, random_state, groups=groups, params=params)
 
-    def _adopt(self, member, random_state) -> PatchCoreDetector:
+    def _adopt(self, member: PatchCoreDetector, random_state: Any) -> PatchCoreDetector:
         """Return a member with what it is to inherit, in a fixed order of draws."""
         seed = int(random_state.randint(np.iinfo(np.int32).max))
         return inherit_params(
@@ -344,27 +353,28 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         self.training_scores_ = self.score_weights_ @ np.array(
             [member.training_scores_ for member in self.estimators_]
         )
-        share, scores = self.contamination, self.training_scores_
-        if share == "auto":
-            share, scores = AUTO_CONTAMINATION, self.held_out_scores_
-        self.offset_ = lower_quantile(scores, share)
-        peaks = [
+        if self.contamination == "auto":
+            share, decisive = AUTO_CONTAMINATION, self.held_out_scores_
+        else:
+            share, decisive = self.contamination, self.training_scores_
+        self.offset_ = lower_quantile(decisive, share)
+        combined = [
             self._combine(i, members).peak
             for i, members in enumerate(zip(*held_out, strict=True))
         ]
-        self.map_threshold_ = upper_quantile(peaks, share)
+        self.map_threshold_ = upper_quantile(combined, share)
 
-    def _inspect(self, images: Images) -> Iterator[Inspection]:
+    def _inspect(self, images: Images) -> Inspections:
         """Yield what the members see in each image, in order."""
         for window in windows(images):
             part = images.take(window)
             seen = [in_order(member._inspect(part)) for member in self.estimators_]
-            for i, *members in zip(window, *seen, strict=True):
+            for i, *members in zip(window.tolist(), *seen, strict=True):
                 yield self._combine(i, members)
 
     def _combine(self, index: int, members: Sequence[Inspection]) -> Inspection:
         """Return what members see in one image as one inspection."""
-        score = self.score_weights_ @ [seen.score for seen in members]
+        score = self.score_weights_ @ np.array([seen.score for seen in members])
         first = members[0]
         grids = [resize_map(m.patch_scores, first.patch_scores.shape) for m in members]
         patch_scores = sum(
@@ -421,27 +431,28 @@ def balanced_weights(anomaly: NDArray) -> NDArray:
     return weights / typical if typical > 0 else weights / len(weights)
 
 
-def _cross_inspect(member, images, rows: NDArray, splits):
+def _cross_inspect(
+    member: PatchCoreDetector, images: Images, rows: NDArray, splits: list[tuple]
+) -> tuple[PatchCoreDetector, list[Inspection]]:
     """Return `member` fitted on all rows, and what it sees in those held out."""
-    held_out = [None] * len(rows)
+    held_out: dict[int, Inspection] = {}
     with features_once(member, len(splits) + 1) as (remembering, give_back):
         for train, test in splits:
             fold = clone(remembering).fit(images.take(rows[train]))
             for seen in fold._inspect(images.take(rows[test])):
-                held_out[test[seen.index]] = seen
+                held_out[int(test[seen.index])] = seen
         fitted = clone(remembering).fit(images.take(rows))
         give_back([fitted])
-    # The banks of the folds are not kept for the sake of what they saw.
-    return fitted, [replace(seen, detector=fitted) for seen in held_out]
+    # Inspections refer to their detector, and would keep the banks of the folds.
+    return fitted, [replace(held_out[i], detector=fitted) for i in range(len(rows))]
 
 
 def _agree(seen: Inspection, size: str) -> bool:
     """Return whether maps of that size show the same places in all members."""
-    places = {one.geometry for one in seen.parts}
-    if size == "grid":
-        places = {(one.geometry, one.patch_scores.shape) for one in seen.parts}
-    return len(places) == 1
+    parts = seen.parts
+    grids = {one.patch_scores.shape for one in parts} if size == "grid" else {()}
+    return len({one.geometry for one in parts}) == len(grids) == 1
 
 
-def _is_dropped(estimator) -> bool:
+def _is_dropped(estimator: Any) -> bool:
     return isinstance(estimator, str) and estimator == "drop"

@@ -13,7 +13,7 @@ from torch import nn
 
 from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors import has_maps, unwrap
+from skpatchcore._detectors import PatchCoreEnsemble, has_maps, unwrap
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
@@ -206,7 +206,7 @@ class Reader:
         return cls(**params)
 
     def _decode_estimator(self, content):
-        if isinstance(content, dict) and content.get("class") == "PatchCoreEnsemble":
+        if entry(content, "class", str) == PatchCoreEnsemble.__name__:
             content = self._decode_members(content)
         cls, params = self._described(content, ESTIMATORS, "class")
         known = set(cls._get_param_names())

@@ -21,6 +21,7 @@ from skpatchcore.calibration import (
     ConformalDetector,
     TunedThresholdDetector,
     n_supported,
+    scoring_part,
 )
 from skpatchcore.persistence._projections import check_projection
 from skpatchcore.persistence._schema import DETECTORS, FITTED
@@ -165,11 +166,14 @@ def _check_tuned(detector) -> None:
 
 def _check_alike(detector, estimators: list) -> None:
     """Check that what scores is of the class of what was given to be fitted."""
+    given = detector.estimator
+    if type(detector) is ConformalDetector:
+        given = scoring_part(given)
     for one in estimators:
-        if type(one) is not type(detector.estimator):
+        if type(one) is not type(given):
             raise ValueError(
                 f"{type(detector).__name__} holds a fitted {type(one).__name__} for "
-                f"its estimator, a {type(detector.estimator).__name__}."
+                f"its estimator, a {type(given).__name__}."
             )
 
 
