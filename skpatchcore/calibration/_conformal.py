@@ -361,7 +361,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             for name in _MAY_BE_MISSING:
-                vars(self).pop(name, None)
+                self.__dict__.pop(name, None)
             self.estimators_ = fitted.estimators
             self.calibration_indices_ = held_out
             self._training_rows = np.concatenate(fitted.training_rows)

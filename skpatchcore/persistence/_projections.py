@@ -34,7 +34,7 @@ _SHAPES = {
 _LENGTHS = ("n_components_", "_n_features_out")
 
 
-def check_projection(projection, n_features: int) -> None:
+def check_projection(projection: Any, n_features: int) -> None:
     """Raise a ValueError unless a projection gives `n_features` finite numbers."""
     n_given = _check_step(projection, None)
     try:
@@ -48,7 +48,7 @@ def check_projection(projection, n_features: int) -> None:
         )
 
 
-def _check_step(step, n_given: int | None) -> int:
+def _check_step(step: Any, n_given: int | None) -> int:
     """Check a projection, or one of its steps; return the length of what goes in.
 
     `n_given` is the length that comes from the step before, None for the first.
@@ -88,7 +88,7 @@ def _check_steps(steps: list[tuple[str, Any]], n_given: int | None) -> int:
     return first
 
 
-def _n_out(step) -> int:
+def _n_out(step: Any) -> int:
     """Return the length of what a step that was checked gives."""
     if isinstance(step, FrozenEstimator):
         return _n_out(step.estimator)
@@ -99,10 +99,10 @@ def _n_out(step) -> int:
     return step.n_features_in_ if components is None else components.shape[0]
 
 
-def _check_shapes(step) -> None:
+def _check_shapes(step: Any) -> None:
     sizes = {"d": step.n_features_in_}
     for name, letters in _SHAPES[type(step)].items():
-        array = getattr(step, name, None)
+        array: Any = getattr(step, name, None)
         if not (isinstance(array, np.ndarray) or issparse(array)):
             continue
         for letter, size in zip(letters, array.shape, strict=True):

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -377,7 +378,7 @@ def test_parameters_set_after_fit_change_no_answer(data):
             assert_array_equal(fitted.nearest_patches(X[:1]).image, expected)
 
 
-class Endless(ImageDetector):
+class Watched(ImageDetector, BaseEstimator):
     """Notes when its inspections are closed."""
 
     offset_, map_threshold_ = -1.0, 1.0
@@ -409,7 +410,7 @@ class Endless(ImageDetector):
 
 def test_inspections_are_closed_on_early_exit(data):
     X, _, _ = data
-    detector = Endless()
+    detector = Watched()
     tuned = TunedThresholdDetector(detector).fit(X, np.repeat([1, -1], 5))
     detector.closed = 0
     inspections = tuned.inspect(X)
