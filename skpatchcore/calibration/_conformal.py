@@ -71,13 +71,13 @@ _MAY_BE_MISSING = (
 class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     """Give any outlier detector a threshold with a stated false-alarm rate.
 
-    The scores of normal samples that the detector was not fitted on say what normal
-    samples score; a new sample is flagged if at most a share `alpha` of them is as
-    anomalous. No defects are needed, and nothing is assumed about the distribution of
-    scores; only that new normal samples come from the same process as those of `fit`
-    (that they are exchangeable).
+    Normal samples that the detector was not fitted on show what normal samples score. A
+    new sample is flagged if at most a share `alpha` of them is as anomalous. This needs
+    no defects and assumes nothing about the distribution of scores, only that new
+    normal samples come from the same process as those of `fit` (that they are
+    exchangeable).
 
-    Wrap it round a :class:`~skpatchcore.PatchCoreDetector`, a
+    Wrap it around a :class:`~skpatchcore.PatchCoreDetector`, a
     :class:`~skpatchcore.PatchMemoryBank`, any outlier detector of scikit-learn, or a
     pipeline that ends in one. Signs are as theirs: ``score_samples`` and
     ``decision_function`` are higher for more normal samples, ``predict_anomaly_score``
@@ -87,10 +87,10 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has no other, higher for more normal samples. A fitted one in a
-        :class:`~sklearn.frozen.FrozenEstimator` is left as it is and calibrated on all
-        rows, whatever `method` says. Of a `TunedThresholdDetector` the detector in it
-        is calibrated: the tuned threshold plays no part in scores.
+        it has none, higher for more normal samples. A fitted one in a
+        :class:`~sklearn.frozen.FrozenEstimator` is not fitted again and is calibrated
+        on all rows, for any `method`. For a `TunedThresholdDetector`, the detector in
+        it is calibrated, since scores do not depend on the tuned threshold.
 
     alpha : float, default=0.01
         Share of new normal samples that may be flagged, in (0, 1). It needs at least
@@ -103,8 +103,8 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
 
         - "cross": every row calibrates, scored by the one of K estimators that was
           fitted without its fold. New samples are scored by all K.
-        - "jackknife+": as "cross", with a fold for each row, or group of rows,
-          whatever `cv` says; for few rows.
+        - "jackknife+": as "cross", with a fold for each row, or group of rows; `cv`
+          is ignored. For few rows.
         - "split": a share of the rows, `calibration_size`, calibrates one estimator
           fitted on the others.
         - "refit": as "cross", but new samples are scored by one estimator fitted on all
@@ -184,9 +184,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
       scores that tie across folds, as those of mutual nearest neighbours do, round
       p-values up.
     - for "refit": not bounded in general, as the final estimator's scores are not
-      exchangeable with those of the folds' estimators. It is no more than for "cross"
+      exchangeable with those of the folds' estimators. It is at most that of "cross"
       if more training data can only raise scores, as distances to a bank of every patch
-      do (``CoresetSampler(1.0)``). With a coreset that is no theorem: rates between 3 %
+      do (``CoresetSampler(1.0)``). For a coreset this is not proven: rates between 3 %
       and 5.5 % were measured for 5 %, the highest for a fixed number of picks, which
       has to cover more patches in the final fit than in the folds'.
 
@@ -308,14 +308,14 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         y : array-like of shape (n_samples,) or None, default=None
             Samples labelled -1 (anomalous) are left out, of fitting and of calibrating.
 
         groups : array-like of shape (n_samples,) or None, default=None
-            What samples belong together, such as the part that an image shows: numbers
-            or strings. Groups are held out as a whole, and `alpha` is a rate over
+            Which samples belong together, such as images of one part: numbers or
+            strings. Groups are held out as a whole, and `alpha` is a rate over
             groups; see Notes. Passed on to `cv`, and to `estimator` if its ``fit``
             takes groups. None: each sample is independent of all others.
 
@@ -381,14 +381,14 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            Those of the fitted estimator. Of several ("cross"), the mean; where the
-            estimators disagree so much that the p-value of the mean would be another
-            one, it is moved as little as gives it the right one.
+            Those of the fitted estimator. With several ("cross"), their mean; if the
+            estimators disagree so much that the mean would have another p-value, it is
+            moved as little as needed to have the right one.
         """
         check_is_fitted(self)
         fold_scores = [normality(estimator, X) for estimator in self.estimators_]
@@ -397,15 +397,15 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     def predict_pvalue(self, X: Any) -> NDArray[np.float64]:
         """Return conformal p-values: small for anomalous samples.
 
-        Among new normal samples, p-values of at most t come up at the rate that Notes
-        state for ``alpha = t``, for every t at once. One of 1/(n + 1), the smallest,
-        says that no calibration sample was as anomalous, and not how much more this one
-        is.
+        Among new normal samples, p-values of at most t occur at the rate that Notes
+        state for ``alpha = t``, for every t at once. The smallest one, 1/(n + 1), means
+        that no calibration sample was as anomalous; it does not say how much more
+        anomalous this one is.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
@@ -418,13 +418,13 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     def predict_anomaly_score(self, X: Any) -> NDArray[np.float64]:
         """Return scores a person can read: 0 is normal, 1 extremely anomalous.
 
-        A fixed function of ``score_samples`` that keeps what is apart apart, also far
-        beyond all calibration scores. It is no probability.
+        A fixed, strictly monotonic function of ``score_samples``, which keeps scores
+        apart even far beyond all calibration scores. It is not a probability.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
@@ -456,7 +456,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         matches : Bunch
             As `PatchCoreDetector.nearest_patches` returns it. ``image`` is the position
             in the `X` that this detector was fitted on, or that a frozen estimator was
-            fitted on. The estimators of several folds have banks of their own; their
+            fitted on. The estimators of several folds have different banks; their
             matches are merged, and the nearest of all are returned.
         """
         check_is_fitted(self)

@@ -47,20 +47,20 @@ from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
 
 
 class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
-    """Put the threshold of an outlier detector where labelled defects say it is best.
+    """Choose the threshold of an outlier detector that fits labelled defects best.
 
     As :class:`~sklearn.model_selection.TunedThresholdClassifierCV`, for outlier
     detectors, where the class to be found is -1. Use it if you have defects that look
     like those to come; without any, use :class:`ConformalDetector`.
 
-    Never tune on the test set: what is measured there afterwards is the best that any
-    threshold could do, not what this one will.
+    Never tune on the test set: a result measured there afterwards is the best that any
+    threshold could reach, not what to expect of this one.
 
     Parameters
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has no other, higher for more normal samples.
+        it has none, higher for more normal samples.
 
     scoring : {"f1", "balanced_accuracy"} or callable, default="f1"
         What the threshold maximises: F1 of the class -1; the mean of the two classes'
@@ -68,8 +68,8 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         function of true and predicted labels, ``scoring(y_true, y_pred) -> float``.
 
     cv : int, splitter, None or "prefit", default="prefit"
-        "prefit": `estimator` is fitted, and all of `X` is for tuning; so it is for a
-        :class:`~sklearn.frozen.FrozenEstimator`, whatever `cv` says. Otherwise the
+        "prefit": `estimator` is fitted, and all of `X` is for tuning; the same holds
+        for a :class:`~sklearn.frozen.FrozenEstimator` and any `cv`. Otherwise the
         folds are scored by estimators fitted on the normal rows of the others, and the
         final one is fitted on all normal rows; its scores are not quite those of the
         folds' estimators, so prefer "prefit" if there are enough normal samples. An int
@@ -88,7 +88,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         two scores; of equally good ones, that with fewest samples flagged.
 
     best_score_ : float
-        `scoring` at this threshold, on the very samples that chose it.
+        `scoring` at this threshold, on the samples that it was chosen on.
 
     n_features_in_ : int
         As the fitted estimator has it, if it does.
@@ -141,15 +141,15 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes; not the test set.
+            As `estimator` accepts it; not the test set.
 
         y : array-like of shape (n_samples,)
             +1 for normal and -1 for anomalous samples; both must occur.
 
         groups : array-like of shape (n_samples,) or None, default=None
-            What samples belong together, such as the part that an image shows. No group
-            is on both sides of a split, so that images of a part are not scored by an
-            estimator that was fitted on others of it. Not used, with a warning, where
+            Which samples belong together, such as images of one part. No group is on
+            both sides of a split, so that images of a part are not scored by an
+            estimator that was fitted on others of it. Ignored, with a warning, if
             nothing is split because the estimator is fitted.
 
         **params : dict
@@ -205,7 +205,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
@@ -328,8 +328,8 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             n_times[test] += 1
         if not n_times.all():
             raise ValueError(
-                f"cv={self.cv} must hold every row out, but never holds out row "
-                f"{int(np.argmin(n_times))}."
+                f"cv={self.cv} has row {int(np.argmin(n_times))} in no test fold; "
+                "every row must be in at least one."
             )
         return totals / n_times
 

@@ -57,9 +57,10 @@ def save(
 ) -> None:
     """Write a fitted detector to one file that is safe to load.
 
-    Use it to ship a model: the file holds numbers and names, and nothing in it is ever
-    executed, unlike a pickle. The same model gives the same bytes. The file is complete
-    or not there: it is written under a temporary name in the same folder, and renamed.
+    Use it to deploy a model: the file holds numbers and names, and nothing in it is
+    ever executed, unlike a pickle. The same model gives the same bytes. The file is
+    written under a temporary name in the same folder and then renamed, so that it is
+    complete or not there.
 
     Parameters
     ----------
@@ -89,8 +90,8 @@ def save(
         If `detector` is, or holds, an object of another class, or a function.
 
     ValueError
-        If `detector` is not fitted, or its parameters have been set to what does not go
-        with the fit; if `include_backbone` is asked for a network that was given as a
+        If `detector` is not fitted, or its parameters were changed since to values that
+        contradict the fit; if `include_backbone` is set, but the network was given as a
         module, or there is none.
 
     FileNotFoundError, PermissionError, IsADirectoryError
@@ -108,10 +109,10 @@ def save(
 
     Notes
     -----
-    A file is an uncompressed zip of ``model.json``, ``arrays.safetensors`` and, if it
-    was asked for, ``backbone.safetensors``. The JSON has the version of the format,
-    those of the packages, all parameters, fitted numbers, the SHA-256 of the other
-    members and that of the weights of the network.
+    A file is an uncompressed zip of ``model.json``, ``arrays.safetensors`` and, with
+    `include_backbone`, ``backbone.safetensors``. The JSON has the version of the
+    format, those of the packages, all parameters, fitted numbers, the SHA-256 of the
+    other members and that of the weights of the network.
 
     Left out are ``min_distances_`` and ``nearest_picks_`` of the sampler, which have an
     entry for each training patch; ``RandomState`` instances as `random_state`, which
@@ -123,8 +124,8 @@ def save(
     - the path of a local weights file. The file holds its name, for messages, and
       `load` asks for the path.
 
-    A process that is killed while it writes leaves the old file as it was, and beside
-    it a hidden one that ends in ``.tmp`` and may be deleted.
+    A process that is killed while it writes leaves the old file unchanged, and in its
+    folder a hidden file that ends in ``.tmp`` and may be deleted.
 
     Examples
     --------

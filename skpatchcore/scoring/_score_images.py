@@ -22,12 +22,11 @@ from skpatchcore.scoring._unreadable import (
 
 @validate_params({"on_error": [StrOptions({"raise", "skip", "nan"})]})
 def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
-    """Score images in one pass, and survive those that cannot be read.
+    """Score images in one pass, and go on after those that cannot be read.
 
-    The methods of a detector answer for every image, or raise an error that names the
-    first bad one, as scikit-learn's do. Use this for runs over a folder that nobody has
-    looked through, where one truncated file should not cost the night. Its scores are
-    those of ``detector.score_samples``.
+    The methods of a detector score every image, or raise an error that names the first
+    bad one. Use this function for long runs over unchecked folders, which one truncated
+    file should not end. Its scores are those of ``detector.score_samples``.
 
     Parameters
     ----------
@@ -66,8 +65,8 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     Raises
     ------
     TypeError
-        If `detector` is of another kind, or `X` is no container of images; a list
-        that holds other things than images is an error, too, whatever `on_error`.
+        If `detector` is of another kind, or `X` is not a container of images. A list
+        that holds other things than images is an error for any `on_error`, too.
 
     OSError, ValueError
         If an image cannot be used and `on_error` is "raise".

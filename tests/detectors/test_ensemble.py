@@ -347,6 +347,15 @@ def test_seeds_are_handed_to_members_without_one(good, new):
     assert own.named_estimators_.coarse.random_state is not None
 
 
+def test_fit_predict_passes_groups_on(good):
+    groups = np.arange(9) // 3
+    found, expected = make_ensemble(cv=3), make_ensemble(cv=3)
+    labels = found.fit_predict(good, groups=groups)
+    expected.fit(good, groups=groups)
+    assert_array_equal(found.held_out_scores_, expected.held_out_scores_)
+    assert_array_equal(labels, np.where(found.training_scores_ < found.offset_, -1, 1))
+
+
 # Company ----------------------------------------------------------------------------
 
 
