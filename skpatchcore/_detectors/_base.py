@@ -109,7 +109,7 @@ class ImageDetector(DecisionMixin):
 
     @available_if(lambda self: self._has_maps())
     def inspect(self, X: Any) -> Inspections:
-        """Yield everything about each image, from one pass through the network.
+        """Iterate over everything about each image, from one pass through the network.
 
         Use it to process a stream of images in bounded memory, or to get scores, labels
         and maps without computing features several times.
@@ -119,9 +119,9 @@ class ImageDetector(DecisionMixin):
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
-        Yields
-        ------
-        inspection : Inspection
+        Returns
+        -------
+        inspections : generator of Inspection
             ``index`` (position in `X`), ``score``, ``decision``, ``label``, ``map`` and
             ``mask``, and of a calibrated detector ``p_value`` and ``anomaly_score``,
             which are None otherwise. Images of one size come in order; if sizes differ,
@@ -135,10 +135,12 @@ class ImageDetector(DecisionMixin):
         >>> features = PatchFeatureTransformer("gabor", ("fine",), image_size=64)
         >>> detector = PatchCoreDetector(features, random_state=0)
         >>> detector = detector.fit(surfaces.data, surfaces.target)
+        >>> surfaces.target[-2:]
+        array([-1,  1])
         >>> for seen in detector.inspect(surfaces.data[-2:]):
         ...     print(seen.index, seen.label, seen.map.shape, seen.mask.any())
-        0 1 (64, 64) False
-        1 -1 (64, 64) True
+        0 -1 (64, 64) True
+        1 1 (64, 64) False
         """
         check_is_fitted(self)
         return self._inspect(check_images(X))
