@@ -14,7 +14,7 @@ from torch import nn
 
 from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors import PatchCoreEnsemble, has_maps, unwrap
+from skpatchcore._detectors import PatchCoreEnsemble, has_maps, is_frozen, unwrap
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
@@ -311,13 +311,17 @@ def _is_default(cls: type, name: str, value: Any) -> bool:
 def _without_wrappers(value: Any) -> Any:
     """Return the detector in a pipeline or a search; anything else as it is.
 
-    Of these, only the detector is needed to score; frozen estimators stay, since they
-    say that a detector was not fitted by the one that wraps it.
+    Only the detector is needed to score. Frozen estimators stay, since they show that a
+    detector was not fitted by the one that wraps it.
     """
     if isinstance(value, FrozenEstimator) or not has_maps(value):
         return value
     inner, steps = unwrap(value)
-    return value if steps else inner
+    if steps:
+        return value
+    # A pipeline may hold a frozen detector.
+    frozen = is_frozen(value) and not is_frozen(inner)
+    return FrozenEstimator(inner) if frozen else inner
 
 
 def _scores_with_given(estimator: Any) -> bool:

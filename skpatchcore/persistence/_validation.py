@@ -160,7 +160,7 @@ def _check_lone_bank(bank) -> None:
 
 def _check_tuned(detector) -> None:
     _check_same_class(detector, [detector.estimator_])
-    _check_training_rows(detector.estimator_, detector._training_rows)
+    _check_training_rows(detector.estimator_, detector._learned_rows())
     _check_names(detector)
 
 

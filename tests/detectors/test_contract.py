@@ -322,7 +322,7 @@ def wrappers_of_frozen(detector):
 
 
 @pytest.mark.parametrize("name", wrappers_of_frozen(plain()))
-def test_frozen_detectors_keep_the_numbers_of_their_own_fit(name, data):
+def test_frozen_detectors_keep_the_numbers_of_their_own_fit(name, data, tmp_path):
     X, _, _ = data
     detector = plain().fit(X[:N_GOOD])
     # Of another `X`, in which rows that are learned come last.
@@ -330,11 +330,12 @@ def test_frozen_detectors_keep_the_numbers_of_their_own_fit(name, data):
     fitted = wrappers_of_frozen(detector)[name]
     fitted = fitted.estimator if isinstance(fitted, FrozenEstimator) else fitted
     fitted.fit(new, labels)
-    assert is_frozen(fitted)
-    assert_array_equal(
-        fitted.nearest_patches(new, 1).image, detector.nearest_patches(new, 1).image
-    )
-    assert [one.rows for one in fitted._references()] == [None]
+    save(fitted, tmp_path / "model.skpc")
+    expected = detector.nearest_patches(new, 1).image
+    for one in (fitted, load(tmp_path / "model.skpc")):
+        assert is_frozen(one)
+        assert_array_equal(one.nearest_patches(new, 1).image, expected)
+        assert [reference.rows for reference in one._references()] == [None]
 
 
 def test_a_member_may_have_any_name(data):
