@@ -4,7 +4,13 @@ The contract that they all fulfil, `PatchCoreDetector`, `PatchCoreEnsemble`, and
 these need: anomaly maps, foreground masks and cross-fitting.
 """
 
-from skpatchcore._detectors._base import ImageDetector, Reference, in_order, windows
+from skpatchcore._detectors._base import (
+    ImageDetector,
+    Inspections,
+    Reference,
+    in_order,
+    windows,
+)
 from skpatchcore._detectors._cross_fit import (
     check_apart,
     features_once,
@@ -15,13 +21,20 @@ from skpatchcore._detectors._cross_fit import (
 )
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._detectors._ensemble import PatchCoreEnsemble
-from skpatchcore._detectors._find import find_detector, find_maps, has_maps, unwrap
+from skpatchcore._detectors._find import (
+    find_detector,
+    find_maps,
+    has_maps,
+    is_frozen,
+    unwrap,
+)
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._matches import merge_matches, renumber_images
 
 __all__ = [
     "ImageDetector",
     "Inspection",
+    "Inspections",
     "PatchCoreDetector",
     "PatchCoreEnsemble",
     "Reference",
@@ -33,6 +46,7 @@ __all__ = [
     "has_maps",
     "held_out_splits",
     "in_order",
+    "is_frozen",
     "merge_matches",
     "renumber_images",
     "route_fit",

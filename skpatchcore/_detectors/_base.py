@@ -5,10 +5,10 @@ detectors that wrap others) relies on `ImageDetector` and nothing else. `unwrap`
 one function that looks inside pipelines, searches and frozen estimators.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from numbers import Real
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,24 +20,26 @@ from skpatchcore._utils import DecisionMixin, StrOptions, available_if, validate
 
 _SIZES = StrOptions({"original", "resized", "grid"})
 
-
-Maps = NDArray | list[NDArray]
-
-
-"""One array for each image: stacked where their shapes agree, else a list."""
+# One array for each image: stacked where their shapes agree, else a list.
+Maps: TypeAlias = NDArray[Any] | list[NDArray[Any]]
+# Closed by whoever stops before the end, so that reading ahead stops too.
+Inspections: TypeAlias = Generator[Inspection, None, None]
 
 
 class ImageDetector(DecisionMixin):
     """A detector that finds the score and the map of an image in one pass.
 
-    A class defines `fit`, `offset_`, `map_threshold_`, and three methods:
+    A class defines `fit`, `offset_`, `map_threshold_`, and four methods:
 
     - ``_inspect(images)`` yields an `Inspection` of each image, not always in order;
     - ``_map(seen, size, border)`` returns the anomaly map of an inspection;
-    - ``nearest_patches(X, n_neighbors)`` returns the training patches compared with.
+    - ``_references()`` returns the detectors whose training patches are compared with;
+    - ``nearest_patches(X, n_neighbors)`` returns those patches.
 
-    A detector that wraps another may turn out to wrap one without maps; it says so by
-    ``_has_maps()``, and the methods for maps are then missing.
+    A detector that wraps another also defines ``_has_maps()``. If it is false, because
+    the other one has no maps, the methods for maps do not exist. A detector with
+    calibrated results defines ``_is_calibrated``, ``_p_value``, ``_anomaly_score`` and
+    ``_normalize``.
     """
 
     map_threshold_: float
@@ -45,15 +47,20 @@ class ImageDetector(DecisionMixin):
     def _has_maps(self) -> bool:
         return True
 
-    def _inspect(self, images: Images) -> Iterator[Inspection]:
+    def _inspect(self, images: Images) -> Inspections:
         raise NotImplementedError
 
     def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
         raise NotImplementedError
 
     def _references(self) -> list["Reference"]:
-        """Return the detectors whose banks hold the normal patches to be shown."""
+        """Return the detectors whose memory banks patches are compared with."""
         raise NotImplementedError
+
+    @property
+    def _is_frozen(self) -> bool:
+        """Whether training images are numbered by the `X` of an earlier `fit`."""
+        return False
 
     def _peak(self, seen: Inspection) -> float:
         """Return the largest value of an image's map."""
@@ -78,7 +85,7 @@ class ImageDetector(DecisionMixin):
             "skpatchcore.calibration.ConformalDetector."
         )
 
-    def score_samples(self, X) -> NDArray[np.float64]:
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return the negative anomaly score of images: higher is more normal.
 
         Parameters
@@ -101,8 +108,8 @@ class ImageDetector(DecisionMixin):
         return scores
 
     @available_if(lambda self: self._has_maps())
-    def inspect(self, X) -> Iterator[Inspection]:
-        """Yield everything about each image, from one pass through the network.
+    def inspect(self, X: Any) -> Inspections:
+        """Iterate over everything about each image, from one pass through the network.
 
         Use it to process a stream of images in bounded memory, or to get scores, labels
         and maps without computing features several times.
@@ -112,13 +119,28 @@ class ImageDetector(DecisionMixin):
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`.
 
-        Yields
-        ------
-        inspection : Inspection
+        Returns
+        -------
+        inspections : generator of Inspection
             ``index`` (position in `X`), ``score``, ``decision``, ``label``, ``map`` and
             ``mask``, and of a calibrated detector ``p_value`` and ``anomaly_score``,
             which are None otherwise. Images of one size come in order; if sizes differ,
             some come later.
+
+        Examples
+        --------
+        >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+        >>> from skpatchcore.datasets import make_surface_defects
+        >>> surfaces = make_surface_defects(6, 1, 1, image_size=64, random_state=0)
+        >>> features = PatchFeatureTransformer("gabor", ("fine",), image_size=64)
+        >>> detector = PatchCoreDetector(features, random_state=0)
+        >>> detector = detector.fit(surfaces.data, surfaces.target)
+        >>> surfaces.target[-2:]
+        array([-1,  1])
+        >>> for seen in detector.inspect(surfaces.data[-2:]):
+        ...     print(seen.index, seen.label, seen.map.shape, seen.mask.any())
+        0 -1 (64, 64) True
+        1 1 (64, 64) False
         """
         check_is_fitted(self)
         return self._inspect(check_images(X))
@@ -133,7 +155,7 @@ class ImageDetector(DecisionMixin):
     )
     def predict_maps(
         self,
-        X,
+        X: Any,
         *,
         size: str = "original",
         border: str = "nearest",
@@ -183,7 +205,7 @@ class ImageDetector(DecisionMixin):
     @available_if(lambda self: self._has_maps())
     @validate_params({"threshold": [Real, None], "size": [_SIZES]})
     def predict_masks(
-        self, X, *, threshold: float | None = None, size: str = "original"
+        self, X: Any, *, threshold: float | None = None, size: str = "original"
     ) -> Maps:
         """Return which pixels are anomalous (a segmentation of the defects).
 
@@ -212,13 +234,13 @@ class ImageDetector(DecisionMixin):
 
     def _iter_maps(
         self, images: Images, size: str, border: str = "nearest"
-    ) -> Iterator[tuple[int, NDArray]]:
+    ) -> Generator[tuple[int, NDArray], None, None]:
         """Yield (index, map) of each image, not always in order."""
         with closing(self._inspect(images)) as inspections:
             for seen in inspections:
                 yield seen.index, self._map(seen, size, border)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
@@ -227,10 +249,11 @@ class ImageDetector(DecisionMixin):
 
 
 class Reference(NamedTuple):
-    """A detector with a memory bank, inside another that was fitted on more images.
+    """A detector with a memory bank, and which images its `X` in `fit` consisted of.
 
-    `rows` are the positions of its training images in the `X` that the outermost
-    detector was fitted on; None if it was fitted on that `X` itself.
+    `rows` are their positions in the `X` that the outermost detector was fitted on.
+    None means that no number changes: it was fitted on that `X` itself, or was frozen
+    and keeps the numbers of its own.
     """
 
     detector: ImageDetector
@@ -246,33 +269,33 @@ class Reference(NamedTuple):
 def gather(arrays: Iterable[tuple[int, NDArray]], n: int) -> Maps:
     """Return n arrays, given with their indices, as one, or as a list if shapes differ.
 
-    One array is filled as they come, so that outputs are not held twice.
+    The result is filled as they come, so that no array is held twice.
     """
     stacked: NDArray | None = None
-    separate: list[NDArray] | None = None
+    separate: list[NDArray] = []
     filled: list[int] = []
     for i, values in arrays:
-        if stacked is None and separate is None:
+        if not filled:
             stacked = np.empty((n, *values.shape), values.dtype)
         if stacked is not None and values.shape != stacked.shape[1:]:
             separate = [np.empty(0)] * n
             for j in filled:
                 separate[j] = stacked[j].copy()
             stacked = None
-        if separate is not None:
+        if stacked is None:
             separate[i] = values
-        elif stacked is not None:
+        else:
             stacked[i] = values
         filled.append(i)
-    return stacked if separate is None else separate
+    return separate if stacked is None else stacked
 
 
-def in_order(inspections: Iterator[Inspection]) -> list[Inspection]:
+def in_order(inspections: Iterable[Inspection]) -> list[Inspection]:
     """Return all inspections in the order of their images."""
     return sorted(inspections, key=lambda seen: seen.index)
 
 
-def windows(images: Sequence, size: int = 32) -> Iterator[range]:
-    """Yield runs of positions, for detectors that take turns with a few images each."""
+def windows(images: Sequence, size: int = 32) -> Iterator[NDArray[np.int64]]:
+    """Yield runs of positions, for detectors that take turns on a few images each."""
     for start in range(0, len(images), size):
-        yield range(start, min(start + size, len(images)))
+        yield np.arange(start, min(start + size, len(images)))

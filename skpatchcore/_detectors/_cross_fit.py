@@ -1,4 +1,4 @@
-"""Estimators fitted without some samples, to see what they give for these."""
+"""Fit estimators without some samples, to score these as new ones."""
 
 import warnings
 from collections import Counter
@@ -71,7 +71,7 @@ def held_out_splits(
     X : array-like or sequence of images
         All samples.
     rows : ndarray of shape (n_rows,), int64
-        Those to divide.
+        Rows to divide.
     random_state : int, RandomState instance or None
         Shuffles them.
     y : array-like of shape (n_samples,) or None
@@ -79,7 +79,7 @@ def held_out_splits(
     groups : ndarray of shape (n_samples,), int, or None
         No group may be on both sides of a split.
     params : dict or None
-        What a splitter that was given gets besides `X` and `y`.
+        Further arguments of a splitter that was passed as `cv`.
     """
     given, cv, params = cv, check_cv(cv), params or {}
     if isinstance(cv, KFold) and cv is not given:
@@ -96,8 +96,8 @@ def held_out_splits(
         place = wrong[0]
         row = rows[place] if place in once else place
         raise ValueError(
-            f"cv={given} must hold each of {len(rows)} normal rows out exactly once, "
-            f"but holds row {row} out {n_times[place]} times."
+            f"cv={given} has row {row} in {n_times[place]} test folds; each of the "
+            f"{len(rows)} normal rows must be in exactly one."
         )
     check_apart(given, splits, rows, groups)
     return splits
@@ -136,8 +136,8 @@ def check_apart(cv, splits: list[tuple], rows: np.ndarray, groups) -> None:
 def features_once(estimator, n_fits: int) -> Iterator[tuple[object, Callable]]:
     """Yield an estimator whose clones pass an image through the network only once.
 
-    It comes with a function that makes fitted clones forget the folder that layer maps
-    were kept in for the time being.
+    Layer maps are kept in a temporary folder. The function that comes with the
+    estimator removes that folder from the parameters of fitted clones.
     """
     if n_fits == 1 or not any(map(_extracts_again, _detectors(estimator))):
         yield estimator, lambda fitted: None

@@ -1,8 +1,9 @@
 """Several detectors of images as one, each calibrated on held-out normal images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,13 @@ from sklearn.utils import Bunch, check_random_state, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._bank import AUTO_CONTAMINATION, PatchMemoryBank
-from skpatchcore._detectors._base import ImageDetector, Reference, in_order, windows
+from skpatchcore._detectors._base import (
+    ImageDetector,
+    Inspections,
+    Reference,
+    in_order,
+    windows,
+)
 from skpatchcore._detectors._cross_fit import features_once, held_out_splits
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._detectors._inspection import Inspection
@@ -31,50 +38,50 @@ from skpatchcore._utils import (
 
 
 class PatchCoreEnsemble(ImageDetector, BaseComposition):
-    """Average detectors with other networks or layers, each in a unit of its own.
+    """Average detectors with other networks or layers, each on its own scale.
 
-    Distances of two networks have nothing in common: a mean of them is decided by the
-    one with the larger numbers, or the noisier one. So every member is cross-fitted:
-    detectors fitted without some of the normal images say what it gives for normal
-    images it has not seen. Its scores are divided by the standard deviation of
-    those. No defect, and no image of a test set, is needed for that.
+    Distances of two networks cannot be compared: the network with the larger numbers,
+    or with more noise, would dominate their mean. So every member is cross-fitted:
+    detectors fitted without some of the normal images score these as new ones, and the
+    member's scores are divided by the standard deviation of the result. This needs no
+    defects and no test images.
 
-    The mean is then multiplied by one number, so that 1 is what a typical new normal
-    image gets, in scores (as -1, since they are higher for more *normal* images)
-    and as largest value of its map. Every step is linear: nothing saturates, and the
-    order in which one member puts images is never changed by its calibration.
+    The mean is then multiplied by one number, so that a typical new normal image has
+    the score -1 (scores are higher for more *normal* images) and a map whose largest
+    value is 1. Each score is only rescaled, so large defects are not clipped, and the
+    order of images within a member stays the same.
 
     Parameters
     ----------
     estimators : list of (str, PatchCoreDetector)
-        Names, and detectors to clone and fit. One is left out if it is set to "drop",
-        as by ``set_params(name="drop")``. Parameters of members are reached by their
-        names, ``name__features__layers``.
+        Names, and detectors to clone and fit. ``set_params(name="drop")`` leaves a
+        member out, and ``set_params(name__features__layers=...)`` sets one of its
+        parameters.
 
     cv : int or splitter, default=5
-        Folds of the normal images; every image must be held out exactly once. An
-        int is a shuffled :class:`~sklearn.model_selection.KFold`, of one fold an image
-        where there are fewer.
+        Folds of the normal images; every image must be in exactly one test fold. An
+        int is a shuffled :class:`~sklearn.model_selection.KFold`, with one fold per
+        image if there are fewer images.
 
     contamination : "auto" or float, default="auto"
         "auto" puts `offset_` where 1 % of the *held-out* images are on the anomalous
         side; a float in (0, 0.5] is the share of the *training* images there, as in
         scikit-learn's detectors, and flags new normal images more often. For a stated
-        rate of false alarms, put a
-        :class:`~skpatchcore.calibration.ConformalDetector` round the ensemble.
+        false-alarm rate, wrap the ensemble in a
+        :class:`~skpatchcore.calibration.ConformalDetector`.
 
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache on disk for members that have none; see `PatchCoreDetector`. With None,
-        layer maps are kept in a temporary folder during `fit`.
+        Cache on disk for members that have none; see `PatchCoreDetector`. None keeps
+        layer maps in a temporary folder during `fit`.
 
     device : str, torch.device or None, default=None
-        Where to compute, for members that do not say.
+        Where to compute, for members that have no device set.
 
     random_state : int, RandomState instance or None, default=None
-        Shuffles the folds, and seeds members that have no seed of their own.
+        Shuffles the folds, and seeds members that have no seed set.
 
     verbose : int, default=0
-        Passed on to members that are silent.
+        Passed on to members whose `verbose` is 0.
 
     Attributes
     ----------
@@ -109,15 +116,15 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
     See Also
     --------
     PatchCoreDetector : A member.
-    sklearn.ensemble.VotingClassifier : The same handling of names and "drop".
+    sklearn.ensemble.VotingClassifier : Handles names and "drop" in the same way.
 
     Notes
     -----
     `fit` makes ``cv + 1`` coresets for each member; an image passes each network once.
 
-    Maps are averaged pixel by pixel in the size of the image, so members may have
-    grids and input sizes of their own. The sizes "resized" and "grid" are for members
-    that agree about them.
+    Maps are averaged pixel by pixel in the size of the image, so members may differ in
+    their grids and input sizes. The sizes "resized" and "grid" need members that have
+    them in common.
 
     Examples
     --------
@@ -152,8 +159,8 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         "verbose": ["verbose"],
     }
 
-    # Groups decide what is held out: in searches with metadata routing they come
-    # without a request of the user's.
+    # Groups decide what is held out. With metadata routing, searches pass them on
+    # without a request by the user.
     __metadata_request__fit = {"groups": True}
 
     def __init__(
@@ -175,7 +182,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         self.random_state = random_state
         self.verbose = verbose
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return parameters, those of the members too.
 
         Parameters
@@ -190,7 +197,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         """
         return self._get_params("estimators", deep=deep)
 
-    def set_params(self, **params):
+    def set_params(self, **params: Any) -> Self:
         """Set parameters, replace a member, or drop it.
 
         Parameters
@@ -207,7 +214,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         return self._set_params("estimators", **params)
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, *, groups=None):
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
         """Fit the members, and calibrate each on images that were held out.
 
         Parameters
@@ -219,9 +226,8 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             Images labelled -1 (anomalous) are left out; all others are learned from.
 
         groups : array-like of shape (n,) or None, default=None
-            What images belong together, such as the part that they show. Groups are
-            held out as a whole, by `cv` as by that of
-            :class:`~skpatchcore.calibration.ConformalDetector`.
+            Which images belong together, such as those of one part. Groups are held
+            out as a whole, as in :class:`~skpatchcore.calibration.ConformalDetector`.
 
         Returns
         -------
@@ -262,7 +268,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         check_is_fitted(self)
         return Bunch(**dict(zip(self._member_names, self.estimators_, strict=True)))
 
-    def nearest_patches(self, X, n_neighbors=None):
+    def nearest_patches(self, X: Any, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that each member compares patches with.
 
         Parameters
@@ -277,7 +283,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         -------
         matches : Bunch
             By name of the member, what `PatchCoreDetector.nearest_patches` returns;
-            members have grids and training patches of their own.
+            members differ in their grids and banks.
         """
         return Bunch(
             **{
@@ -308,20 +314,23 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             )
         return members
 
-    def _split(self, X, rows: NDArray, random_state, groups) -> list[tuple]:
+    def _split(
+        self, X: Any, rows: NDArray, random_state: Any, groups: NDArray | None
+    ) -> list[tuple]:
         n = len(rows) if groups is None else len(np.unique(groups[rows]))
         if n < 2:
             raise ValueError(
-                "Calibration holds normal images, or groups of them, out, so at "
-                f"least 2 are needed; got n_samples = {n}. A single PatchCoreDetector "
-                "takes one."
+                "An ensemble is calibrated on held-out normal images, or groups of "
+                f"them, and needs at least 2; got n_samples = {n}. Use more images, or "
+                "a single PatchCoreDetector, which needs one."
             )
         cv, params = self.cv, {} if groups is None else {"groups": groups}
         cv = min(cv, n) if isinstance(cv, Integral) else cv
         return held_out_splits(cv, X, rows, random_state, groups=groups, params=params)
 
-    def _adopt(self, member, random_state) -> PatchCoreDetector:
-        """Return a member with what it is to inherit, in a fixed order of draws."""
+    def _adopt(self, member: PatchCoreDetector, random_state: Any) -> PatchCoreDetector:
+        """Return a clone of a member with inherited parameters."""
+        # Drawn for every member, also for those that have a seed.
         seed = int(random_state.randint(np.iinfo(np.int32).max))
         return inherit_params(
             clone(member),
@@ -344,27 +353,28 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         self.training_scores_ = self.score_weights_ @ np.array(
             [member.training_scores_ for member in self.estimators_]
         )
-        share, scores = self.contamination, self.training_scores_
-        if share == "auto":
-            share, scores = AUTO_CONTAMINATION, self.held_out_scores_
-        self.offset_ = lower_quantile(scores, share)
-        peaks = [
+        if self.contamination == "auto":
+            share, decisive = AUTO_CONTAMINATION, self.held_out_scores_
+        else:
+            share, decisive = self.contamination, self.training_scores_
+        self.offset_ = lower_quantile(decisive, share)
+        combined = [
             self._combine(i, members).peak
             for i, members in enumerate(zip(*held_out, strict=True))
         ]
-        self.map_threshold_ = upper_quantile(peaks, share)
+        self.map_threshold_ = upper_quantile(combined, share)
 
-    def _inspect(self, images: Images) -> Iterator[Inspection]:
+    def _inspect(self, images: Images) -> Inspections:
         """Yield what the members see in each image, in order."""
         for window in windows(images):
             part = images.take(window)
             seen = [in_order(member._inspect(part)) for member in self.estimators_]
-            for i, *members in zip(window, *seen, strict=True):
+            for i, *members in zip(window.tolist(), *seen, strict=True):
                 yield self._combine(i, members)
 
     def _combine(self, index: int, members: Sequence[Inspection]) -> Inspection:
         """Return what members see in one image as one inspection."""
-        score = self.score_weights_ @ [seen.score for seen in members]
+        score = self.score_weights_ @ np.array([seen.score for seen in members])
         first = members[0]
         grids = [resize_map(m.patch_scores, first.patch_scores.shape) for m in members]
         patch_scores = sum(
@@ -375,13 +385,13 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         )
 
     def _references(self) -> list[Reference]:
-        # Members differ in grids and scales; the first stands for all.
+        # Members differ in grids and scales, so the first is shown.
         return [Reference(self.estimators_[0])]
 
     def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
         if size != "original" and not _agree(seen, size):
             raise ValueError(
-                f"size={size!r} needs members that agree about it, but their networks "
+                f"size={size!r} needs members with equal sizes, but their networks "
                 f"see {[one.geometry.crop for one in seen.parts]} pixels and give "
                 f"grids of {[one.patch_scores.shape for one in seen.parts]}; use "
                 "size='original', or the maps of a member in named_estimators_."
@@ -395,53 +405,54 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
 
     def _peak(self, seen: Inspection) -> float:
         """Return the largest value of an image's map."""
-        # Means of maps that are interpolated alike cannot exceed those of the inputs.
+        # If all maps are interpolated in the same way, their mean cannot exceed this.
         size = "resized" if _agree(seen, "resized") else "original"
         return self._map(seen, size).max()
 
 
 def balanced_weights(anomaly: NDArray) -> NDArray:
-    """Return a factor for each member that makes them equally spread, and 1 typical.
+    """Return a factor for each member that makes standard deviations equal.
 
     Parameters
     ----------
     anomaly : ndarray of shape (n_members, n_images)
-        What members give for normal images they have not seen, at least 0.
+        Anomaly scores of held-out normal images, at least 0.
 
     Returns
     -------
     weights : ndarray of shape (n_members,), float64
         Proportional to 1 / standard deviation; the mean of ``weights @ anomaly`` is 1.
     """
-    center, spread = anomaly.mean(axis=1), anomaly.std(axis=1)
-    # Images that are all alike have no spread; rounding may leave some.
-    tiny = spread <= 1e-6 * center
-    weights = 1 / np.where(tiny, np.where(center > 0, center, 1), spread)
+    center, deviation = anomaly.mean(axis=1), anomaly.std(axis=1)
+    # Of equal images the standard deviation is 0, but for rounding.
+    tiny = deviation <= 1e-6 * center
+    weights = 1 / np.where(tiny, np.where(center > 0, center, 1), deviation)
     typical = weights @ center
     return weights / typical if typical > 0 else weights / len(weights)
 
 
-def _cross_inspect(member, images, rows: NDArray, splits):
+def _cross_inspect(
+    member: PatchCoreDetector, images: Images, rows: NDArray, splits: list[tuple]
+) -> tuple[PatchCoreDetector, list[Inspection]]:
     """Return `member` fitted on all rows, and what it sees in those held out."""
-    held_out = [None] * len(rows)
+    held_out: dict[int, Inspection] = {}
     with features_once(member, len(splits) + 1) as (remembering, give_back):
         for train, test in splits:
             fold = clone(remembering).fit(images.take(rows[train]))
             for seen in fold._inspect(images.take(rows[test])):
-                held_out[test[seen.index]] = seen
+                held_out[int(test[seen.index])] = seen
         fitted = clone(remembering).fit(images.take(rows))
         give_back([fitted])
-    # The banks of the folds are not kept for the sake of what they saw.
-    return fitted, [replace(seen, detector=fitted) for seen in held_out]
+    # Inspections refer to their detector, and would keep the banks of the folds.
+    return fitted, [replace(held_out[i], detector=fitted) for i in range(len(rows))]
 
 
 def _agree(seen: Inspection, size: str) -> bool:
     """Return whether maps of that size show the same places in all members."""
-    places = {one.geometry for one in seen.parts}
-    if size == "grid":
-        places = {(one.geometry, one.patch_scores.shape) for one in seen.parts}
-    return len(places) == 1
+    parts = seen.parts
+    grids = {one.patch_scores.shape for one in parts} if size == "grid" else {()}
+    return len({one.geometry for one in parts}) == len(grids) == 1
 
 
-def _is_dropped(estimator) -> bool:
+def _is_dropped(estimator: Any) -> bool:
     return isinstance(estimator, str) and estimator == "drop"

@@ -1,14 +1,16 @@
-"""The detector of images in a pipeline, a search or a frozen estimator."""
+"""The detector of images in a pipeline, a search or a frozen estimator.
 
-from collections.abc import Iterator
+Nothing else in the package asks what kind of estimator it was given.
+"""
+
 from typing import Any, NamedTuple
 
+import numpy as np
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
-from skpatchcore._detectors._base import ImageDetector, Reference
-from skpatchcore._detectors._inspection import Inspection
-from skpatchcore._images import check_images
+from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
+from skpatchcore._images import Images, check_images
 from skpatchcore._utils import BaseSearchCV
 
 
@@ -18,15 +20,18 @@ class FoundDetector(NamedTuple):
     detector: ImageDetector
     steps: tuple[Any, ...] = ()
 
-    def prepare(self, X):
+    def prepare(self, X: Any) -> Any:
         """Return what the detector is given if its pipeline is given `X`."""
+        if not self.steps:
+            return X
+        prepared = _as_given(X) if isinstance(X, Images) else X
         for step in self.steps:
-            X = step.transform(X)
-        return X
+            prepared = step.transform(prepared)
+        return _renumbered(prepared, X) if isinstance(X, Images) else prepared
 
-    def inspect(self, X) -> Iterator[Inspection]:
+    def inspect(self, X: Any) -> Inspections:
         """Yield what the detector finds in each image."""
-        return self.detector._inspect(check_images(self.prepare(X)))
+        return self.detector.inspect(self.prepare(X))
 
     def references(self) -> list[Reference]:
         """Return what `ImageDetector._references` does.
@@ -45,7 +50,7 @@ class FoundDetector(NamedTuple):
         return self.detector._references()
 
 
-def find_detector(estimator) -> FoundDetector:
+def find_detector(estimator: Any) -> FoundDetector:
     """Return the detector in a pipeline, a search or a frozen estimator.
 
     Parameters
@@ -73,7 +78,7 @@ def find_detector(estimator) -> FoundDetector:
     return found
 
 
-def find_maps(estimator) -> FoundDetector:
+def find_maps(estimator: Any) -> FoundDetector:
     """Do as `find_detector`, but accept anything that has ``predict_maps``."""
     inner, steps = unwrap(estimator)
     if not hasattr(inner, "predict_maps"):
@@ -87,30 +92,71 @@ def find_maps(estimator) -> FoundDetector:
     return FoundDetector(inner, tuple(steps))
 
 
-def unwrap(estimator) -> tuple[Any, list]:
-    """Return what decides in a pipeline, a search or a frozen estimator.
-
-    Also the transformers of pipelines in front of it. Of a fitted search,
-    ``best_estimator_`` counts.
-    """
-    steps: list[Any] = []
-    while True:
-        if isinstance(estimator, Pipeline):
-            *before, (_, last) = estimator.steps
-            steps += [step for _, step in before if step not in (None, "passthrough")]
-            estimator = last
-        elif hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, BaseSearchCV | FrozenEstimator):
-            estimator = estimator.estimator
-        else:
-            return estimator, steps
-
-
-def has_maps(estimator) -> bool:
+def has_maps(estimator: Any) -> bool:
     """Return whether `find_detector` finds a detector."""
     try:
         find_detector(estimator)
     except TypeError:
         return False
     return True
+
+
+def unwrap(estimator: Any) -> tuple[Any, list[Any]]:
+    """Return the last estimator in a pipeline, a search or a frozen estimator.
+
+    It comes with the transformers of pipelines in front of it. Of a fitted search,
+    ``best_estimator_`` counts.
+    """
+    steps: list[Any] = []
+    while (wrapped := _open(estimator)) is not None:
+        estimator, before = wrapped
+        steps += before
+    return estimator, steps
+
+
+def is_frozen(estimator: Any) -> bool:
+    """Return whether an estimator keeps what a detector learned before its own `fit`.
+
+    That detector numbers training images by the `X` that it was fitted on.
+    """
+    while not isinstance(estimator, FrozenEstimator):
+        wrapped = _open(estimator)
+        if wrapped is None:
+            return getattr(estimator, "_is_frozen", False)
+        estimator, _ = wrapped
+    return True
+
+
+def _open(estimator: Any) -> tuple[Any, list[Any]] | None:
+    """Return what is directly inside, and the transformers before it; None: nothing."""
+    if isinstance(estimator, Pipeline):
+        *before, (_, last) = estimator.steps
+        return last, [s for _, s in before if s is not None and s != "passthrough"]
+    if hasattr(estimator, "best_estimator_"):
+        return estimator.best_estimator_, []
+    if isinstance(estimator, BaseSearchCV | FrozenEstimator):
+        return estimator.estimator, []
+    return None
+
+
+def _as_given(images: Images) -> Any:
+    """Return images as a user passes them: transformers know no `Images`.
+
+    Arrays of one shape and dtype are stacked, since a transformer may compute with `X`
+    as a whole. Nothing is decoded or scaled.
+    """
+    sources = list(images.sources)
+    kinds = {(getattr(s, "shape", None), getattr(s, "dtype", None)) for s in sources}
+    is_array = all(isinstance(source, np.ndarray) for source in sources)
+    return np.stack(sources) if is_array and len(kinds) == 1 else sources
+
+
+def _renumbered(prepared: Any, images: Images) -> Images:
+    """Return what transformers made of images, under the names of these."""
+    made = check_images(prepared)
+    if len(made) != len(images):
+        raise ValueError(
+            f"The transformers before the detector made {len(made)} images of "
+            f"{len(images)}; they must return one image for each that they are given."
+        )
+    return Images(made.sources, images.names)

@@ -9,16 +9,16 @@ from scipy.ndimage import binary_closing, binary_dilation
 
 from skpatchcore._utils import ceil_fraction, draw_evenly
 
-# Patches of references that the component and the threshold are learned from.
+# The component and the threshold are learned from at most this many patches.
 _MAX_PATCHES = 50_000
 _N_BINS = 256
-# Share of the variance that lies between both sides of the threshold: 0.64 for a
-# normal and 0.75 for a uniform distribution, which have no two sides.
+# Least share of the variance that must lie between the two sides of the threshold. A
+# normal distribution has 0.64 and a uniform one 0.75, and neither has two sides.
 _MIN_SEPARATION = 0.8
 # Shares of patches that a foreground of the references may have.
 _MIN_SHARE, _MAX_SHARE = 0.05, 0.95
-# What counts as rim of an image, beside the outermost patch, as a share of its side.
-_RIM = 0.1
+# Width of an image's border, beyond the outermost patch, as a share of its side.
+_BORDER = 0.1
 _WINDOW = np.ones((3, 3), dtype=bool)
 
 
@@ -31,14 +31,14 @@ class Foreground(NamedTuple):
     def mask(self, grid: NDArray) -> NDArray:
         """Return which patches of a grid (h, w, d) are foreground: bool (h, w).
 
-        It is grown by a patch, so that outlines belong to it, and small holes are
-        filled. Where nothing is foreground, everything is.
+        The foreground is grown by a patch, so that it includes outlines, and small
+        holes are filled. If no patch is foreground, all are.
         """
         inside = grid @ self.direction > self.threshold
         if not inside.any():
             return np.ones(inside.shape, dtype=bool)
         grown = binary_dilation(inside, _WINDOW)
-        # Closing takes what lies beyond the rim for background, and erodes there.
+        # Closing treats everything outside the grid as background, and erodes there.
         return binary_closing(grown, _WINDOW) | grown
 
     def select(self, patches: NDArray, shapes: NDArray) -> NDArray:
@@ -52,18 +52,18 @@ class Foreground(NamedTuple):
 
 
 def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
-    """Learn what is foreground in reference images; None, with a warning, if nothing.
+    """Learn what is foreground in reference images; None, with a warning, if unclear.
 
     Parameters
     ----------
     patches : ndarray of shape (n_patches, d)
-        Features of all images, one below the other.
+        Features of all images, concatenated.
     shapes : ndarray of shape (n_images, 2), int64
         Their grids.
     """
-    # Zeros of the padding make patches at the edge differ from all others: what stands
-    # out there is no object.
-    inner = ~at_rim(shapes, 0)
+    # Zero padding makes patches at the edge differ from all others, although they need
+    # not show the object.
+    inner = ~at_border(shapes, 0)
     inner = inner if inner.any() else np.ones(len(patches), dtype=bool)
     ends = shapes.prod(axis=1).cumsum()
     sizes = np.diff(inner.cumsum()[ends - 1], prepend=0)
@@ -72,19 +72,19 @@ def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
     values = patches @ direction
     threshold, separation = otsu(values[drawn])
     above = values > threshold
-    rim = at_rim(shapes, _RIM) & inner
-    # The rim is background: the side that is rarer there is the object.
-    if rim.any() and above[rim].mean() > above[inner].mean():
+    border = at_border(shapes, _BORDER) & inner
+    # The border is background, so the side that is rarer there is the object.
+    if border.any() and above[border].mean() > above[inner].mean():
         direction, threshold, above = -direction, -threshold, ~above
     share = above[inner].mean()
     if separation >= _MIN_SEPARATION and _MIN_SHARE <= share <= _MAX_SHARE:
         return Foreground(direction, float(threshold))
     warnings.warn(
         "The reference images have no foreground that stands out: the two sides of "
-        f"the first principal component take {share:.0%} and {1 - share:.0%} of the "
+        f"the first principal component hold {share:.0%} and {1 - share:.0%} of the "
         f"patches and explain {separation:.0%} of its variance (at least "
-        f"{_MIN_SEPARATION:.0%} are asked for). All patches are used; "
-        "foreground=None says so without this warning.",
+        f"{_MIN_SEPARATION:.0%} are required). All patches are used; pass "
+        "foreground=None to do so without this warning.",
         UserWarning,
         stacklevel=4,
     )
@@ -126,15 +126,15 @@ def otsu(values: NDArray) -> tuple[float, float]:
     return float(edges[best + 1]), float(share)
 
 
-def at_rim(shapes: NDArray, share: float) -> NDArray:
-    """Return which patches lie at the edge of their grid, or beside it: (n_patches,).
+def at_border(shapes: NDArray, share: float) -> NDArray:
+    """Return which patches lie at the border of their grid: bool (n_patches,).
 
-    That is the outermost patch, and a `share` of the side further in, rounded up.
+    The border is the outermost patch and a `share` of the side, rounded up.
     """
     masks = []
     for height, width in shapes:
         top, left = (1 + ceil_fraction(share, size) for size in (height, width))
-        rim = np.ones((height, width), dtype=bool)
-        rim[top : max(0, height - top), left : max(0, width - left)] = False
-        masks.append(rim.reshape(-1))
+        border = np.ones((height, width), dtype=bool)
+        border[top : max(0, height - top), left : max(0, width - left)] = False
+        masks.append(border.reshape(-1))
     return np.concatenate(masks)

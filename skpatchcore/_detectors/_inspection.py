@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Inspection:
     """What one pass over one image gives.
 
-    Maps and masks are computed when they are first asked for; everything else is there.
+    Maps and masks are computed at their first use; everything else is there already.
 
     Attributes
     ----------
@@ -28,11 +28,11 @@ class Inspection:
     score : float
         As ``score_samples`` returns it: higher is more normal.
     patch_scores : ndarray of shape (h, w), float64
-        The grid that the map is made of: higher is more anomalous. Where a detector
-        consists of several, this is their combination on the first one's grid.
+        The grid that the map is made of: higher is more anomalous. For a detector that
+        consists of several, their combination on the grid of the first.
     geometry : Geometry
-        How the image became the network's input; where a detector consists of several,
-        that of the first.
+        How the image became the network's input; for a detector that consists of
+        several, that of the first.
     detector : ImageDetector
         The detector that inspected the image.
     parts : tuple of Inspection

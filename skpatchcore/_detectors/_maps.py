@@ -26,12 +26,12 @@ def anomaly_map(
     geometry : Geometry
         How the image became the network's input.
     size : {"original", "resized", "grid"}
-        The image's own size, that of the network's input, or `grid` as it is.
+        The size of the image, that of the network's input, or that of `grid`.
     smoothing : float
         Standard deviation of the Gaussian in pixels of the network's input.
     border : {"nearest", "nan"}
-        What stands where a crop removed the image, for ``size="original"``: the value
-        of the nearest pixel seen, or NaN.
+        For ``size="original"``, the value where a crop removed part of the image: that
+        of the nearest pixel that was used, or NaN.
 
     Returns
     -------
@@ -51,7 +51,7 @@ def anomaly_map(
 
 
 def seen_pixels(geometry: Geometry) -> np.ndarray:
-    """Return which pixels of the image, bool of its size, have their centre kept."""
+    """Return which pixels of the image the network saw, by their centres: bool."""
     axes = []
     for original, resized, offset, kept in zip(*geometry, strict=True):
         center = (np.arange(original) + 0.5) * resized / original

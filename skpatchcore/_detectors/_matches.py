@@ -24,7 +24,7 @@ def renumber_images(matches: Bunch, rows: NDArray | None) -> Bunch:
     """Return matches with ``rows[i]`` for training image i; None changes nothing."""
     if rows is None:
         return matches
-    if "distance" not in matches:
+    if _is_by_member(matches):
         return _by_member([matches], lambda own: renumber_images(own[0], rows))
     images = matches.image
     images = [rows[i] for i in images] if isinstance(images, list) else rows[images]
@@ -34,14 +34,19 @@ def renumber_images(matches: Bunch, rows: NDArray | None) -> Bunch:
 def merge_matches(found: Sequence[Bunch]) -> Bunch:
     """Return the nearest matches of several detectors, each training patch once.
 
-    All must have been asked for the same number of neighbours, and so have found it.
+    All detectors must have returned the same number of neighbours.
     """
     if len(found) == 1:
         return found[0]
-    if "distance" not in found[0]:
+    if _is_by_member(found[0]):
         return _by_member(found, merge_matches)
     images = zip(*(_split(matches) for matches in found), strict=True)
     return stack_matches([_merge_image(parts) for parts in images])
+
+
+def _is_by_member(matches: Bunch) -> bool:
+    # Not by the names: a member may be called "distance".
+    return all(isinstance(part, Bunch) for part in matches.values())
 
 
 def _by_member(found: Sequence[Bunch], function: Callable) -> Bunch:
@@ -59,8 +64,8 @@ def _merge_image(parts: Sequence[tuple[NDArray, ...]]) -> list[NDArray]:
     arrays = [np.concatenate(column, axis=-1) for column in zip(*parts, strict=True)]
     order = np.argsort(arrays[-1], axis=-1, kind="stable")
     arrays = [np.take_along_axis(array, order, axis=-1) for array in arrays]
-    # A patch that several banks hold counts once, where it is nearest. Every detector
-    # names k different ones, so at least k are left.
+    # A patch that several banks hold counts once, where it is nearest. Each detector
+    # returned k different patches, so at least k are left.
     place = np.stack(arrays[:-1])
     same = (place[..., :, np.newaxis] == place[..., np.newaxis, :]).all(axis=0)
     repeated = np.tril(same, -1).any(axis=-1)

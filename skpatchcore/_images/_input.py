@@ -49,6 +49,11 @@ class Images(Sequence):
         """What messages call the images."""
         return self._names
 
+    @property
+    def sources(self) -> Sequence:
+        """The images as they were given: paths, PIL images or arrays."""
+        return self._sources
+
     def take(self, indices: np.ndarray) -> "Images":
         """Return the images at `indices`, still under their first names."""
         return Images(

@@ -1,4 +1,10 @@
-"""Thresholds with a stated false-alarm rate, and p-values, from normal samples only."""
+"""Thresholds for outlier detectors: calibrated, or tuned.
+
+`ConformalDetector` needs held-out normal samples and gives p-values and a threshold
+with a stated false-alarm rate. `TunedThresholdDetector` needs labelled defects and
+gives the threshold that fits them best. Both wrap any outlier detector; around a
+detector of images they also calibrate, or pass on, its maps.
+"""
 
 from skpatchcore.calibration._conformal import ConformalDetector
 from skpatchcore.calibration._tuned_threshold import TunedThresholdDetector
@@ -6,6 +12,7 @@ from skpatchcore.calibration._tuned_threshold import TunedThresholdDetector
 __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 
 # For other folders of this package.
+from skpatchcore.calibration._conformal import scoring_part as scoring_part
 from skpatchcore.calibration._p_values import Calibration as Calibration
 from skpatchcore.calibration._p_values import anomaly_score as anomaly_score
 from skpatchcore.calibration._p_values import n_supported as n_supported

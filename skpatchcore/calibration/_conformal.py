@@ -1,7 +1,8 @@
 """Thresholds with a stated false-alarm rate, and p-values, from normal samples only."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from numbers import Integral, Real
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpatchcore._detectors import (
     ImageDetector,
     Inspection,
+    Inspections,
     Reference,
     features_once,
     find_detector,
@@ -27,6 +29,7 @@ from skpatchcore._detectors import (
     has_maps,
     held_out_splits,
     in_order,
+    is_frozen,
     merge_matches,
     renumber_images,
     route_fit,
@@ -68,13 +71,13 @@ _MAY_BE_MISSING = (
 class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     """Give any outlier detector a threshold with a stated false-alarm rate.
 
-    The scores of normal samples that the detector was not fitted on say what normal
-    samples score; a new sample is flagged if at most a share `alpha` of them is as
-    anomalous. No defects are needed, and nothing is assumed about the distribution of
-    scores; only that new normal samples come from the same process as those of `fit`
-    (that they are exchangeable).
+    Normal samples that the detector was not fitted on show what normal samples score. A
+    new sample is flagged if at most a share `alpha` of them is as anomalous. This needs
+    no defects and assumes nothing about the distribution of scores, only that new
+    normal samples come from the same process as those of `fit` (that they are
+    exchangeable).
 
-    Wrap it round a :class:`~skpatchcore.PatchCoreDetector`, a
+    Wrap it around a :class:`~skpatchcore.PatchCoreDetector`, a
     :class:`~skpatchcore.PatchMemoryBank`, any outlier detector of scikit-learn, or a
     pipeline that ends in one. Signs are as theirs: ``score_samples`` and
     ``decision_function`` are higher for more normal samples, ``predict_anomaly_score``
@@ -84,10 +87,10 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has no other, higher for more normal samples. A fitted one in a
-        :class:`~sklearn.frozen.FrozenEstimator` is left as it is and calibrated on all
-        rows, whatever `method` says. Of a `TunedThresholdDetector` the detector in it
-        is calibrated: the tuned threshold plays no part in scores.
+        it has none, higher for more normal samples. A fitted one in a
+        :class:`~sklearn.frozen.FrozenEstimator` is not fitted again and is calibrated
+        on all rows, for any `method`. For a `TunedThresholdDetector`, the detector in
+        it is calibrated, since scores do not depend on the tuned threshold.
 
     alpha : float, default=0.01
         Share of new normal samples that may be flagged, in (0, 1). It needs at least
@@ -100,8 +103,8 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
 
         - "cross": every row calibrates, scored by the one of K estimators that was
           fitted without its fold. New samples are scored by all K.
-        - "jackknife+": as "cross", with a fold for each row, or group of rows,
-          whatever `cv` says; for few rows.
+        - "jackknife+": as "cross", with a fold for each row, or group of rows; `cv`
+          is ignored. For few rows.
         - "split": a share of the rows, `calibration_size`, calibrates one estimator
           fitted on the others.
         - "refit": as "cross", but new samples are scored by one estimator fitted on all
@@ -181,9 +184,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
       scores that tie across folds, as those of mutual nearest neighbours do, round
       p-values up.
     - for "refit": not bounded in general, as the final estimator's scores are not
-      exchangeable with those of the folds' estimators. It is no more than for "cross"
+      exchangeable with those of the folds' estimators. It is at most that of "cross"
       if more training data can only raise scores, as distances to a bank of every patch
-      do (``CoresetSampler(1.0)``). With a coreset that is no theorem: rates between 3 %
+      do (``CoresetSampler(1.0)``). For a coreset this is not proven: rates between 3 %
       and 5.5 % were measured for 5 %, the highest for a fixed number of picks, which
       has to cover more patches in the final fit than in the folds'.
 
@@ -299,20 +302,20 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         self.random_state = random_state
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, *, groups=None, **params):
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None, **params: Any) -> Self:
         """Fit the estimator and calibrate it, on normal samples.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         y : array-like of shape (n_samples,) or None, default=None
             Samples labelled -1 (anomalous) are left out, of fitting and of calibrating.
 
         groups : array-like of shape (n_samples,) or None, default=None
-            What samples belong together, such as the part that an image shows: numbers
-            or strings. Groups are held out as a whole, and `alpha` is a rate over
+            Which samples belong together, such as images of one part: numbers or
+            strings. Groups are held out as a whole, and `alpha` is a rate over
             groups; see Notes. Passed on to `cv`, and to `estimator` if its ``fit``
             takes groups. None: each sample is independent of all others.
 
@@ -341,7 +344,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         (X,) = indexable(X)
         n_samples = num_samples(X)
         rows = normal_rows(y, n_samples)
-        inner = _scoring_part(self.estimator)
+        inner = scoring_part(self.estimator)
         routed = route_fit(self, inner, groups, params)
         if groups is None:
             warn_of_near_duplicates(inner, X, rows)
@@ -358,7 +361,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             for name in _MAY_BE_MISSING:
-                vars(self).pop(name, None)
+                self.__dict__.pop(name, None)
             self.estimators_ = fitted.estimators
             self.calibration_indices_ = held_out
             self._training_rows = np.concatenate(fitted.training_rows)
@@ -372,37 +375,37 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
                     setattr(self, name, getattr(self.estimators_[0], name))
             return self
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return the score of samples: higher is more normal.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
         scores : ndarray of shape (n_samples,), float64
-            Those of the fitted estimator. Of several ("cross"), the mean; where the
-            estimators disagree so much that the p-value of the mean would be another
-            one, it is moved as little as gives it the right one.
+            Those of the fitted estimator. With several ("cross"), their mean; if the
+            estimators disagree so much that the mean would have another p-value, it is
+            moved as little as needed to have the right one.
         """
         check_is_fitted(self)
         fold_scores = [normality(estimator, X) for estimator in self.estimators_]
         return self._calibration.pool(fold_scores)
 
-    def predict_pvalue(self, X):
+    def predict_pvalue(self, X: Any) -> NDArray[np.float64]:
         """Return conformal p-values: small for anomalous samples.
 
-        Among new normal samples, p-values of at most t come up at the rate that Notes
-        state for ``alpha = t``, for every t at once. One of 1/(n + 1), the smallest,
-        says that no calibration sample was as anomalous, and not how much more this one
-        is.
+        Among new normal samples, p-values of at most t occur at the rate that Notes
+        state for ``alpha = t``, for every t at once. The smallest one, 1/(n + 1), means
+        that no calibration sample was as anomalous; it does not say how much more
+        anomalous this one is.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
@@ -412,16 +415,16 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         scores = self.score_samples(X)
         return self._calibration.p_values(scores)
 
-    def predict_anomaly_score(self, X):
+    def predict_anomaly_score(self, X: Any) -> NDArray[np.float64]:
         """Return scores a person can read: 0 is normal, 1 extremely anomalous.
 
-        A fixed function of ``score_samples`` that keeps what is apart apart, also far
-        beyond all calibration scores. It is no probability.
+        A fixed, strictly monotonic function of ``score_samples``, which keeps scores
+        apart even far beyond all calibration scores. It is not a probability.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
@@ -437,7 +440,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         )
 
     @available_if(lambda self: self._has_maps())
-    def nearest_patches(self, X, n_neighbors: int | None = None) -> Bunch:
+    def nearest_patches(self, X: Any, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that every patch of an image is nearest to.
 
         Parameters
@@ -453,7 +456,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         matches : Bunch
             As `PatchCoreDetector.nearest_patches` returns it. ``image`` is the position
             in the `X` that this detector was fitted on, or that a frozen estimator was
-            fitted on. The estimators of several folds have banks of their own; their
+            fitted on. The estimators of several folds have different banks; their
             matches are merged, and the nearest of all are returned.
         """
         check_is_fitted(self)
@@ -466,7 +469,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         pairs = zip(found, self._fold_rows(), strict=True)
         return merge_matches([renumber_images(*pair) for pair in pairs])
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRouter:
         """Return which metadata the detector, its estimator and its splitter take.
 
         Returns
@@ -478,7 +481,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             MetadataRouter(owner=self)
             .add_self_request(self)
             .add(
-                estimator=_scoring_part(self.estimator),
+                estimator=scoring_part(self.estimator),
                 method_mapping=MethodMapping().add(caller="fit", callee="fit"),
             )
             .add(
@@ -488,24 +491,32 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         )
 
     def _fold_rows(self) -> list[NDArray | None]:
-        """Return the rows of `X` in `fit` that each estimator was fitted on."""
-        if isinstance(_scoring_part(self.estimator), FrozenEstimator):
-            return [None]
+        """Return the rows of `X` in `fit` that each estimator was fitted on.
+
+        None stands for a frozen estimator, which was fitted on another `X`.
+        """
         n_rows = np.bincount(self._training_folds, minlength=len(self.estimators_))
-        ends = np.cumsum(n_rows)[:-1]
-        return np.split(self._training_rows, ends)
+        rows = np.split(self._training_rows, np.cumsum(n_rows)[:-1])
+        pairs = zip(self.estimators_, rows, strict=True)
+        return [None if is_frozen(one) else learned for one, learned in pairs]
 
     def _has_maps(self) -> bool:
-        return has_maps(self.estimator)
+        # What was fitted decides, also after `set_params`.
+        return has_maps(getattr(self, "estimators_", [self.estimator])[0])
 
-    def _inspect(self, images: Images) -> Iterator[Inspection]:
+    @property
+    def _is_frozen(self) -> bool:
+        return is_frozen(self.estimators_[0])
+
+    def _inspect(self, images: Images) -> Inspections:
         """Yield what the estimators of all folds see in each image, in order."""
         for window in windows(images):
             part = images.take(window)
             folds = [in_order(find_detector(e).inspect(part)) for e in self.estimators_]
             scores = [np.array([seen.score for seen in fold]) for fold in folds]
             pooled = self._calibration.pool(scores)
-            for i, score, *seen in zip(window, pooled, *folds, strict=True):
+            rows = zip(window.tolist(), pooled, *folds, strict=True)
+            for i, score, *seen in rows:
                 grid = np.mean([one.patch_scores for one in seen], axis=0)
                 yield Inspection(
                     i, float(score), grid, seen[0].geometry, self, tuple(seen)
@@ -523,25 +534,33 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         maps = [-part.make_map(size, border).astype(np.float64) for part in seen.parts]
         return -self._map_calibration.pool(maps)
 
+    def _peak(self, seen: Inspection) -> float:
+        if len(seen.parts) == 1:
+            return seen.parts[0].peak
+        # Members of an ensemble may agree on no other size.
+        return float(self._map(seen, "original").max())
+
     @property
     def _is_calibrated(self) -> bool:
         return True
 
     def _p_value(self, score: float) -> float:
-        return float(self._calibration.p_values(np.float64(score)))
+        return float(self._calibration.p_values(np.array(score)))
 
     def _anomaly_score(self, score: float) -> float:
         scale = self._calibration.scale(self.offset_)
-        return float(anomaly_score(np.float64(-score), -self.offset_, scale))
+        return float(anomaly_score(np.array(-score), -self.offset_, scale))
 
     def _normalize(self, values: NDArray) -> NDArray:
         scale = self._map_calibration.scale(-self.map_threshold_)
         return anomaly_score(values, self.map_threshold_, scale)
 
-    def _split(self, X, y, rows, groups, params):
+    def _split(
+        self, X: Any, y: Any, rows: NDArray, groups: NDArray | None, params: Mapping
+    ) -> list[tuple]:
         """Return pairs of positions in `rows`: to fit on, and to calibrate on."""
         everything = np.arange(len(rows))
-        if isinstance(_scoring_part(self.estimator), FrozenEstimator):
+        if isinstance(scoring_part(self.estimator), FrozenEstimator):
             return [(everything[:0], everything)]
         if groups is not None:
             params = {"groups": groups, **params}
@@ -559,7 +578,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             cv, X, rows, self.random_state, y=y, groups=groups, params=params
         )
 
-    def _cross_fit(self, estimator, X, rows, splits, params):
+    def _cross_fit(
+        self, estimator: Any, X: Any, rows: NDArray, splits: list, params: Mapping
+    ) -> Bunch:
         """Return estimators fitted, and what they give for the rows held out."""
         folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
         training_rows = [rows[train] for train, _ in splits]
@@ -580,7 +601,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             training_rows=training_rows,
         )
 
-    def _set_calibration(self, scores, peaks, folds, groups):
+    def _set_calibration(
+        self, scores: NDArray, peaks: NDArray, folds: NDArray, groups: NDArray | None
+    ) -> None:
         self.calibration_scores_ = scores
         self.calibration_folds_ = folds
         if groups is not None:
@@ -599,18 +622,18 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     def _map_calibration(self) -> Calibration:
         return self._calibrated_by(-self._calibration_peaks)
 
-    def _calibrated_by(self, scores) -> Calibration:
+    def _calibrated_by(self, scores: NDArray) -> Calibration:
         groups = getattr(self, "calibration_groups_", None)
         return Calibration(scores, self.calibration_folds_, groups)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         return tags
 
 
-def _scoring_part(estimator):
-    """Return the detector that gives the scores: what tuned thresholds are put on.
+def scoring_part(estimator: Any) -> Any:
+    """Return the estimator that gives the scores, without tuned thresholds around it.
 
     It is frozen if any of the estimators around it is.
     """
@@ -627,12 +650,14 @@ def _scoring_part(estimator):
     return FrozenEstimator(part) if frozen else part
 
 
-def _n_units(samples, groups) -> int:
+def _n_units(samples: NDArray, groups: NDArray | None) -> int:
     """Return how many exchangeable units there are: samples, or groups of them."""
     return len(samples) if groups is None else int(groups.max()) + 1
 
 
-def _score_held_out(estimator, X, rows, splits, params):
+def _score_held_out(
+    estimator: Any, X: Any, rows: NDArray, splits: list[tuple], params: Mapping
+) -> tuple[list[Any], NDArray, NDArray]:
     """Return an estimator for each split, and what they give for held-out rows."""
     estimators = [fit_clone(estimator, X, rows[train], params) for train, _ in splits]
     scores, peaks = zip(
@@ -645,8 +670,8 @@ def _score_held_out(estimator, X, rows, splits, params):
     return estimators, np.concatenate(scores), np.concatenate(peaks)
 
 
-def _score_images(estimator, X, rows) -> tuple[NDArray, NDArray]:
-    """Return finite scores, and the largest map value of each image, or none."""
+def _score_images(estimator: Any, X: Any, rows: NDArray) -> tuple[NDArray, NDArray]:
+    """Return finite scores, and the largest value in the map of each image, if any."""
     if has_maps(estimator):
         found = in_order(find_detector(estimator).inspect(X))
         scores = np.array([seen.score for seen in found])

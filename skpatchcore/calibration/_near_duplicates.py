@@ -18,7 +18,7 @@ _MOST_SAMPLES = 1000
 # Longer than any plausible number of images of one part.
 _RUN = 50
 _FEWEST_SAMPLES = 16
-# The neighbours that stand for "another part": beyond 10 images of the same one.
+# The neighbour taken as "another part": beyond 10 images of the same one.
 _FAR_NEIGHBOR = 16
 # See `duplication`: samples without duplicates stay below 3.
 _LIMIT = 3.0
@@ -134,7 +134,7 @@ def _as_vectors(estimator, X, rows: NDArray) -> NDArray | None:
         images = check_images(X)
         return np.array([_thumbnail(images[i]) for i in rows])
     except (OSError, TypeError, ValueError):
-        return None  # What is wrong with X, the estimator says better.
+        return None  # The estimator raises the better error.
 
 
 def _thumbnail(image: NDArray) -> NDArray:

@@ -73,9 +73,8 @@ class Calibration:
     def _levels(self) -> NDArray:
         """The p-values of scores that are above 0, 1, ..., n of the ranked ones."""
         cumulative, unit = self._ranking.cumulative, self._weights[1]
-        grouped = self.groups is not None
-        n_groups = len(np.unique(self.groups)) if grouped else len(self.scores)
-        return np.minimum((unit + cumulative) / (unit * (n_groups + 1)), 1)
+        units = self.scores if self.groups is None else np.unique(self.groups)
+        return np.minimum((unit + cumulative) / (unit * (len(units) + 1)), 1)
 
     def offset(self, alpha: float) -> float:
         """Return the score below which the p-value is at most `alpha`."""

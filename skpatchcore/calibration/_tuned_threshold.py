@@ -1,8 +1,10 @@
 """The threshold that fits labelled defects best."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,13 @@ from sklearn.utils.validation import check_is_fitted, column_or_1d
 from skpatchcore._detectors import (
     ImageDetector,
     Inspection,
+    Inspections,
     Reference,
     check_apart,
     find_detector,
     fit_clone,
     has_maps,
+    is_frozen,
     renumber_images,
     route_fit,
     split_samples,
@@ -43,20 +47,20 @@ from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
 
 
 class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
-    """Put the threshold of an outlier detector where labelled defects say it is best.
+    """Choose the threshold of an outlier detector that fits labelled defects best.
 
     As :class:`~sklearn.model_selection.TunedThresholdClassifierCV`, for outlier
     detectors, where the class to be found is -1. Use it if you have defects that look
     like those to come; without any, use :class:`ConformalDetector`.
 
-    Never tune on the test set: what is measured there afterwards is the best that any
-    threshold could do, not what this one will.
+    Never tune on the test set: a result measured there afterwards is the best that any
+    threshold could reach, not what to expect of this one.
 
     Parameters
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has no other, higher for more normal samples.
+        it has none, higher for more normal samples.
 
     scoring : {"f1", "balanced_accuracy"} or callable, default="f1"
         What the threshold maximises: F1 of the class -1; the mean of the two classes'
@@ -64,8 +68,8 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         function of true and predicted labels, ``scoring(y_true, y_pred) -> float``.
 
     cv : int, splitter, None or "prefit", default="prefit"
-        "prefit": `estimator` is fitted, and all of `X` is for tuning; so it is for a
-        :class:`~sklearn.frozen.FrozenEstimator`, whatever `cv` says. Otherwise the
+        "prefit": `estimator` is fitted, and all of `X` is for tuning; the same holds
+        for a :class:`~sklearn.frozen.FrozenEstimator` and any `cv`. Otherwise the
         folds are scored by estimators fitted on the normal rows of the others, and the
         final one is fitted on all normal rows; its scores are not quite those of the
         folds' estimators, so prefer "prefit" if there are enough normal samples. An int
@@ -84,7 +88,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         two scores; of equally good ones, that with fewest samples flagged.
 
     best_score_ : float
-        `scoring` at this threshold, on the very samples that chose it.
+        `scoring` at this threshold, on the samples that it was chosen on.
 
     n_features_in_ : int
         As the fitted estimator has it, if it does.
@@ -131,21 +135,21 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         self.cv = cv
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, *, groups=None, **params):
+    def fit(self, X: Any, y: Any, *, groups: Any = None, **params: Any) -> Self:
         """Find the threshold, and fit the estimator unless it is fitted.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes; not the test set.
+            As `estimator` accepts it; not the test set.
 
         y : array-like of shape (n_samples,)
             +1 for normal and -1 for anomalous samples; both must occur.
 
         groups : array-like of shape (n_samples,) or None, default=None
-            What samples belong together, such as the part that an image shows. No group
-            is on both sides of a split, so that images of a part are not scored by an
-            estimator that was fitted on others of it. Not used, with a warning, where
+            Which samples belong together, such as images of one part. No group is on
+            both sides of a split, so that images of a part are not scored by an
+            estimator that was fitted on others of it. Ignored, with a warning, if
             nothing is split because the estimator is fitted.
 
         **params : dict
@@ -195,13 +199,13 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
                     setattr(self, name, getattr(estimator, name))
             return self
 
-    def score_samples(self, X):
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return the estimator's score of samples: higher is more normal.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...), or sequence of images
-            Whatever `estimator` takes.
+            As `estimator` accepts it.
 
         Returns
         -------
@@ -212,12 +216,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         return normality(self.estimator_, X)
 
     @property
-    def map_threshold_(self) -> float:
+    def map_threshold_(self) -> float:  # type: ignore[override]  # Others set it.
         """Threshold of `predict_masks`: that of the estimator."""
+        if not self._has_maps():
+            raise AttributeError(f"{self.estimator!r:.80} has no maps.")
         return self._inner.map_threshold_
 
     @available_if(lambda self: self._has_maps())
-    def nearest_patches(self, X, n_neighbors: int | None = None) -> Bunch:
+    def nearest_patches(self, X: Any, n_neighbors: int | None = None) -> Bunch:
         """Return the training patches that every patch of an image is nearest to.
 
         Parameters
@@ -232,14 +238,15 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         -------
         matches : Bunch
             As the estimator returns it. ``image`` is the position in the `X` that this
-            detector was fitted on, or that a fitted estimator was fitted on.
+            detector was fitted on; with an estimator that was fitted before, in the
+            `X` of that fit.
         """
         check_is_fitted(self)
         found = find_detector(self.estimator_)
         matches = found.detector.nearest_patches(found.prepare(X), n_neighbors)
-        return renumber_images(matches, self._training_rows)
+        return renumber_images(matches, self._learned_rows())
 
-    def get_metadata_routing(self):
+    def get_metadata_routing(self) -> MetadataRouter:
         """Return which metadata the detector, its estimator and its splitter take.
 
         Returns
@@ -263,17 +270,27 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     def _inner(self) -> ImageDetector:
         return find_detector(self.estimator_).detector
 
-    def _has_maps(self) -> bool:
-        return has_maps(self.estimator)
+    def _learned_rows(self) -> NDArray | None:
+        """Return the rows of `X` in `fit` that were learned; None for another `X`."""
+        return None if is_frozen(self.estimator_) else self._training_rows
 
-    def _inspect(self, images: Images) -> Iterator[Inspection]:
+    def _has_maps(self) -> bool:
+        # What was fitted decides, also after `set_params`.
+        return has_maps(getattr(self, "estimator_", self.estimator))
+
+    @property
+    def _is_frozen(self) -> bool:
+        return self._learned_rows() is None
+
+    def _inspect(self, images: Images) -> Inspections:
         """Yield what the estimator sees in each image."""
-        for seen in find_detector(self.estimator_).inspect(images):
-            yield replace(seen, detector=self, parts=(seen,))
+        with closing(find_detector(self.estimator_).inspect(images)) as inspections:
+            for seen in inspections:
+                yield replace(seen, detector=self, parts=(seen,))
 
     def _references(self) -> list[Reference]:
         inner = find_detector(self.estimator_).references()
-        return [reference.within(self._training_rows) for reference in inner]
+        return [reference.within(self._learned_rows()) for reference in inner]
 
     def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
         return seen.parts[0].make_map(size, border)
@@ -294,13 +311,15 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     def _normalize(self, values: NDArray) -> NDArray:
         return self._inner._normalize(values)
 
-    def _scored_by(self, *, fitted: bool):
+    def _scored_by(self, *, fitted: bool) -> Any:
         """Return the estimator that gives the scores, the fitted one on request."""
         return getattr(self, "estimator_", self.estimator) if fitted else self.estimator
 
-    def _cross_scores(self, X, y, groups, routed):
+    def _cross_scores(
+        self, X: Any, y: NDArray, groups: NDArray | None, routed: Bunch
+    ) -> NDArray[np.float64]:
         """Return the score of each row by estimators that were not fitted on it."""
-        splits = self._split(X, y, groups, routed.splitter.split)
+        splits = self._split(y, groups, routed.splitter.split)
         totals, n_times = np.zeros((2, len(y)))
         for train, test in splits:
             normal = train[y[train] == 1]
@@ -309,12 +328,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             n_times[test] += 1
         if not n_times.all():
             raise ValueError(
-                f"cv={self.cv} must hold every row out, but never holds out row "
-                f"{int(np.argmin(n_times))}."
+                f"cv={self.cv} has row {int(np.argmin(n_times))} in no test fold; "
+                "every row must be in at least one."
             )
         return totals / n_times
 
-    def _split(self, X, y, groups, params):
+    def _split(
+        self, y: NDArray, groups: NDArray | None, params: Mapping
+    ) -> list[tuple]:
         cv = check_cv(self.cv, y, classifier=True)
         if isinstance(cv, StratifiedKFold) and cv is not self.cv and groups is not None:
             cv = StratifiedGroupKFold(cv.n_splits)
@@ -324,21 +345,21 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         check_apart(self.cv, splits, np.arange(len(y)), groups)
         return splits
 
-    def _metric(self):
+    def _metric(self) -> Callable[[NDArray, NDArray], float]:
         if self.scoring == "f1":
             return _f1_of_anomalies
         if self.scoring == "balanced_accuracy":
             return balanced_accuracy_score
         return self.scoring
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags = get_tags(self.estimator).input_tags
         tags.target_tags.required = True
         return tags
 
 
-def _tell_unused(groups) -> None:
+def _tell_unused(groups: NDArray | None) -> None:
     if groups is not None:
         warnings.warn(
             "groups was not used: the estimator is fitted already, so nothing is held "
@@ -348,7 +369,9 @@ def _tell_unused(groups) -> None:
         )
 
 
-def best_threshold(y, scores, metric) -> tuple[float, float]:
+def best_threshold(
+    y: NDArray, scores: NDArray, metric: Callable[[NDArray, NDArray], float]
+) -> tuple[float, float]:
     """Return the best threshold and ``metric(y, labels)`` there.
 
     Samples whose score is below are labelled -1. All thresholds between two scores are
@@ -364,11 +387,11 @@ def best_threshold(y, scores, metric) -> tuple[float, float]:
     return float(thresholds[best]), float(values[best])
 
 
-def _f1_of_anomalies(y_true, y_pred) -> float:
+def _f1_of_anomalies(y_true: NDArray, y_pred: NDArray) -> float:
     return f1_score(y_true, y_pred, pos_label=-1, zero_division=0)
 
 
-def _check_labels(y, n_samples: int) -> np.ndarray:
+def _check_labels(y: Any, n_samples: int) -> NDArray:
     y = column_or_1d(y)
     if len(y) != n_samples:
         raise ValueError(f"y has {len(y)} labels, but X has {n_samples} samples.")

@@ -20,19 +20,19 @@ from skpatchcore._utils import atomic_write
 _FORMAT, _FORMAT_VERSION = "skpatchcore model", 2
 _MANIFEST = "model.json"
 ARRAYS, BACKBONE = "arrays.safetensors", "backbone.safetensors"
-# A manifest takes some kilobytes for each detector; no more than this of one is parsed.
+# A manifest has some kilobytes for each detector; a larger one than this is not parsed.
 _MAX_MANIFEST_BYTES = 2**22
 # What 64 bits hold, with a sign.
 _MAX_DIGITS = 20
 
 
 class ModelFileError(ValueError):
-    """A model file is damaged, was tampered with, or asks for what is not there."""
+    """A model file is damaged, was tampered with, or needs what is not there."""
 
 
 @contextmanager
 def naming(path) -> Iterator[None]:
-    """Turn whatever a damaged file leads to into an error that names the file."""
+    """Turn any error that a damaged file causes into one that names the file."""
     try:
         yield
     except (
@@ -55,7 +55,7 @@ def naming(path) -> Iterator[None]:
 
 
 def write_members(path: Path, content: dict, members: dict[str, bytes]) -> None:
-    """Write `members`, and before them a manifest of them that has `content` too."""
+    """Write a manifest with `content` and the hashes of `members`, then `members`."""
     manifest = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,
@@ -66,16 +66,15 @@ def write_members(path: Path, content: dict, members: dict[str, bytes]) -> None:
     text = json.dumps(manifest, allow_nan=False, indent=1, sort_keys=True).encode()
     if len(text) > _MAX_MANIFEST_BYTES:
         raise ValueError(
-            f"The detector consists of too much: its description takes {len(text)} "
-            f"bytes, and {_MAX_MANIFEST_BYTES} can be read. Use a smaller cv, or "
-            "method='refit'."
+            f"The model description is too large ({len(text)} bytes; limit "
+            f"{_MAX_MANIFEST_BYTES}). Use a smaller cv, or method='refit'."
         )
     with atomic_write(path) as file:
         _write_zip(file, {_MANIFEST: text, **members})
 
 
 def _versions() -> dict[str, str]:
-    """Return versions for those who wonder about a file; nothing depends on them."""
+    """Return versions of packages, for people; nothing depends on them."""
     packages = ("numpy", "safetensors", "scikit-learn", "timm", "torch")
     return {"skpatchcore": __version__} | {name: version(name) for name in packages}
 
@@ -135,7 +134,9 @@ def _read_member(archive, info: zipfile.ZipInfo) -> bytes:
     with archive.open(info) as member:
         data = member.read(info.file_size + 1)
     if len(data) != info.file_size:
-        raise ValueError(f"{info.filename} has not the size it claims.")
+        raise ValueError(
+            f"the size of {info.filename} does not match the archive header."
+        )
     return data
 
 
@@ -174,7 +175,7 @@ def _writer(manifest) -> str:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number.")
+        raise ValueError(f"{text} is not a finite number.")
     return value
 
 
@@ -195,7 +196,7 @@ def _unambiguous(pairs: list[tuple]) -> dict:
 
 
 def entry(record, name: str, kind: type):
-    """Return an entry of a JSON object that has to be there, and of a type."""
+    """Return an entry of a JSON object; raise if it is missing or of another type."""
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name!r} must be of {kind.__name__}, got {value!r:.80}.")

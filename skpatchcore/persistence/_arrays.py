@@ -1,5 +1,7 @@
 """Arrays of a model file: put aside and taken back with the layout they had."""
 
+from typing import Any
+
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from scipy.sparse import csr_matrix
@@ -49,7 +51,7 @@ class ArrayWriter:
     def _lay_aside(self, array: np.ndarray, where: str) -> tuple[np.ndarray, dict]:
         """Return the elements in C order and native bytes, and their description."""
         strides, transposed = _element_strides(array), False
-        described = {"array": where}
+        described: dict[str, Any] = {"array": where}
         if strides is None:
             # NumPy copies it for each product. Projections multiply with the
             # transpose, and the copy of that is in C order.

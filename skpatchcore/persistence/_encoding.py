@@ -5,6 +5,7 @@ import math
 import os
 from numbers import Integral
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from scipy.sparse import issparse
@@ -13,7 +14,7 @@ from torch import nn
 
 from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors import has_maps, unwrap
+from skpatchcore._detectors import PatchCoreEnsemble, has_maps, is_frozen, unwrap
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
@@ -32,24 +33,23 @@ from skpatchcore.persistence._values import Text, in_short
 
 _SPLITTERS = {cls.__name__: cls for cls in SPLITTERS}
 _FILE_NAME = Text("a file name without folders", r"(?!\.{1,2}$)[^/\\\0]+")
-# Detectors round detectors; no sensible one comes near.
+# Detectors around detectors; no sensible one comes near.
 _MAX_DEPTH = 100
 
 
 class Writer:
     """Turns objects into JSON, and puts the arrays it refers to into `arrays`.
 
-    What JSON cannot say is an object of one key, which tells what it is. Parameters
-    that belong to a machine are left out; `devices` notes those of the parts that
-    score, by their places.
+    Non-JSON values are encoded as ``{kind: payload}``. Parameters that belong to a
+    machine are left out; `devices` holds those of the parts that score, by their place.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._aside = ArrayWriter()
         self.arrays = self._aside.arrays
         self.devices: dict[str, str] = {}
 
-    def encode(self, value, where: str, *, fitted: bool = False):
+    def encode(self, value: Any, where: str, *, fitted: bool = False) -> Any:
         """Return JSON for `value`, found at `where`; `fitted` goes for estimators."""
         if isinstance(value, np.generic):
             value = value.item()
@@ -89,8 +89,8 @@ class Writer:
         if type(value) in FITTED:
             return {"estimator": self._encode_estimator(value, where, fitted)}
         raise TypeError(
-            f"{where} is {value!r}, of {type(value)}, which a model file cannot hold; "
-            f"beside numbers, names and arrays it holds {', '.join(ESTIMATORS)}."
+            f"{where} is {value!r}, of {type(value)}, which a model file cannot hold. "
+            f"It holds numbers, names, arrays and {', '.join(ESTIMATORS)}."
         )
 
     def _encode_estimator(self, estimator, where, fitted):
@@ -135,10 +135,10 @@ class Writer:
 
 
 class Reader:
-    """Turns the JSON of `Writer` back into objects, and takes `arrays` away for it.
+    """Turns the JSON of `Writer` back into objects, and takes what it uses of `arrays`.
 
-    Parameters of estimators that `overrides` names get its values; in a member of an
-    ensemble, a dict stands for what it holds under the member's name.
+    `overrides` replaces parameters of estimators by name. A dict in it holds a value
+    for each member of an ensemble, by the member's name.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], overrides: dict):
@@ -154,7 +154,7 @@ class Reader:
             "estimator": self._decode_estimator,
         }
 
-    def decode(self, value):
+    def decode(self, value: Any) -> Any:
         """Return the object that `value` describes."""
         if not isinstance(value, dict | list):
             return value
@@ -206,7 +206,7 @@ class Reader:
         return cls(**params)
 
     def _decode_estimator(self, content):
-        if isinstance(content, dict) and content.get("class") == "PatchCoreEnsemble":
+        if entry(content, "class", str) == PatchCoreEnsemble.__name__:
             content = self._decode_members(content)
         cls, params = self._described(content, ESTIMATORS, "class")
         known = set(cls._get_param_names())
@@ -277,7 +277,7 @@ class Reader:
         finally:
             self.overrides = everyone
 
-    def _restore(self, estimator, fitted: dict) -> None:
+    def _restore(self, estimator: Any, fitted: dict) -> None:
         cls = type(estimator)
         kinds = FITTED[cls] | OPTIONAL.get(cls, {})
         odd = (fitted.keys() - kinds.keys()) | (FITTED[cls].keys() - fitted.keys())
@@ -296,31 +296,35 @@ class Reader:
             estimator.estimators_ = [estimator.estimator]
 
 
-def _is_file(weights) -> bool:
+def _is_file(weights: Any) -> bool:
     """Return whether `weights` names a file, rather than what has none."""
     if isinstance(weights, WeightsNotStored):
         return False
     return isinstance(weights, str | os.PathLike) and weights != "random"
 
 
-def _is_default(cls: type, name: str, value) -> bool:
-    default = inspect.signature(cls.__init__).parameters[name].default
+def _is_default(cls: type, name: str, value: Any) -> bool:
+    default = inspect.signature(cls).parameters[name].default
     return value is default or (type(value) is type(default) and value == default)
 
 
-def _without_wrappers(value):
+def _without_wrappers(value: Any) -> Any:
     """Return the detector in a pipeline or a search; anything else as it is.
 
-    Of these, only the detector is needed to score; frozen estimators stay, since they
-    say that a detector was not fitted by the one that wraps it.
+    Only the detector is needed to score. Frozen estimators stay, since they show that a
+    detector was not fitted by the one that wraps it.
     """
     if isinstance(value, FrozenEstimator) or not has_maps(value):
         return value
     inner, steps = unwrap(value)
-    return value if steps else inner
+    if steps:
+        return value
+    # A pipeline may hold a frozen detector.
+    frozen = is_frozen(value) and not is_frozen(inner)
+    return FrozenEstimator(inner) if frozen else inner
 
 
-def _scores_with_given(estimator) -> bool:
+def _scores_with_given(estimator: Any) -> bool:
     """Return whether a detector scores with the very estimator that it was given."""
     state = vars(estimator)
     if state.get("estimator") is None:

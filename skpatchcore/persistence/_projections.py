@@ -1,10 +1,11 @@
 """Whether the arrays of a projection that was read from a file fit together."""
 
+from typing import Any
+
 import numpy as np
 from scipy.sparse import issparse
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.frozen import FrozenEstimator
-from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
 
@@ -33,7 +34,7 @@ _SHAPES = {
 _LENGTHS = ("n_components_", "_n_features_out")
 
 
-def check_projection(projection, n_features: int) -> None:
+def check_projection(projection: Any, n_features: int) -> None:
     """Raise a ValueError unless a projection gives `n_features` finite numbers."""
     n_given = _check_step(projection, None)
     try:
@@ -47,15 +48,15 @@ def check_projection(projection, n_features: int) -> None:
         )
 
 
-def _check_step(step, n_given: int | None) -> int:
+def _check_step(step: Any, n_given: int | None) -> int:
     """Check a projection, or one of its steps; return the length of what goes in.
 
     `n_given` is the length that comes from the step before, None for the first.
     """
     if isinstance(step, FrozenEstimator):
         return _check_step(step.estimator, n_given)
-    if isinstance(step, Pipeline):
-        return _check_steps(step, n_given)
+    if hasattr(step, "steps"):
+        return _check_steps(step.steps, n_given)
     if type(step) not in _SHAPES:
         raise ValueError(f"a {type(step).__name__} is not a projection.")
     missing = FITTED[type(step)].keys() - vars(step).keys()
@@ -73,9 +74,10 @@ def _check_step(step, n_given: int | None) -> int:
     return step.n_features_in_
 
 
-def _check_steps(pipeline: Pipeline, n_given: int | None) -> int:
+def _check_steps(steps: list[tuple[str, Any]], n_given: int | None) -> int:
+    """Check the projections of a pipeline, one after the other."""
     first = None
-    for _, step in pipeline.steps:
+    for _, step in steps:
         if step is None or isinstance(step, str):
             continue
         taken = _check_step(step, n_given)
@@ -86,21 +88,21 @@ def _check_steps(pipeline: Pipeline, n_given: int | None) -> int:
     return first
 
 
-def _n_out(step) -> int:
+def _n_out(step: Any) -> int:
     """Return the length of what a step that was checked gives."""
     if isinstance(step, FrozenEstimator):
         return _n_out(step.estimator)
-    if isinstance(step, Pipeline):
+    if hasattr(step, "steps"):
         steps = [one for _, one in step.steps if one is not None]
         return _n_out([one for one in steps if not isinstance(one, str)][-1])
     components = getattr(step, "components_", None)
     return step.n_features_in_ if components is None else components.shape[0]
 
 
-def _check_shapes(step) -> None:
+def _check_shapes(step: Any) -> None:
     sizes = {"d": step.n_features_in_}
     for name, letters in _SHAPES[type(step)].items():
-        array = getattr(step, name, None)
+        array: Any = getattr(step, name, None)
         if not (isinstance(array, np.ndarray) or issparse(array)):
             continue
         for letter, size in zip(letters, array.shape, strict=True):

@@ -2,7 +2,9 @@
 
 import hashlib
 import warnings
+from os import PathLike
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import safetensors.numpy
 import safetensors.torch
@@ -17,9 +19,11 @@ from skpatchcore._backbones import (
     modules_run,
     name_layers,
 )
-from skpatchcore._detectors import unwrap
+from skpatchcore._bank import PatchMemoryBank
+from skpatchcore._detectors import PatchCoreDetector, PatchCoreEnsemble, unwrap
 from skpatchcore._features import describe
 from skpatchcore._utils import resolve_device
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import (
     ARRAYS,
     BACKBONE,
@@ -33,24 +37,37 @@ from skpatchcore.persistence._schema import DETECTORS
 from skpatchcore.persistence._validation import check_detector, image_detectors
 from skpatchcore.persistence._values import Text, in_short
 
+# What `save` writes and `load` returns.
+Detector: TypeAlias = (
+    PatchCoreDetector
+    | PatchCoreEnsemble
+    | PatchMemoryBank
+    | ConformalDetector
+    | TunedThresholdDetector
+)
+Weights: TypeAlias = str | PathLike[str]
+
 _SHA256 = Text("a SHA-256", r"[0-9a-f]{64}", 64)
 # Numbers in the windows of a layer's map: 2 GB.
 _LARGEST_UNFOLDED = 2**29
 
 
-def save(detector, path, *, include_backbone=False):
+def save(
+    detector: Any, path: str | PathLike[str], *, include_backbone: bool = False
+) -> None:
     """Write a fitted detector to one file that is safe to load.
 
-    Use it to ship a model: the file holds numbers and names, and nothing in it is ever
-    executed, unlike a pickle. The same model gives the same bytes. The file is complete
-    or not there: it is written under a temporary name in the same folder, and renamed.
+    Use it to deploy a model: the file holds numbers and names, and nothing in it is
+    ever executed, unlike a pickle. The same model gives the same bytes. The file is
+    written under a temporary name in the same folder and then renamed, so that it is
+    complete or not there.
 
     Parameters
     ----------
     detector : PatchCoreDetector, PatchCoreEnsemble, PatchMemoryBank, \
             ConformalDetector or TunedThresholdDetector
-        Fitted; the last two round one of the others, or round each other. Samplers are
-        a :class:`~skpatchcore.CoresetSampler`, and a projection is None, an int, or one
+        Fitted; the last two around one of the others, or each other. Samplers are a
+        :class:`~skpatchcore.CoresetSampler`, and a projection is None, an int, or one
         of scikit-learn's ``GaussianRandomProjection``, ``SparseRandomProjection``,
         ``PCA``, ``IncrementalPCA``, ``TruncatedSVD``, ``StandardScaler``,
         ``Normalizer``, or a ``Pipeline`` of these. A splitter given as `cv` is a
@@ -73,8 +90,8 @@ def save(detector, path, *, include_backbone=False):
         If `detector` is, or holds, an object of another class, or a function.
 
     ValueError
-        If `detector` is not fitted, or its parameters have been set to what does not go
-        with the fit; if `include_backbone` is asked for a network that was given as a
+        If `detector` is not fitted, or its parameters were changed since to values that
+        contradict the fit; if `include_backbone` is set, but the network was given as a
         module, or there is none.
 
     FileNotFoundError, PermissionError, IsADirectoryError
@@ -92,10 +109,10 @@ def save(detector, path, *, include_backbone=False):
 
     Notes
     -----
-    A file is an uncompressed zip of ``model.json``, ``arrays.safetensors`` and, if it
-    was asked for, ``backbone.safetensors``. The JSON has the version of the format,
-    those of the packages, all parameters, fitted numbers, the SHA-256 of the other
-    members and that of the weights of the network.
+    A file is an uncompressed zip of ``model.json``, ``arrays.safetensors`` and, with
+    `include_backbone`, ``backbone.safetensors``. The JSON has the version of the
+    format, those of the packages, all parameters, fitted numbers, the SHA-256 of the
+    other members and that of the weights of the network.
 
     Left out are ``min_distances_`` and ``nearest_picks_`` of the sampler, which have an
     entry for each training patch; ``RandomState`` instances as `random_state`, which
@@ -107,8 +124,8 @@ def save(detector, path, *, include_backbone=False):
     - the path of a local weights file. The file holds its name, for messages, and
       `load` asks for the path.
 
-    A process that is killed while it writes leaves the old file as it was, and beside
-    it a hidden one that ends in ``.tmp`` and may be deleted.
+    A process that is killed while it writes leaves the old file unchanged, and in its
+    folder a hidden file that ends in ``.tmp`` and may be deleted.
 
     Examples
     --------
@@ -131,7 +148,7 @@ def save(detector, path, *, include_backbone=False):
     detector, steps = unwrap(detector)
     if steps:
         raise TypeError(
-            f"A model file holds a detector, not the transformers in front of it; got "
+            "A model file holds a detector, not the transformers in front of it; got "
             f"{steps[0]!r:.80}. Save the last step of the pipeline, and transform new "
             "images before you pass them to it."
         )
@@ -152,7 +169,13 @@ def save(detector, path, *, include_backbone=False):
     _tell_devices(writer.devices)
 
 
-def load(path, *, weights=None, backbone=None, device=None):
+def load(
+    path: str | PathLike[str],
+    *,
+    weights: Weights | dict[str, Weights] | None = None,
+    backbone: nn.Module | dict[str, nn.Module] | None = None,
+    device: str | torch.device | None = None,
+) -> Detector:
     """Read a detector that `save` wrote.
 
     Scores and maps are those of the detector that was saved, bit for bit on the same
@@ -197,7 +220,7 @@ def load(path, *, weights=None, backbone=None, device=None):
         If `backbone` is given by member and `weights` is not.
 
     OSError
-        If timm's pretrained weights are needed and cannot be had.
+        If timm's pretrained weights are needed and cannot be loaded.
 
     See Also
     --------
@@ -208,8 +231,8 @@ def load(path, *, weights=None, backbone=None, device=None):
     A pickle or copy of a detector holds no network given by name, also if the network
     came from the file: it is built again from the name and `weights` of ``features_``.
     """
-    overrides = {"weights": weights, "backbone": backbone, "device": device}
-    overrides = {k: v for k, v in overrides.items() if v is not None}
+    given = {"weights": weights, "backbone": backbone, "device": device}
+    overrides: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if isinstance(backbone, dict):
         if not isinstance(weights, dict | None):
             raise TypeError(
@@ -241,7 +264,7 @@ def load(path, *, weights=None, backbone=None, device=None):
 
 
 def _tell_devices(devices: dict[str, str]) -> None:
-    """Warn of devices that were left out: elsewhere scores are rounded differently."""
+    """Warn of devices that were left out: others round scores differently."""
     if not devices:
         return
     found = ", ".join(sorted({repr(device) for device in devices.values()}))
@@ -255,13 +278,15 @@ def _tell_devices(devices: dict[str, str]) -> None:
 
 
 def _check_loads(record: dict, arrays: dict) -> None:
-    """Read what is about to be written: a model that cannot be is worth no file."""
-    # Stands for networks given as modules, which `load` must be given.
+    """Read what is about to be written, so that no file is written that cannot be."""
+    # In place of networks that were given as modules, and that `load` is given.
     reader = Reader(dict(arrays), {"backbone": nn.Identity()})
     try:
         check_detector(reader.decode(record))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the detector could not be loaded again: {error}") from error
+        raise ValueError(
+            f"Could not save the detector, since it could not be loaded: {error}"
+        ) from error
 
 
 def _check_fingerprints(manifest: dict, n_networks: int) -> list[str]:
@@ -276,7 +301,7 @@ def _check_fingerprints(manifest: dict, n_networks: int) -> list[str]:
 
 
 def _weights(features) -> dict[str, torch.Tensor]:
-    """Return the weights that shape the features, as far as can be told."""
+    """Return the weights that the features depend on, or may depend on."""
     module = features._fitted_network().module
     state = module.state_dict()
     if isinstance(features.backbone, str):
@@ -296,7 +321,7 @@ def _backbone_bytes(features: list, fingerprints: list[str]) -> bytes:
         raise ValueError(
             "include_backbone=True needs a network; a PatchMemoryBank has none."
         )
-    weights = {}
+    weights: dict[str, torch.Tensor] = {}
     for fingerprint, part in networks.items():
         if not isinstance(part.backbone, str):
             raise ValueError(
@@ -348,7 +373,7 @@ def _fingerprint(features) -> str:
         tensors[f"input {name}"] = getattr(features._network, name).cpu()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     if not isinstance(features.backbone, str):
         # Buffers that are not in a state dict, settings, hooks, ...
         digest.update(features._network.state_key.encode())

@@ -1,4 +1,4 @@
-"""All that a model file may say of each class: parameters and fitted attributes.
+"""All that a model file may hold of each class: parameters and fitted attributes.
 
 This is a list of what is allowed. A parameter that is not here is neither written nor
 read, so no file names a path, a device, a cache or a function. Ranges are those of the
@@ -66,9 +66,9 @@ PROJECTIONS = (
 
 #: Squares of features up to this are float32 numbers.
 LARGEST_FEATURE = 1e18
-# Pixels of a side, positions of a grid, features of a patch: no detector comes near.
+# Pixels of a side, positions of a grid, features of a patch; far beyond any detector.
 _SIDE, _WIDTH = 2**16, 2**20
-# A wider Gaussian takes seconds for each map, a larger window gigabytes for each layer.
+# A wider Gaussian needs seconds for each map, a larger window gigabytes for each layer.
 _MAX_SMOOTHING, _MAX_WINDOW = 2**10, 2**10 - 1
 
 _NONE, _FLAG, _NAMES = Null(), Flag(), Names()
@@ -274,7 +274,7 @@ _SVD_ATTRIBUTES: dict[str, Kind] = {
 }
 _THRESHOLDS: dict[str, Kind] = {"offset_": _FLOAT, "map_threshold_": _FLOAT}
 
-#: What a fitted estimator always consists of, beside its parameters.
+#: Attributes that a fitted estimator always has, apart from its parameters.
 FITTED: dict[type, dict[str, Kind]] = {
     ConformalDetector: {
         "calibration_scores_": _floats(1),
@@ -361,7 +361,7 @@ FITTED: dict[type, dict[str, Kind]] = {
     Normalizer: {"n_features_in_": _FEATURES},
     Pipeline: {},
 }
-#: What it may have besides.
+#: Attributes that it may also have.
 OPTIONAL: dict[type, dict[str, Kind]] = {
     ConformalDetector: {
         "estimators_": Items(_WRAPPED, 1, types=(list,)),

@@ -21,6 +21,7 @@ from skpatchcore.calibration import (
     ConformalDetector,
     TunedThresholdDetector,
     n_supported,
+    scoring_part,
 )
 from skpatchcore.persistence._projections import check_projection
 from skpatchcore.persistence._schema import DETECTORS, FITTED
@@ -151,30 +152,33 @@ def _check_ensemble(ensemble) -> None:
 
 def _check_lone_bank(bank) -> None:
     _check_fitted(bank.sampler_, "sampler_")
-    # A bank of one's own features has their precision.
+    # A bank of other features than ours has their precision.
     expected = {**_BANK_ARRAYS, "bank_": ("float32 or float64", "md")}
     _check_bank(bank, _check_arrays(bank, expected))
     _check_names(bank)
 
 
 def _check_tuned(detector) -> None:
-    _check_alike(detector, [detector.estimator_])
-    _check_training_rows(detector.estimator_, detector._training_rows)
+    _check_same_class(detector, [detector.estimator_])
+    _check_training_rows(detector.estimator_, detector._learned_rows())
     _check_names(detector)
 
 
-def _check_alike(detector, estimators: list) -> None:
+def _check_same_class(detector, estimators: list) -> None:
     """Check that what scores is of the class of what was given to be fitted."""
+    given = detector.estimator
+    if type(detector) is ConformalDetector:
+        given = scoring_part(given)
     for one in estimators:
-        if type(one) is not type(detector.estimator):
+        if type(one) is not type(given):
             raise ValueError(
                 f"{type(detector).__name__} holds a fitted {type(one).__name__} for "
-                f"its estimator, a {type(detector.estimator).__name__}."
+                f"its estimator, a {type(given).__name__}."
             )
 
 
 def _check_conformal(detector) -> None:
-    _check_alike(detector, detector.estimators_)
+    _check_same_class(detector, detector.estimators_)
     expected = dict(_CALIBRATION_ARRAYS)
     if has_maps(detector.estimators_[0]):
         expected["_calibration_peaks"] = ("float64", "n")
@@ -234,7 +238,7 @@ def _at(detector, where: str):
 
 
 def _check_arrays(detector, expected: dict[str, tuple[str, str]]) -> dict[str, int]:
-    """Check dtypes and shapes; return the sizes that the letters stand for."""
+    """Check dtypes and shapes; return the size of each letter."""
     sizes = {"2": 2}
     for where, (dtype, letters) in expected.items():
         array = _at(detector, where)
@@ -274,7 +278,7 @@ def _check_bank(bank, sizes: dict[str, int]) -> None:
 
 
 def _check_lengths(bank) -> None:
-    """Check that rows that stand for directions are of unit length, or zero."""
+    """Check that rows compared by the cosine have unit length, or are zero."""
     if not bank._normalized:
         return
     squared = np.einsum("ij,ij->i", bank.bank_, bank.bank_, dtype=np.float64)

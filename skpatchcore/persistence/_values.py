@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import issparse
+from scipy.sparse import csr_array, csr_matrix
 
 #: The largest float.
 LARGEST = float(np.finfo(np.float64).max)
@@ -139,7 +139,10 @@ class Items(Kind):
     types: tuple[type, ...] = (list, tuple)
 
     def accepts(self, value: object) -> bool:
-        if type(value) not in self.types or not self.least <= len(value) <= self.most:
+        # Not a class derived from these.
+        if type(value) not in self.types or not isinstance(value, list | tuple):
+            return False
+        if not self.least <= len(value) <= self.most:
             return False
         return all(map(self.kind.accepts, value))
 
@@ -156,7 +159,9 @@ class Row(Kind):
         self.kinds = kinds
 
     def accepts(self, value: object) -> bool:
-        if type(value) is not tuple or len(value) != len(self.kinds):
+        if not isinstance(value, tuple) or type(value) is not tuple:
+            return False
+        if len(value) != len(self.kinds):
             return False
         return all(kind.accepts(v) for kind, v in zip(self.kinds, value, strict=True))
 
@@ -179,7 +184,7 @@ class Array(Kind):
     sparse: bool = False
 
     def accepts(self, value: object) -> bool:
-        if self.sparse and issparse(value) and value.format == "csr":
+        if self.sparse and isinstance(value, csr_array | csr_matrix):
             return value.ndim == self.ndim and self._inside(value.data)
         if not isinstance(value, np.ndarray) or value.ndim != self.ndim:
             return False

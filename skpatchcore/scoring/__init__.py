@@ -1,4 +1,8 @@
-"""Long runs over many images, some of which may be unreadable."""
+"""Long runs over many images, some of which may be unreadable.
+
+`score_images` scores what can be read in one pass, and reports the rest.
+`find_unreadable` gives that report alone, before a fit. The command uses both.
+"""
 
 from skpatchcore._detectors import Inspection
 from skpatchcore.scoring._score_images import find_unreadable, score_images

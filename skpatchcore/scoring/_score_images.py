@@ -1,6 +1,7 @@
 """Long runs over many images, some of which may be unreadable."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,12 @@ from skpatchcore.scoring._unreadable import (
 
 
 @validate_params({"on_error": [StrOptions({"raise", "skip", "nan"})]})
-def score_images(detector, X, *, on_error="raise"):
-    """Score images in one pass, and survive those that cannot be read.
+def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
+    """Score images in one pass, and go on after those that cannot be read.
 
-    The methods of a detector answer for every image, or raise an error that names the
-    first bad one, as scikit-learn's do. Use this for runs over a folder that nobody has
-    looked through, where one truncated file should not cost the night. Its scores are
-    those of ``detector.score_samples``.
+    The methods of a detector score every image, or raise an error that names the first
+    bad one. Use this function for long runs over unchecked folders, which one truncated
+    file should not end. Its scores are those of ``detector.score_samples``.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def score_images(detector, X, *, on_error="raise"):
     Raises
     ------
     TypeError
-        If `detector` is of another kind, or `X` is no container of images; a list
-        that holds other things than images is an error, too, whatever `on_error`.
+        If `detector` is of another kind, or `X` is not a container of images. A list
+        that holds other things than images is an error for any `on_error`, too.
 
     OSError, ValueError
         If an image cannot be used and `on_error` is "raise".
@@ -97,7 +97,7 @@ def score_images(detector, X, *, on_error="raise"):
     return as_results(kept, found, unreadable)
 
 
-def find_unreadable(X):
+def find_unreadable(X: Any) -> list[UnreadableImage]:
     """Return which images cannot be read, and why, without a detector.
 
     It decodes each image once. Use it before a fit, which refuses bad images.
@@ -127,9 +127,9 @@ def find_unreadable(X):
     return unreadable_images(X)
 
 
-def unreadable_images(X, *, progress: bool = False) -> list[UnreadableImage]:
-    """Do as `find_unreadable` does; with `progress`, a terminal gets to see a bar."""
-    failures = {}
+def unreadable_images(X: Any, *, progress: bool = False) -> list[UnreadableImage]:
+    """Do as `find_unreadable` does; with `progress`, a terminal shows a bar."""
+    failures: dict[int, Exception] = {}
     images = check_images(X, failures)
     readable = [i for i in range(len(images)) if i not in failures]
     failures |= find_failures(images, readable, progress=progress)
@@ -137,9 +137,9 @@ def unreadable_images(X, *, progress: bool = False) -> list[UnreadableImage]:
 
 
 def inspect_images(
-    detector, X, on_error: str, *, progress: bool = False
+    detector: Any, X: Any, on_error: str, *, progress: bool = False
 ) -> tuple[Images, dict[int, Inspection], list[UnreadableImage]]:
-    """Return the images, what was seen in those readable by number, and the others.
+    """Return the images, what was seen in the readable ones by index, and the others.
 
     With `progress`, a terminal shows a bar.
     """
@@ -151,7 +151,7 @@ def inspect_images(
         if on_error == "raise"
         else iter_readable(found.inspect, images, failures)
     )
-    seen_by_index = {}
+    seen_by_index: dict[int, Inspection] = {}
     disable = None if progress else True
     with tqdm(total=len(images), desc="images", disable=disable) as bar:
         for seen in inspections:
@@ -169,7 +169,7 @@ def as_results(
     index = np.array(list(kept), dtype=np.int64)
     rows = [found.get(i) for i in index]
 
-    def column(name: str, missing) -> NDArray:
+    def column(name: str, missing: float) -> NDArray:
         return np.array([missing if r is None else getattr(r, name) for r in rows])
 
     results = Bunch(

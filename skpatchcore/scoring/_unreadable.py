@@ -1,61 +1,68 @@
 """Runs over many images that outlive those which cannot be read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
 
+import numpy as np
 from tqdm.auto import tqdm
 
+from skpatchcore._detectors import Inspection, Inspections
 from skpatchcore._images import Images
 
-# Once an image fails, so many of the next ones are tried before the run goes on: of a
-# folder full of broken files, it need not stumble over each.
+# After an image fails, this many of the next ones are tried before the run goes on, so
+# that a folder full of broken files does not restart it for each of them.
 _LOOK_AHEAD = 64
 
 
 class UnreadableImage(NamedTuple):
-    """An image that could not be used: its number in `X`, its name, and why."""
+    """An image that could not be used: its position in `X`, its name, and why."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # Hides tuple.index, which nobody needs.
     image: str
     reason: str
 
 
 def iter_readable(
-    run: Callable[[Images], Iterator], images: Images, failures: dict[int, Exception]
-) -> Iterator:
-    """Yield what `run` does for images, of those that can be read.
+    run: Callable[[Images], Inspections],
+    images: Images,
+    failures: dict[int, Exception],
+) -> Iterator[Inspection]:
+    """Yield what `run` finds in the images that can be read.
 
-    What it yields has an `index`. Images in `failures` are left out, others that fail
-    are put there, and the run is started again with those that it had not come to. They
-    are few: at most the batches that were being put together.
+    Images in `failures` are left out. Others that fail are added to it, and the run is
+    started again with the images that it had not reached. At most the batches that were
+    being assembled are read twice.
     """
-    number_of = {name: i for i, name in enumerate(images.names)}
+    index_of = {name: i for i, name in enumerate(images.names)}
     waiting = [i for i in range(len(images)) if i not in failures]
     while waiting:
-        done = set()
+        done: set[int] = set()
         try:
-            for seen in run(images.take(waiting)):
-                done.add(waiting[seen.index])
-                yield replace(seen, index=waiting[seen.index])
+            with closing(run(images.take(np.array(waiting)))) as inspections:
+                for seen in inspections:
+                    index = waiting[seen.index]
+                    done.add(index)
+                    yield replace(seen, index=index)
         except (OSError, ValueError) as error:
-            i = number_of.get(getattr(error, "image", None))
-            if i is None:
+            failed = index_of.get(getattr(error, "image", ""))
+            if failed is None:
                 raise
-            failures[i] = error
-            following = waiting[waiting.index(i) + 1 :]
+            failures[failed] = error
+            following = waiting[waiting.index(failed) + 1 :]
             failures.update(find_failures(images, following[:_LOOK_AHEAD]))
         waiting = [i for i in waiting if i not in done and i not in failures]
 
 
 def find_failures(
-    images: Images, indices, *, progress: bool = False
+    images: Images, indices: Iterable[int], *, progress: bool = False
 ) -> dict[int, Exception]:
     """Return what is wrong with those images that cannot be read.
 
-    With `progress`, a terminal gets to see a bar.
+    With `progress`, a terminal shows a bar.
     """
-    failures = {}
+    failures: dict[int, Exception] = {}
     for i in tqdm(indices, desc="reading", disable=None if progress else True):
         try:
             images[i]

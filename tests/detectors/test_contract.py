@@ -2,18 +2,23 @@
 
 import csv
 import io
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 from numpy.testing import assert_allclose, assert_array_equal
 from PIL import Image
+from sklearn.base import BaseEstimator
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
+import skpatchcore
 from skpatchcore import (
     CoresetSampler,
     PatchCoreDetector,
@@ -21,7 +26,9 @@ from skpatchcore import (
     PatchFeatureTransformer,
 )
 from skpatchcore._cli._commands import main
-from skpatchcore._detectors._find import find_detector, unwrap
+from skpatchcore._detectors import ImageDetector, Inspection
+from skpatchcore._detectors._find import find_detector, is_frozen, unwrap
+from skpatchcore._images import Geometry
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.metrics import aupro_scorer, image_auroc_scorer
 from skpatchcore.model_selection import OneClassKFold
@@ -234,3 +241,184 @@ def test_a_detector_of_vectors_has_no_maps():
 
 def test_an_unfitted_search_is_unwrapped_to_what_it_will_fit():
     assert find_detector(search(plain())).detector.smoothing == 4.0
+
+
+# Corners ----------------------------------------------------------------------------
+
+
+def test_one_line_of_the_package_asks_for_a_type():
+    asks = re.compile(
+        r"isinstance\(.*"
+        r"(ConformalDetector|TunedThresholdDetector|PatchCoreEnsemble|Pipeline)"
+    )
+    package = Path(skpatchcore.__file__).parent
+    found = [
+        (path.name, line.strip())
+        for path in package.rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if asks.search(line)
+    ]
+    assert found == [("_find.py", "if isinstance(estimator, Pipeline):")]
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_an_unfitted_detector_is_named(name, data):
+    X, _, _ = data
+    unfitted = DETECTORS[name]()
+    found = find_detector(unfitted)
+    kind = type(found.detector).__name__
+    with pytest.raises(NotFittedError, match=f"This {kind} instance is not fitted yet"):
+        found.inspect(X)
+    for method in ("predict_maps", "predict_masks", "nearest_patches"):
+        with pytest.raises(NotFittedError, match=f"This {kind} instance"):
+            getattr(found.detector, method)(X)
+    with pytest.raises(NotFittedError):
+        score_images(unfitted, X)
+
+
+def test_transformers_are_given_images_as_the_user_gives_them(data):
+    X, y, _ = data
+    scale = FunctionTransformer(lambda images: images / 255)
+    pipeline = make_pipeline(scale, plain()).fit(X, y)
+    expected = plain().fit(X, y).score_samples(X)
+    assert_allclose(pipeline.score_samples(X), expected, rtol=1e-5)
+    assert_allclose(score_images(pipeline, X).score, expected, rtol=1e-5)
+    whole = calibrated(make_pipeline(scale, plain())).fit(X, y)
+    assert_allclose(score_images(whole, X).score, whole.score_samples(X), rtol=1e-5)
+
+
+def test_transformers_that_lose_images_are_refused(data):
+    X, _, _ = data
+    pipeline = make_pipeline(FunctionTransformer(lambda images: images[1:]), plain())
+    pipeline.fit(X[:4])
+    with pytest.raises(ValueError, match="made 9 images of 10; they must return one"):
+        score_images(pipeline, X)
+
+
+def test_errors_behind_transformers_name_images_of_the_run(data):
+    X, y, _ = data
+    pipeline = make_pipeline(FunctionTransformer(lambda images: images), plain())
+    pipeline.fit(X / 255.0, y)
+    new = X[:6] / 255.0
+    new[[1, 4]] = np.nan
+    results = score_images(pipeline, new, on_error="skip")
+    assert_array_equal(results.index, [0, 2, 3, 5])
+    assert [image.index for image in results.unreadable] == [1, 4]
+    assert_allclose(results.score, pipeline.score_samples(new[[0, 2, 3, 5]]), rtol=1e-5)
+
+
+def wrappers_of_frozen(detector):
+    frozen = FrozenEstimator(detector)
+    return {
+        "calibrated": calibrated(frozen),
+        "calibrated pipeline": calibrated(Pipeline([("detector", frozen)])),
+        "tuned pipeline": TunedThresholdDetector(
+            Pipeline([("detector", frozen)]), cv=2
+        ),
+        "tuned calibrated": TunedThresholdDetector(calibrated(frozen), cv=2),
+        "calibrated tuned": calibrated(TunedThresholdDetector(frozen)),
+        "frozen tuned": FrozenEstimator(TunedThresholdDetector(frozen)),
+    }
+
+
+@pytest.mark.parametrize("name", wrappers_of_frozen(plain()))
+def test_frozen_detectors_keep_the_numbers_of_their_own_fit(name, data, tmp_path):
+    X, _, _ = data
+    detector = plain().fit(X[:N_GOOD])
+    # Of another `X`, in which rows that are learned come last.
+    new, labels = np.concatenate([X[-2:], X[:6]]), np.repeat([-1, 1], [2, 6])
+    fitted = wrappers_of_frozen(detector)[name]
+    fitted = fitted.estimator if isinstance(fitted, FrozenEstimator) else fitted
+    fitted.fit(new, labels)
+    save(fitted, tmp_path / "model.skpc")
+    expected = detector.nearest_patches(new, 1).image
+    for one in (fitted, load(tmp_path / "model.skpc")):
+        assert is_frozen(one)
+        assert_array_equal(one.nearest_patches(new, 1).image, expected)
+        assert [reference.rows for reference in one._references()] == [None]
+
+
+def test_a_member_may_have_any_name(data):
+    X, y, _ = data
+    named = PatchCoreEnsemble(
+        [("distance", plain()), ("image", plain("coarse"))], cv=2, random_state=0
+    )
+    detector = calibrated(named, "cross").fit(X, y)
+    matches = detector.nearest_patches(X[:2], 1)
+    assert set(np.unique(matches.distance.image)) <= set(range(N_GOOD))
+    assert matches.image.distance.shape == (*matches.image.row.shape[:3], 1)
+
+
+@pytest.mark.parametrize("method", ["refit", "cross"])
+def test_peaks_of_members_that_see_images_in_other_sizes(method, data):
+    X, y, _ = data
+    large = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
+    members = [("small", plain()), ("large", plain().set_params(features=large))]
+    detector = calibrated(PatchCoreEnsemble(members, cv=2, random_state=0), method)
+    detector.fit(X, y)
+    peaks = [seen.peak for seen in detector.inspect(X)]
+    assert_allclose(peaks, detector.predict_maps(X).max(axis=(1, 2)), rtol=1e-6)
+
+
+def test_a_threshold_for_maps_exists_only_with_maps():
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    y = np.repeat([1, -1], 10)
+    tuned = TunedThresholdDetector(IsolationForest(random_state=0).fit(X)).fit(X, y)
+    assert not hasattr(tuned, "map_threshold_")
+
+
+def test_parameters_set_after_fit_change_no_answer(data):
+    X, y, _ = data
+    for fitted in (
+        calibrated(plain()).fit(X, y),
+        TunedThresholdDetector(plain(), cv=2).fit(X, y),
+    ):
+        expected = fitted.nearest_patches(X[:1]).image
+        for other in (IsolationForest(), FrozenEstimator(plain())):
+            fitted.set_params(estimator=other)
+            assert_array_equal(fitted.nearest_patches(X[:1]).image, expected)
+
+
+class Watched(ImageDetector, BaseEstimator):
+    """Notes when its inspections are closed."""
+
+    offset_, map_threshold_ = -1.0, 1.0
+
+    def __init__(self):
+        self.closed = 0
+
+    def fit(self, X, y=None):
+        return self
+
+    def __sklearn_is_fitted__(self):
+        return True
+
+    def _map(self, seen, size, border="nearest"):
+        return seen.patch_scores
+
+    def _inspect(self, images):
+        same = Geometry((1, 1), (1, 1), (0, 0), (1, 1))
+        self.running = self.run(images, same)
+        return self.running
+
+    def run(self, images, geometry):
+        try:
+            for i in range(len(images)):
+                yield Inspection(i, -float(i), np.full((1, 1), i), geometry, self)
+        finally:
+            self.closed += 1
+
+
+def test_inspections_are_closed_on_early_exit(data):
+    X, _, _ = data
+    detector = Watched()
+    tuned = TunedThresholdDetector(detector).fit(X, np.repeat([1, -1], 5))
+    detector.closed = 0
+    inspections = tuned.inspect(X)
+    assert next(inspections).index == 0
+    inspections.close()
+    assert detector.closed == 1
+    detector._map = None
+    with pytest.raises(TypeError):
+        tuned.predict_maps(X)
+    assert detector.closed == 2

@@ -16,6 +16,7 @@ from skpatchcore import (
     PatchCoreEnsemble,
     PatchFeatureTransformer,
 )
+from skpatchcore._backbones._backbone import Backbone
 from skpatchcore._detectors._ensemble import balanced_weights
 from skpatchcore._detectors._maps import resize_map
 from skpatchcore.calibration import ConformalDetector
@@ -27,8 +28,6 @@ from skpatchcore.scoring import score_images
 class Strided(nn.Module):
     """One layer of random filters with a stride of its own."""
 
-    n_images = 0
-
     def __init__(self, stride, gain=1.0):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -37,9 +36,6 @@ class Strided(nn.Module):
         self.gain = gain
 
     def forward(self, x):
-        # Probes of the layout have shapes alone.
-        if not x.is_meta:
-            Strided.n_images += len(x)
         return torch.relu(self.filters(x)) * self.gain
 
 
@@ -55,6 +51,20 @@ def member(stride, gain=1.0, **params):
 def make_ensemble(**params):
     members = [("fine", member(4)), ("coarse", member(8))]
     return PatchCoreEnsemble(members, **{"cv": 2, "random_state": 0} | params)
+
+
+def gabor_member(layer):
+    features = PatchFeatureTransformer("gabor", (layer,), image_size=(32, 48))
+    return PatchCoreDetector(features, CoresetSampler(0.2))
+
+
+def gabor_ensemble(**params):
+    """Return an ensemble whose networks come with the package.
+
+    Copies of other networks are tried with an image each before the cache is used.
+    """
+    members = [(layer, gabor_member(layer)) for layer in ("fine", "coarse")]
+    return PatchCoreEnsemble(members, cv=2, random_state=0, **params)
 
 
 def images(n, seed=0, size=(32, 48)):
@@ -78,6 +88,20 @@ def good():
 @pytest.fixture(scope="module")
 def new():
     return np.concatenate([images(3, 1), defective(3)])
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Collect how many images pass a network at once."""
+    seen = []
+    call = Backbone.__call__
+
+    def count(network, batch):
+        seen.append(len(batch))
+        return call(network, batch)
+
+    monkeypatch.setattr(Backbone, "__call__", count)
+    return seen
 
 
 @pytest.fixture(scope="module")
@@ -323,17 +347,25 @@ def test_seeds_are_handed_to_members_without_one(good, new):
     assert own.named_estimators_.coarse.random_state is not None
 
 
+def test_fit_predict_passes_groups_on(good):
+    groups = np.arange(9) // 3
+    found, expected = make_ensemble(cv=3), make_ensemble(cv=3)
+    labels = found.fit_predict(good, groups=groups)
+    expected.fit(good, groups=groups)
+    assert_array_equal(found.held_out_scores_, expected.held_out_scores_)
+    assert_array_equal(labels, np.where(found.training_scores_ < found.offset_, -1, 1))
+
+
 # Company ----------------------------------------------------------------------------
 
 
-def test_a_image_passes_each_network_once_in_fit(good, monkeypatch):
-    monkeypatch.setattr(Strided, "n_images", 0)
-    ensemble = make_ensemble().fit(good)
-    assert Strided.n_images == 2 * len(good)
-    monkeypatch.setattr(Strided, "n_images", 0)
-    detector = ConformalDetector(make_ensemble(), alpha=0.2, cv=2, random_state=0)
+def test_an_image_passes_each_network_once_in_fit(good, passes):
+    ensemble = gabor_ensemble().fit(good)
+    assert sum(passes) == 2 * len(good)
+    passes.clear()
+    detector = ConformalDetector(gabor_ensemble(), alpha=0.2, cv=2, random_state=0)
     detector.fit(good)
-    assert Strided.n_images == 2 * len(good)
+    assert sum(passes) == 2 * len(good)
     for one in (ensemble, *detector.estimators_):
         parts = [*one.estimators_, *(part for _, part in one.estimators)]
         assert all(part.get_params()["features__memory"] is None for part in parts)
@@ -353,17 +385,16 @@ def test_in_a_conformal_detector(good, new, method):
     assert_allclose(results.score, detector.score_samples(new))
 
 
-def test_in_a_search_with_a_cache(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(Strided, "n_images", 0)
+def test_in_a_search_with_a_cache(good, tmp_path, passes):
     X = np.concatenate([good, defective(3)])
     y = np.repeat([1, -1], [len(good), 3])
     search = GridSearchCV(
-        make_ensemble(memory=str(tmp_path)),
-        {"coarse": ["drop", member(8)]},
+        gabor_ensemble(memory=str(tmp_path)),
+        {"coarse": ["drop", gabor_member("coarse")]},
         scoring=image_auroc_scorer,
         cv=OneClassKFold(2),
     ).fit(X, y)
-    assert Strided.n_images == 2 * len(X)
+    assert sum(passes) == 2 * len(X)
     assert search.best_score_ == 1
     assert search.best_estimator_.predict_maps(X[:1]).shape == (1, 32, 48)
 
@@ -382,8 +413,8 @@ def test_images_of_other_sizes(fitted):
     maps = fitted.predict_maps(X)
     assert [values.shape for values in maps] == [(32, 48), (48, 32)]
     (seen, _) = fitted.inspect(X)
-    first = fitted.map_weights_[0] * seen.members[0].patch_scores
-    second = fitted.map_weights_[1] * resize_map(seen.members[1].patch_scores, (8, 12))
+    first = fitted.map_weights_[0] * seen.parts[0].patch_scores
+    second = fitted.map_weights_[1] * resize_map(seen.parts[1].patch_scores, (8, 12))
     assert_allclose(seen.patch_scores, first + second, rtol=1e-6)
 
 

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._detectors._foreground import (
     Foreground,
-    at_rim,
+    at_border,
     first_component,
     fit_foreground,
     otsu,
@@ -81,12 +81,12 @@ def test_one_hump_is_not_separated():
 
 def test_rim_is_the_outermost_patch_and_a_share_of_the_side():
     shapes = np.array([[20, 40], [2, 2]])
-    rim = at_rim(shapes, 0.1)
+    rim = at_border(shapes, 0.1)
     expected = np.ones((20, 40), bool)
     expected[3:17, 5:35] = False
     assert_array_equal(rim[:800].reshape(20, 40), expected)
     assert rim[800:].all()
-    assert at_rim(shapes, 0)[:800].sum() == 2 * 20 + 2 * 40 - 4
+    assert at_border(shapes, 0)[:800].sum() == 2 * 20 + 2 * 40 - 4
 
 
 def test_masks_are_grown_and_filled_and_never_empty():

@@ -202,7 +202,7 @@ def test_a_pipeline_in_a_projection_has_no_parameters_of_a_machine(
 def test_a_network_is_a_word_of_timms_registry(
     name, part, detector, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("skpatchcore.persistence.Backbone", None)
+    monkeypatch.setattr("skpatchcore.persistence._save_load.Backbone", None)
     monkeypatch.setattr("skpatchcore._features._transformer.load_backbone", None)
 
     def change(record, arrays):
@@ -453,10 +453,22 @@ def test_matches_lead_to_rows_of_the_fit(detector, tmp_path):
     conformal.fit(X)
 
     def change(record, arrays):
-        arrays["_training_rows"] = arrays["_training_rows"][:1]
+        for name in ("_training_rows", "_training_folds"):
+            arrays[name] = arrays[name][:1]
 
     path = forged(conformal, change, tmp_path / "m")
     assert_rejected(path, "to none of _training_rows")
+
+
+@pytest.mark.parametrize("folds", [[0, 0, 1, 0], [0, 0, 1, 2]])
+def test_training_folds_lead_to_estimators_in_order(folds, detector, tmp_path):
+    conformal = ConformalDetector(detector, alpha=0.2, cv=2, random_state=0).fit(X)
+
+    def change(record, arrays):
+        arrays["_training_folds"] = np.resize(folds, len(arrays["_training_folds"]))
+
+    path = forged(conformal, change, tmp_path / "m")
+    assert_rejected(path, "_training_folds must ascend, and point to estimators_")
 
 
 @pytest.mark.parametrize(
