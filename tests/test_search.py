@@ -136,8 +136,8 @@ def test_a_second_search_in_a_new_process_computes_nothing(
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import numpy as np
         import test_search
-        from skpatchcore._backbone import Backbone
-        from skpatchcore._k_center import GreedyRun
+        from skpatchcore._backbones._backbone import Backbone
+        from skpatchcore._coreset._greedy import GreedyRun
 
         def never(*args):
             raise AssertionError("computed once more")

@@ -1,8 +1,8 @@
 """Private names of scikit-learn and joblib, imported here and nowhere else.
 
-If a release moves one of them, only this module changes. Decorators are wrapped with
-types: scikit-learn has none, and to a type checker a method behind an untyped decorator
-is `Any`.
+If a release moves one of these names, only this module has to change. The decorators
+are wrapped in functions with types, because scikit-learn has no type hints: a type
+checker treats a method behind an untyped decorator as `Any`.
 """
 
 from collections.abc import Callable

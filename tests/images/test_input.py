@@ -812,7 +812,7 @@ def test_a_part_of_the_images_keeps_their_names():
     images = check_images(
         np.zeros((5, 8, 8, 3)) + np.array([0, 0, 0, 9, 0])[:, None, None, None]
     )
-    with pytest.raises(ValueError, match="image 3 holds floats"):
+    with pytest.raises(ValueError, match="image 3 contains floats"):
         images.take([4, 3])[1]
 
 

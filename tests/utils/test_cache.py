@@ -200,7 +200,7 @@ def test_what_is_claimed_nobody_else_gets(tmp_path):
     others = [content_key(i) for i in range(8)]
     with cache.claim([KEY], wait=True):
         code = f"""
-            from skpatchcore._cache import check_cache
+            from skpatchcore._utils import check_cache
             cache = check_cache({str(tmp_path)!r})
             with cache.claim({[KEY, *others]!r}, wait=False) as claimed:
                 print(*claimed)
@@ -215,8 +215,7 @@ def test_a_worker_killed_in_the_middle_of_writing_does_no_harm(tmp_path):
     """Neither what it wrote nor what it had claimed is in anybody's way."""
     code = f"""
         import os, signal, numpy as np
-        from skpatchcore import _cache
-        from skpatchcore._cache import check_cache
+        from skpatchcore._utils import _cache, check_cache
 
         def torn(file, *args):
             file.write(b"half of it")
@@ -556,10 +555,10 @@ def test_two_processes_with_one_cache(tmp_path):
     """Both search at once, both are right, and no image passes twice."""
     code = f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         import time
         from pathlib import Path
-        from skpatchcore._backbone import Backbone
+        from skpatchcore._backbones import Backbone
         import test_search
 
         n_passed = 0

@@ -48,7 +48,7 @@ def test_nested_values_come_back():
 
 @pytest.mark.parametrize("value", [object(), np.array(["a"]), np.array([None]), {1}])
 def test_other_values_are_no_entries(value):
-    with pytest.raises(TypeError, match="Cache entries hold no"):
+    with pytest.raises(TypeError, match="Cache entries cannot contain"):
         written(value)
 
 

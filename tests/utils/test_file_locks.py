@@ -82,7 +82,7 @@ def test_a_killed_process_frees_its_lock(tmp_path):
     path = str(tmp_path / "a.lock")
     code = f"""
         import os, signal
-        from skpatchcore._file_locks import file_lock
+        from skpatchcore._utils._file_locks import file_lock
         with file_lock({path!r}, wait=True):
             os.kill(os.getpid(), signal.SIGKILL)
     """

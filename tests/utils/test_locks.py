@@ -17,17 +17,19 @@ import os, signal, threading, time
 import numpy as np
 import torch
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore import _backbone, _cache, _distances, _fingerprint, _images
-from skpatchcore._layer_hooks import FORWARD_LOCK
+from skpatchcore._backbones import _backbone, _fingerprint
+from skpatchcore._backbones._hooks import FORWARD_LOCK
+from skpatchcore._images import _input
+from skpatchcore._utils import _cache, _precision
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 LOCKS = (
     FORWARD_LOCK,
     _backbone._BUILD_LOCK,
     _cache._growth._lock,
-    _distances._PRECISION_LOCK,
     _fingerprint._LOCK,
-    _images._PIL_LOCK,
+    _input._PIL_LOCK,
+    _precision._PRECISION_LOCK,
 )
 
 class Slow(torch.nn.Module):
