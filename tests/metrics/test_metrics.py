@@ -246,13 +246,13 @@ def test_of_equal_f1_the_fewest_false_alarms_win():
         (["good", "bad"], [1.0, 2.0], "got 'bad', 'good'"),
         (["-1", "1"], [1.0, 2.0], "got '-1', '1'"),
         (np.linspace(0, 1, 9), np.ones(9), r"got 0\.0, 0\.125, .*, \.\.\."),
-        ([1, 1, 1], [1.0, 2.0, 3.0], r"no anomalous image \(-1\) among its 3"),
-        ([-1, -1], [1.0, 2.0], r"no normal image \(\+1\) among its 2"),
+        ([1, 1, 1], [1.0, 2.0, 3.0], r"no anomalous image \(-1\) among 3"),
+        ([-1, -1], [1.0, 2.0], r"no normal image \(\+1\) among 2"),
         ([1, -1], [1.0, np.nan], "y_score contains NaN"),
         ([1, -1], [1.0, -np.inf], "y_score contains infinity"),
         ([1, -1], [1.0, 2.0, 3.0], r"inconsistent numbers of samples: \[2, 3\]"),
         ([1, -1], [[1.0, 2.0], [3.0, 4.0]], r"1d array.*\(2, 2\)"),
-        ([], [], "y_true holds no normal image"),
+        ([], [], "y_true contains no normal image"),
     ],
 )
 def test_bad_labels_and_scores_are_refused(metric, y_true, y_score, message):
@@ -338,8 +338,8 @@ def test_report_ranks_the_pixels_once(inspected, monkeypatch):
     sorts = []
     monkeypatch.setattr(
         metrics,
-        "_rank",
-        lambda *args, rank=metrics._rank: sorts.append(1) or rank(*args),
+        "rank",
+        lambda *args, rank=metrics.rank: sorts.append(1) or rank(*args),
     )
     pixel_metrics(*inspected)
     assert len(sorts) == 1
