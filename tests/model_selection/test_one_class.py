@@ -221,7 +221,11 @@ def test_it_is_a_splitter_of_sklearn():
     ("y", "params", "message"),
     [
         (None, {}, r"needs y, the labels \+1 \(normal\) and -1 .*got y=None"),
-        ([0, 0, 1], {}, r"y must hold .*got 0, 1\. If 1 .*np\.where\(y == 1, -1, 1\)"),
+        (
+            [0, 0, 1],
+            {},
+            r"y must contain .*got 0, 1\. If 1 .*np\.where\(y == 1, -1, 1\)",
+        ),
         (["good", "bad", "good"], {}, r"got 'bad', 'good'.*np\.where\(y == 'good'"),
         ([1.0, np.nan, -1.0], {}, "got -1.0, 1.0, nan"),
         ([-1, -1], {}, r"None of the 2 samples is labelled \+1"),
