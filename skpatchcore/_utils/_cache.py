@@ -15,7 +15,13 @@ import torch
 from joblib import Memory
 
 from skpatchcore._utils._cache_entry import DamagedEntryError, read_entry, write_entry
-from skpatchcore._utils._compat import HasMethods, memstr_to_bytes
+from skpatchcore._utils._compat import (
+    HasMethods,
+    memstr_to_bytes,
+    move_item,
+    open_item,
+    store_contains,
+)
 from skpatchcore._utils._file_locks import file_lock
 from skpatchcore._utils._locks import fork_safe_lock
 from skpatchcore._utils._threads import map_threads
@@ -119,10 +125,10 @@ class Cache:
         An entry for which `is_valid` returns False counts as damaged.
         """
         path = self._path(kind, key)
-        if not self._store._item_exists(path):
+        if not store_contains(self._store, path):
             return None
         try:
-            with self._store._open_item(path, "rb") as file:
+            with open_item(self._store, path, "rb") as file:
                 value = read_entry(file, f"{kind}/{key}")
             if is_valid is not None and not is_valid(value):
                 raise DamagedEntryError("its contents do not fit")
@@ -174,9 +180,9 @@ class Cache:
         for attempts_left in reversed(range(_N_ATTEMPTS)):
             self._store.create_location(os.path.dirname(path))
             try:
-                with self._store._open_item(temporary, "wb") as file:
+                with open_item(self._store, temporary, "wb") as file:
                     write_entry(file, f"{kind}/{key}", value, self._level)
-                self._store._move_item(temporary, path)
+                move_item(self._store, temporary, path)
             except FileNotFoundError:
                 # Another process has deleted the folder to free space.
                 if not attempts_left:
