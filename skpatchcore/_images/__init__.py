@@ -13,7 +13,12 @@ from skpatchcore._images._augmentation import (
 from skpatchcore._images._batches import iter_batches
 from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._files import open_image
-from skpatchcore._images._geometry import Geometry, plan_geometry, resize_masks
+from skpatchcore._images._geometry import (
+    Geometry,
+    Size,
+    plan_geometry,
+    resize_masks,
+)
 from skpatchcore._images._input import (
     ImageInput,
     Images,
@@ -28,6 +33,7 @@ __all__ = [
     "Geometry",
     "ImageInput",
     "Images",
+    "Size",
     "Transform",
     "UnreadableImageError",
     "check_images",
