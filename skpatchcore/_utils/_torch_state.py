@@ -60,7 +60,9 @@ def own_torch_state() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         # Both slow down every call of torch, so use them only if necessary.
-        if torch.get_default_device().type != "cpu":
+        # Not torch.get_default_device: before 2.7 it ignores device blocks, and fails
+        # after a reset.
+        if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if torch.get_default_dtype() != torch.float32:
             stack.enter_context(_Float32Defaults())
