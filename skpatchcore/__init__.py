@@ -1,11 +1,12 @@
 """PatchCore visual anomaly detection as scikit-learn estimators.
 
-Fit on images of good parts only; get, for a new image, a score, a decision, a map
-of where the defect is, and the normal patches it was compared with.
+Fit a detector on images of good parts only. For a new image it returns a score, a
+decision, an anomaly map (heat map) that shows where the defect is, and the normal
+patches it was compared with.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from skpatchcore._bank import PatchMemoryBank
@@ -26,7 +27,8 @@ __all__ = [
     "__version__",
 ]
 
-# Imported at first use: torch takes seconds, and ``skpatchcore --help`` needs none.
+# Imported at first use: importing torch takes seconds, and ``skpatchcore --help`` does
+# not need it.
 _MODULES = {
     "BoundedMemory": "skpatchcore._utils._cache",
     "CoresetSampler": "skpatchcore._coreset._sampler",
@@ -37,7 +39,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_MODULES[name]), name)

@@ -9,9 +9,9 @@ from skpatchcore._cli import _commands as cli
 
 numpydoc_validate = pytest.importorskip("numpydoc.validate")
 
-# GL01: summaries start on the first line; SA01, ES01: not everything needs a "See Also"
-# or an extended summary. EX01: examples stand where they say something. RT02: what is
-# returned has a name, as in scikit-learn.
+# GL01: summaries start on the first line. SA01, ES01, EX01: not every object needs a
+# "See Also" section, an extended summary or an example. RT02: return values have names,
+# as in scikit-learn.
 IGNORED = {"GL01", "SA01", "ES01", "EX01", "RT02"}
 MODULES = [
     "skpatchcore",
@@ -21,6 +21,7 @@ MODULES = [
     "skpatchcore.metrics",
     "skpatchcore.model_selection",
     "skpatchcore.persistence",
+    "skpatchcore.scoring",
 ]
 
 
@@ -39,7 +40,7 @@ def public_objects():
 
 def own_methods(cls):
     for name, value in inspect.getmembers(cls, inspect.isfunction):
-        # What scikit-learn's base classes bring is scikit-learn's to document.
+        # Methods inherited from scikit-learn are documented by scikit-learn.
         if not name.startswith("_") and value.__module__.startswith("skpatchcore"):
             yield name
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from configurations import compute, configurations
 from numpy.testing import assert_allclose, assert_array_equal
 
+from configurations import compute, configurations
 from skpatchcore.persistence import ModelFileError, load
 
 FOLDER = Path(__file__).parent / "earlier_version"

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from helpers import random_images
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._input import Images
@@ -44,7 +45,7 @@ fuzz = settings(
 
 
 def make_images(n, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), np.uint8)
+    return random_images(n, 16, 16, seed)
 
 
 NEW = make_images(1, seed=1)

@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 import skpatchcore
+from helpers import random_images
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._backbones._hooks import FORWARD_LOCK
 from skpatchcore._utils._precision import _PRECISION_LOCK
@@ -19,7 +20,7 @@ FOLDER = str(Path(skpatchcore.__file__).parent)
 
 
 def make_images(seed, n=10):
-    return np.random.default_rng(seed).integers(0, 256, (n, 16, 16, 3), np.uint8)
+    return random_images(n, 16, 16, seed)
 
 
 def make_features(**params):

@@ -1,4 +1,4 @@
-"""The package's folders: one door each, and imports that run one way."""
+"""Folders import each other only through their ``__init__``."""
 
 import ast
 from pathlib import Path
@@ -26,27 +26,27 @@ def imported_modules(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_other_folders_are_entered_by_their_door(path):
+def test_other_folders_are_imported_from_their_init(path):
     own = path.relative_to(PACKAGE).parts[0]
-    around = [
+    inner = [
         name
         for name in imported_modules(path)
         if folder_of(name) not in ("", own) and name.count(".") > 1
     ]
-    assert around == []
+    assert inner == []
 
 
-def test_few_modules_lie_beside_the_folders():
+def test_few_modules_are_outside_the_folders():
     assert len(list(PACKAGE.glob("*.py"))) <= 12
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_says_what_it_is_for(folder):
+def test_a_folder_describes_its_purpose(folder):
     tree = ast.parse((PACKAGE / folder / "__init__.py").read_text("utf-8"))
     assert len(ast.get_docstring(tree).splitlines()) >= 3
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_door_opens_to_what_is_listed(folder):
+def test_an_init_has_all_names_that_it_lists(folder):
     module = __import__(f"skpatchcore.{folder}", fromlist=["__all__"])
     assert all(hasattr(module, name) for name in module.__all__)

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from site_checks import find_broken_links, list_pages, look_at, open_browser, serve
 
 WIDTHS = (1280, 390)

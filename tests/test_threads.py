@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.testing import assert_array_equal
 
+from helpers import random_images
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
@@ -24,7 +25,7 @@ def one_thread():
 
 
 def make_images(seed, n=6):
-    return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), np.uint8)
+    return random_images(n, 32, 32, seed)
 
 
 def make_detector(**params):

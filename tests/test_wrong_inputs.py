@@ -159,17 +159,17 @@ WRONG_IMAGES = {
     "floats up to 255": (
         lambda _: IMAGES.astype(float),
         ValueError,
-        r"image 0 holds floats from 0 to 255; expected \[0, 1\]",
+        r"image 0 contains floats from 0 to 255; expected \[0, 1\]",
     ),
     "one float too large": (
         lambda _: with_value(1.5),
         ValueError,
-        r"image 2 holds floats from 0 to 1\.5; expected \[0, 1\]",
+        r"image 2 contains floats from 0 to 1\.5; expected \[0, 1\]",
     ),
     "one float too small": (
         lambda _: with_value(-1),
         ValueError,
-        "image 2 holds floats from -1 to 1; expected",
+        "image 2 contains floats from -1 to 1; expected",
     ),
     "int64": (
         lambda _: IMAGES.astype(np.int64),
@@ -280,7 +280,7 @@ WRONG_IMAGES = {
     "more than 16 bits": (
         lambda _: [Image.fromarray(IMAGES[0, ..., 0].astype(np.int32) * 1000)],
         ValueError,
-        "Could not read image 0: it holds integers from .* to .*; expected 8 or 16",
+        "Could not read image 0: it contains integers from .* to .*; expected 8 or 16",
     ),
 }
 
@@ -381,7 +381,7 @@ WRONG_PARAMETERS = {
     "unknown device": (
         fit(device="nonsense"),
         ValueError,
-        "device='nonsense' is no torch device",
+        "device='nonsense' is not a torch device",
     ),
     "unequal sizes as one map": (
         lambda _, folder: make_features(image_size=None).fit_transform(
@@ -456,7 +456,7 @@ WRONG_PARAMETERS = {
     "unknown device of the bank": (
         fit_bank(device="nonsense"),
         ValueError,
-        "device='nonsense' is no torch device",
+        "device='nonsense' is not a torch device",
     ),
     "a vector of patches": (fit_bank(PATCHES[0]), ValueError, "Expected 2D array"),
     "infinity in patches": (
@@ -490,7 +490,7 @@ WRONG_LABELS = {
     "words": (
         fit(y=["good", "good", "good", "bad"]),
         ValueError,
-        r"y holds strings such as 'good'; expected \+1",
+        r"y contains strings such as 'good'; expected \+1",
     ),
     "NaN in y": (fit(y=[1, 1, 1, np.nan]), ValueError, "y contains NaN"),
     "two columns": (

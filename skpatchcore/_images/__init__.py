@@ -1,7 +1,7 @@
 """Image inputs: validation, decoding, geometry, batches and augmentation.
 
-Turns paths, PIL images, arrays and tensors into batches for a network, and keeps how
-each image was resized and cropped.
+This folder turns paths, PIL images, arrays and tensors into batches for a network. It
+keeps the geometry of each image, that is, how it was resized and cropped.
 """
 
 from skpatchcore._images._augmentation import (
@@ -13,14 +13,27 @@ from skpatchcore._images._augmentation import (
 from skpatchcore._images._batches import iter_batches
 from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._files import open_image
-from skpatchcore._images._geometry import Geometry, plan_geometry, resize_masks
-from skpatchcore._images._input import Images, check_images, image_contents, take_images
+from skpatchcore._images._geometry import (
+    Geometry,
+    Size,
+    plan_geometry,
+    resize_masks,
+)
+from skpatchcore._images._input import (
+    ImageInput,
+    Images,
+    check_images,
+    image_contents,
+    take_images,
+)
 
 __all__ = [
     "AUGMENTATIONS",
     "Augmented",
     "Geometry",
+    "ImageInput",
     "Images",
+    "Size",
     "Transform",
     "UnreadableImageError",
     "check_images",

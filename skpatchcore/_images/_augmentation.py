@@ -1,7 +1,7 @@
-"""More references from few images: turned, mirrored, brighter and darker ones."""
+"""Transforms that add reference images: rotations, reflections, other brightness."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,17 +9,17 @@ from scipy.ndimage import affine_transform
 
 from skpatchcore._images._input import Images, image_contents
 
-# The turns of AnomalyDINO's code (Damm et al., 2025), in degrees.
+# The rotations in the code of AnomalyDINO (Damm et al., 2025), in degrees.
 _ANGLES = (45, 90, 135, 180, 225, 270, 315)
-# As far as the light of a fixed set-up drifts; a stop of exposure would be 0.5 and 2.
+# A typical drift of the light in a fixed setup. One stop of exposure would be 0.5 or 2.
 _GAINS = (0.8, 1.25)
 
 
 class Transform(NamedTuple):
-    """An image turned or mirrored about its centre, and made brighter.
+    """Rotation or reflection of an image about its centre, and a change of brightness.
 
-    `matrix` leads from (row, column) about the centre of the new image to those of
-    the given one. What comes from beyond the rim is mirrored at it.
+    `matrix` maps (row, column), relative to the centre, from the new image to the given
+    one. Pixels from outside the given image are mirrored at its border.
     """
 
     matrix: NDArray  # (2, 2)
@@ -46,8 +46,8 @@ class Transform(NamedTuple):
     ) -> tuple[NDArray, NDArray]:
         """Return where patches of the new image come from in the given one.
 
-        Positions are in grids of `shapes` (n, 2); `aspects` (n,) are heights of patches
-        over their widths, in pixels of the images: those were turned, not the grids.
+        Positions are in grids of `shapes` (n, 2). `aspects` (n,) are height / width of
+        the patches in pixels of the images, because images were rotated, not grids.
         """
         center = shapes.T / 2 - 0.5
         pitch = np.stack([aspects, np.ones_like(aspects)])
@@ -59,59 +59,73 @@ class Transform(NamedTuple):
         return found[0], found[1]
 
 
-def _mirror(places: NDArray, heights: NDArray, widths: NDArray) -> NDArray:
-    """Return positions (2, ...) beyond a rim mirrored at it, as pixels are."""
+def _mirror(positions: NDArray, heights: NDArray, widths: NDArray) -> NDArray:
+    """Mirror positions (2, ...) outside the grid at its border, as for pixels."""
     sizes = np.stack([heights, widths])
-    within = places % (2 * sizes)
+    within = positions % (2 * sizes)
     return np.where(within < sizes, within, 2 * sizes - 1 - within)
 
 
-def _turn(degrees: float) -> Transform:
+def _rotation(degrees: float) -> Transform:
     angle = np.deg2rad(degrees)
     cosine, sine = np.cos(angle), np.sin(angle)
     matrix = np.array([[cosine, sine], [-sine, cosine]])
-    # Right angles are exact: nothing is interpolated.
+    # Multiples of 90 degrees are exact, so that nothing is interpolated.
     return Transform(np.rint(matrix) if degrees % 90 == 0 else matrix)
 
 
-#: What names of augmentations stand for.
+#: A transform: an image (h, w, 3) to one of the same size.
+Function = Transform | Callable[[NDArray], Any]
+
+#: The transforms that each name of an augmentation adds.
 AUGMENTATIONS: dict[str, list[Transform]] = {
-    "rotate": [_turn(degrees) for degrees in _ANGLES],
+    "rotate": [_rotation(degrees) for degrees in _ANGLES],
     "flip": [Transform(np.diag(signs)) for signs in ((1.0, -1.0), (-1.0, 1.0))],
     "brightness": [Transform(np.eye(2), gain) for gain in _GAINS],
 }
 
 
-def find_transforms(augmentation) -> list[Transform | Callable]:
-    """Return the transforms that the parameter `augmentation` asks for."""
+def find_transforms(augmentation: Any) -> list[Function]:
+    """Return the transforms for the parameter `augmentation`.
+
+    Raises
+    ------
+    ValueError
+        If an entry is neither callable nor a known name.
+    """
     if augmentation is None:
         return []
     single = isinstance(augmentation, str) or callable(augmentation)
-    transforms = []
-    for asked in [augmentation] if single else augmentation:
-        if callable(asked):
-            transforms.append(asked)
-        elif isinstance(asked, str) and asked in AUGMENTATIONS:
-            transforms += AUGMENTATIONS[asked]
+    transforms: list[Function] = []
+    for entry in [augmentation] if single else augmentation:
+        if callable(entry):
+            transforms.append(entry)
+        elif isinstance(entry, str) and entry in AUGMENTATIONS:
+            transforms += AUGMENTATIONS[entry]
         else:
             raise ValueError(
-                f"augmentation holds {asked!r}; expected a function or one of "
+                f"augmentation contains {entry!r}; expected a function or one of "
                 f"{', '.join(AUGMENTATIONS)}."
             )
     return transforms
 
 
-class Augmented(Sequence):
-    """Images, then all of them through the first transform, and so on."""
+class Augmented(Sequence[NDArray]):
+    """The given images, followed by all of them after each transform."""
 
-    def __init__(self, images: Sequence[NDArray], transforms: Sequence[Callable]):
+    def __init__(
+        self,
+        images: Sequence[NDArray],
+        transforms: Sequence[Function],
+    ):
         self._images = images
         self._transforms = transforms
 
     def __len__(self) -> int:
         return len(self._images) * (1 + len(self._transforms))
 
-    def __getitem__(self, index: int) -> NDArray:
+    # Slices are not supported: they would run the transforms of many images.
+    def __getitem__(self, index: int) -> NDArray:  # type: ignore[override]
         if not 0 <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         i_transform, i_image = divmod(index, len(self._images))
@@ -119,37 +133,44 @@ class Augmented(Sequence):
         if i_transform == 0:
             return image
         transform = self._transforms[i_transform - 1]
-        name = f"what {transform!r:.60} made of {self._name(i_image)}"
-        # A copy: functions may work in place.
-        given = _apply(transform, image.copy(), name)
+        name = f"{transform!r:.60} of {self._name(i_image)}"
+        # A copy, because a function may work in place.
+        returned = _apply(transform, image.copy(), name)
         try:
-            # What mirrors an image may return a view with negative strides.
-            made = np.array(given, dtype=np.float32, order="C")
+            # Copied as well: a reflected image may be a view with negative strides.
+            augmented = np.array(returned, dtype=np.float32, order="C")
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{name} is no array of numbers: {error}") from error
-        if made.shape != image.shape:
             raise ValueError(
-                f"{name} has shape {made.shape}; expected that of the image, "
-                f"{image.shape}."
+                f"The augmentation {name} did not return an array of numbers: {error}"
+            ) from error
+        if augmented.shape != image.shape:
+            raise ValueError(
+                f"The augmentation {name} has shape {augmented.shape}; expected that "
+                f"of the image, {image.shape}."
             )
-        if not (made.min() >= 0 and made.max() <= 1):
-            raise ValueError(f"{name} holds NaN or values outside [0, 1].")
-        return made
+        if not (augmented.min() >= 0 and augmented.max() <= 1):
+            raise ValueError(
+                f"The augmentation {name} contains NaN or values outside [0, 1]; clip "
+                "them in the function."
+            )
+        return augmented
 
     def contents(self, index: int) -> NDArray | bytes:
-        """Return what tells an image from others: for given ones as without this."""
+        """Return the bytes or pixels that identify an image, as `image_contents`."""
         if index < len(self._images):
             return image_contents(self._images, index)
         return self[index]
 
     def _name(self, i: int) -> str:
-        return self._images.names[i] if isinstance(self._images, Images) else str(i)
+        return (
+            self._images.names[i] if isinstance(self._images, Images) else f"image {i}"
+        )
 
 
-def _apply(transform: Callable, image: NDArray, name: str):
+def _apply(transform: Function, image: NDArray, name: str) -> Any:
     try:
         return transform(image)
     except Exception as error:
         raise ValueError(
-            f"{name} could not be made: {type(error).__name__}: {error}"
+            f"The augmentation {name} failed: {type(error).__name__}: {error}"
         ) from error

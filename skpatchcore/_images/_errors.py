@@ -1,28 +1,29 @@
-"""Errors about single images, which say which image is at fault."""
+"""Errors that name the image that caused them."""
 
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UnreadableImageError(OSError, ValueError):
-    """An image that cannot be decoded: truncated, or no image at all."""
+    """A file or an object that cannot be decoded as an image, for example truncated."""
 
 
 @contextmanager
-def blaming(name: str):
-    """Note on an error whose fault it is, for those who can do without the image."""
+def blaming(name: str) -> Iterator[None]:
+    """Store the name of an image on errors, so that callers can skip the image."""
     try:
         yield
     except (OSError, ValueError) as error:
-        error.image = name
+        error.image = name  # type: ignore[union-attr]  # Not declared by the built-in.
         raise
 
 
 @contextmanager
-def _naming(name: str):
-    """Turn what goes wrong while an image is read into an error that names it."""
+def naming(name: str) -> Iterator[None]:
+    """Turn any error into an `UnreadableImageError` that names the image."""
     try:
         yield
     except Exception as error:
-        # What Pillow raises for a broken file depends on where it is broken: OSError,
-        # SyntaxError, ValueError, DecompressionBombError, ...
+        # Pillow raises various types for a damaged file: OSError, SyntaxError,
+        # ValueError, DecompressionBombError, ...
         raise UnreadableImageError(f"Could not read {name}: {error}") from error

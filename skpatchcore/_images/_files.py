@@ -1,4 +1,4 @@
-"""Open image files: regular files only, in formats that need no other program."""
+"""Open image files: only regular files, in formats that Pillow decodes by itself."""
 
 import contextlib
 import os
@@ -10,16 +10,16 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-# Pillow reads more. EPS, however, is decoded by Ghostscript, an interpreter of a whole
-# programming language; TGA is a guess, since its files do not begin in a certain way;
-# and formats that no camera writes only add decoders to attack.
-# The most common ones first: they are tried in this order.
+# Pillow reads more formats. But EPS is decoded by Ghostscript, which interprets a
+# programming language; TGA files have no signature, so Pillow has to guess; and formats
+# that no camera writes only increase the attack surface. Pillow tries them in this
+# order, so the most common ones come first.
 _FORMATS = (
     *("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM"),
     *("JPEG2000", "AVIF", "DIB"),
 )
-# The limit of Pillow, 179 million pixels, takes 1.4 GB with 8 bytes a pixel. Without a
-# bound, a file may fill the memory before anything in it is looked at.
+# Pillow's limit of 179 million pixels corresponds to 1.4 GB at 8 bytes per pixel.
+# Without a limit, a file could fill the memory before it is checked.
 _MAX_FILE_BYTES = 2 * 2**30
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -32,17 +32,18 @@ _KINDS = {
 
 @contextmanager
 def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """Open the image in a file; its pixels are decoded at first use.
+    """Open the image in a file. Its pixels are decoded at first use.
 
     Raises
     ------
     OSError
-        If there is no regular file, it is too large, or in no accepted format.
+        If the file does not exist, is not a regular file, is too large, or is not in an
+        accepted format.
     PIL.Image.DecompressionBombError
-        If it claims to have more pixels than Pillow permits.
+        If its header states more pixels than Pillow permits.
     """
-    # From a path Pillow may map the file into memory, and then garbles grey TIFFs that
-    # EXIF turns by 90 degrees (seen in Pillow 13.0).
+    # Not from the path: Pillow may then map the file into memory, which garbles grey
+    # TIFFs that EXIF rotates by 90 degrees (seen in Pillow 13.0).
     with open_regular(path) as file:
         try:
             image = Image.open(file, formats=accepted_formats())
@@ -56,8 +57,8 @@ def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
-    """Open a file to read bytes; refuse pipes and devices, which may never end."""
-    # Opening a pipe would otherwise wait until somebody writes to it.
+    """Open a file to read bytes; reject pipes and devices, which may never end."""
+    # Without this flag, opening a pipe waits until another process writes to it.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(
@@ -75,12 +76,12 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
 
 
 def kind_of_file(status: os.stat_result) -> str:
-    """Return what to call what is not a regular file."""
+    """Return what to call a file that is not a regular file in messages."""
     return _KINDS.get(stat.S_IFMT(status.st_mode), "a special file")
 
 
 @cache
 def accepted_formats() -> tuple[str, ...]:
-    """Return the accepted formats that this installation of Pillow can read."""
+    """Return the accepted formats that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)

@@ -1,21 +1,26 @@
-"""How images are resized and cropped for a network."""
+"""Resize and crop images for a network, and keep track of the geometry."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch.nn import functional as F
 
 from skpatchcore._images._errors import UnreadableImageError, blaming
 from skpatchcore._utils import own_torch_state
 
-# While it is read, an image is held twice in floats of three channels.
+# While an image is read, two copies with three float32 channels are in memory.
 BYTES_PER_PIXEL = 2 * 3 * 4
+
+#: Parameters `image_size` and `crop_size`: an int, (height, width), or None.
+Size = int | tuple[int, int] | None
 
 
 class Geometry(NamedTuple):
-    """How an image became the network's input; sizes and offsets in pixels."""
+    """How an image was resized and cropped: sizes and offset (h, w) in pixels."""
 
     original: tuple[int, int]
     resized: tuple[int, int]
@@ -24,23 +29,25 @@ class Geometry(NamedTuple):
 
     @property
     def aspect(self) -> float:
-        """Height over width that a square of the input has in the image."""
+        """Height / width, in the image, of an area that is square in the input."""
         (height, width), (new_height, new_width) = self.original, self.resized
         return (height / new_height) / (width / new_width)
 
 
-def resized_shape(shape: tuple[int, int], image_size) -> tuple[int, int]:
+def resized_shape(shape: tuple[int, int], image_size: Size) -> tuple[int, int]:
     """Return the size (h, w) after resizing; an int is the length of the short side."""
     if image_size is None:
         return shape
-    if not np.isscalar(image_size):
-        return tuple(image_size)
+    if isinstance(image_size, Iterable):
+        return _pair(image_size)
     short, long = sorted(shape)
     scaled = (image_size, int(image_size * long / short))
     return scaled if shape[0] <= shape[1] else scaled[::-1]
 
 
-def center_crop_offset(shape, crop_size, name: str) -> tuple[int, int]:
+def center_crop_offset(
+    shape: tuple[int, int], crop_size: tuple[int, int], name: str
+) -> tuple[int, int]:
     """Return the top and left of a central crop of `crop_size` (h, w)."""
     if crop_size[0] > shape[0] or crop_size[1] > shape[1]:
         raise ValueError(
@@ -48,16 +55,19 @@ def center_crop_offset(shape, crop_size, name: str) -> tuple[int, int]:
             f"{shape[0]} x {shape[1]} after resizing; lower crop_size or raise "
             "image_size."
         )
-    return tuple(round((s - c) / 2) for s, c in zip(shape, crop_size, strict=True))
+    top, left = (round((s - c) / 2) for s, c in zip(shape, crop_size, strict=True))
+    return top, left
 
 
-def plan_geometry(shape, image_size, crop_size, name: str = "an image") -> Geometry:
-    """Return where an image of `shape` (h, w) ends up in the network's input.
+def plan_geometry(
+    shape: tuple[int, int], image_size: Size, crop_size: Size, name: str = "an image"
+) -> Geometry:
+    """Return how an image of `shape` (h, w) is resized and cropped for the network.
 
     Raises
     ------
     UnreadableImageError
-        If resizing would make more pixels than Pillow permits in a file.
+        If the resized image would have more pixels than Pillow permits in a file.
     ValueError
         If `crop_size` is larger than the resized image.
     """
@@ -66,16 +76,25 @@ def plan_geometry(shape, image_size, crop_size, name: str = "an image") -> Geome
         _check_resized(shape, resized, image_size, name)
     if crop_size is None:
         return Geometry(shape, resized, (0, 0), resized)
-    crop = (crop_size, crop_size) if np.isscalar(crop_size) else tuple(crop_size)
+    crop = (
+        _pair(crop_size) if isinstance(crop_size, Iterable) else (crop_size, crop_size)
+    )
     with blaming(name):
         return Geometry(shape, resized, center_crop_offset(resized, crop, name), crop)
 
 
-def _check_resized(shape, resized, image_size, name: str) -> None:
-    """Refuse to make an image so large that it would be refused as a file.
+def _pair(size: Iterable[int]) -> tuple[int, int]:
+    height, width = size
+    return height, width
 
-    The short side of a very thin image, at `image_size`, makes the long one enormous:
-    of 1 x 20000 pixels, 256 x 5120000.
+
+def _check_resized(
+    shape: tuple[int, int], resized: tuple[int, int], image_size: Size, name: str
+) -> None:
+    """Reject an image that would become so large that it would be rejected as a file.
+
+    If the short side of a very thin image is enlarged to `image_size`, the long one
+    becomes enormous: 1 x 20000 pixels become 256 x 5120000.
     """
     limit = Image.MAX_IMAGE_PIXELS
     n_pixels = resized[0] * resized[1]
@@ -85,7 +104,7 @@ def _check_resized(shape, resized, image_size, name: str) -> None:
         f"{name} is {shape[0]} x {shape[1]}; image_size={image_size} would resize it "
         f"to {resized[0]} x {resized[1]}, which are {n_pixels} pixels "
         f"({n_pixels * BYTES_PER_PIXEL // 2 / 1e9:.1f} GB). The limit is {limit} "
-        "pixels, PIL.Image.MAX_IMAGE_PIXELS. Lower image_size, give it as (height, "
+        "pixels, PIL.Image.MAX_IMAGE_PIXELS. Lower image_size, pass it as (height, "
         "width), cut the image into parts, or leave it out."
     )
 
@@ -93,10 +112,10 @@ def _check_resized(shape, resized, image_size, name: str) -> None:
 def resize_and_crop(
     image: torch.Tensor, geometry: Geometry, mode: str = "bilinear"
 ) -> torch.Tensor:
-    """Resize, with antialiasing, and crop an image (c, h, w)."""
+    """Resize an image (c, h, w) with antialiasing, and crop it."""
     if geometry.resized != geometry.original:
-        # Floats throughout: rounding to 8 bits after resizing, as Pillow does, would
-        # make a 16-bit image and its 8-bit twin differ for no reason.
+        # In floats. If the result were rounded to 8 bits, as Pillow does, a 16-bit
+        # image and its 8-bit version would differ without need.
         image = F.interpolate(
             image[None], geometry.resized, mode=mode, antialias=mode == "bilinear"
         )[0]
@@ -105,13 +124,15 @@ def resize_and_crop(
 
 
 @own_torch_state()
-def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
-    """Return boolean masks (h, w) resized and cropped as their images are.
+def resize_masks(
+    masks: Iterable[ArrayLike], image_size: Size = 256, crop_size: Size = None
+) -> list[NDArray[np.bool_]]:
+    """Resize and crop boolean masks (h, w) in the same way as their images.
 
     Parameters
     ----------
     masks : sequence of ndarray of shape (h, w)
-        True (or non-zero) where defective, in the images' own size.
+        True (or non-zero) where defective, in the original size of the images.
     image_size, crop_size : int, tuple of int or None
         As in :class:`~skpatchcore.PatchFeatureTransformer`.
 
@@ -121,10 +142,10 @@ def resize_masks(masks, image_size=256, crop_size=None) -> list[np.ndarray]:
     """
     resized = []
     for i, mask in enumerate(map(np.asarray, masks)):
-        geometry = plan_geometry(mask.shape, image_size, crop_size, f"mask {i}")
+        geometry = plan_geometry(_pair(mask.shape), image_size, crop_size, f"mask {i}")
         tensor = torch.from_numpy(mask != 0)[None].to(torch.float32)
-        # Plain "nearest" takes the top left pixel of those that become one, half a
-        # pixel off from where the images' are.
+        # Plain "nearest" selects the top left of the pixels that become one, which is
+        # shifted by half a pixel relative to the resized image.
         kept = resize_and_crop(tensor, geometry, "nearest-exact")[0]
         resized.append(kept.numpy() > 0)
     return resized

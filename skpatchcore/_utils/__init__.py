@@ -1,7 +1,8 @@
-"""Helpers that know nothing of images, networks or detectors.
+"""General helpers that do not depend on images, networks or detectors.
 
-Caching, devices, threads, labels, parameters of nested estimators, and files written
-atomically. Every other folder may import from here; this one imports from none.
+They cover caching, devices, threads, labels and groups, parameters of nested
+estimators, atomic file writing, and private names of scikit-learn. Every other folder
+may import from here; this folder imports from no other one.
 """
 
 from skpatchcore._utils._atomic import atomic_write, check_writable, move_into_place

@@ -1,4 +1,4 @@
-"""Write files so that each appears as a whole or not at all."""
+"""Write files atomically: each one appears complete or not at all."""
 
 import contextlib
 import errno
@@ -12,16 +12,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 _STANDARD_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 # Linux follows at most 40 links in a path.
 _MAX_LINKS = 40
 # Names have at most 255 bytes; a temporary name is valid wherever the target's is.
 _KEPT_CHARACTERS = 40
-# What is written to a device or pipe waits in memory up to this size, then on disk.
+# Data for a device or pipe are buffered in memory up to this size, then on disk.
 _SPOOLED_BYTES = 64 * 2**20
-# Errors of writing, which come without the name of a file.
+# Write errors that the system reports without a file name.
 _NAMELESS = {
     *(errno.EBADF, errno.EFBIG, errno.EIO, errno.ENOSPC),
     getattr(errno, "EDQUOT", errno.ENOSPC),
@@ -36,12 +36,12 @@ def atomic_write(
     encoding: str = "utf-8",
     errors: str = "strict",
     newline: str | None = "",
-) -> Iterator[IO]:
+) -> Iterator[IO[Any]]:
     """Open a file for writing that replaces `path` when the block ends without error.
 
-    The data go to a temporary file in the same folder, reach the disk, and get their
-    name in one step. After any error, interrupts included, the temporary file is
-    removed and what was at `path` is unchanged.
+    The data are written to a temporary file in the same folder and flushed to disk.
+    Then the file is renamed in one step. After any error, including an interrupt, the
+    temporary file is removed and an existing file at `path` is unchanged.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ def atomic_write(
         File to write. Symbolic links are followed to their target, which may not exist
         yet. An existing file keeps its permissions, and its owner where the system
         permits; a new one obeys the umask. Other hard links to an existing file keep
-        the old contents; extended attributes are not carried over. Devices, pipes and
-        names of open files (``/dev/stdout``, ``/dev/fd/3``) are written to, not
-        replaced, once the block has ended without error.
+        the old contents; extended attributes are not copied. Devices, pipes and
+        names of open files (``/dev/stdout``, ``/dev/fd/3``) are not replaced: the data
+        are written to them once the block has ended without error.
 
     mode : {"wb", "w"}, default="wb"
         Bytes or text.
@@ -72,12 +72,12 @@ def atomic_write(
         If `path` is a folder.
     PermissionError
         If `path` or its folder is read-only. A file without any write permission is
-        refused to the superuser, too: somebody protected it.
+        treated as protected, even for the superuser.
     ValueError
         If `path` is empty or contains a null character.
     OSError
-        If the file cannot be written for another reason. All of these name `path`, not
-        the temporary file.
+        If the file cannot be written for another reason. All of these errors name
+        `path`, not the temporary file.
     """
     if mode not in ("wb", "w"):
         raise ValueError(f"mode={mode!r}; expected 'wb' or 'w'.")
@@ -94,16 +94,17 @@ def atomic_write(
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise the errors of `atomic_write` that can be foreseen, before a long run."""
+    """Raise the foreseeable errors of `atomic_write` early, before a long run."""
     name = _check_name(path)
     if not _is_special(name):
         _check_target(name)
 
 
 def move_into_place(part: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Give a finished file its final name, in the same folder, as `atomic_write` does.
+    """Rename a finished file to its final name in the same folder, in one step.
 
-    For files that are written over several runs, such as downloads.
+    Use it for files that are written over several runs, such as downloads. Existing
+    files and errors are treated as by `atomic_write`.
     """
     name = _check_name(path)
     _check_target(name)
@@ -120,8 +121,7 @@ def _renamed(name: str) -> Iterator[IO[bytes]]:
     target = os.path.realpath(name)
     temporary = _temporary_name(target)
     try:
-        # Until it has the permissions of the file that it replaces, nobody else may
-        # look into it.
+        # Private until it has the permissions of the file that it replaces.
         with _create(temporary, name, 0o666 if existing is None else 0o600) as file:
             if existing is not None:
                 _copy_owner_and_mode(file.fileno(), existing)
@@ -138,7 +138,7 @@ def _renamed(name: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _in_place(name: str) -> Iterator[IO[bytes]]:
-    """Collect what is written, and pass it on to a device, a pipe or an open file."""
+    """Buffer the data, then write them to a device, a pipe or an open file."""
     with tempfile.SpooledTemporaryFile(_SPOOLED_BYTES) as collected:
         yield collected
         collected.seek(0)
@@ -150,15 +150,15 @@ def _open_special(name: str) -> IO[bytes]:
     number = _descriptor(name)
     if number is None:
         return open(name, "wb")
-    # What was printed before comes first. A duplicate goes on at the current position:
-    # opened by its name, a file that the shell has opened would be emptied.
+    # Earlier printed output comes first. A duplicated descriptor continues at the
+    # current position; reopening a redirected file by name would truncate it.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     return open(os.dup(number), "wb")
 
 
 def _is_special(name: str) -> bool:
-    """Return whether something is written to, but cannot be replaced."""
+    """Return whether `name` can be written to but not replaced."""
     if _descriptor(name) is not None:
         return True
     status = _stat(name)
@@ -168,7 +168,7 @@ def _is_special(name: str) -> bool:
 
 
 def _descriptor(name: str) -> int | None:
-    """Return the number of the open file that a path, or a link to it, stands for."""
+    """Return the file descriptor that a path, or a link to it, names, if any."""
     own = rf"/(?:dev|proc/(?:self|{os.getpid()}))/fd/(\d+)"
     for _ in range(_MAX_LINKS):
         folder, base = os.path.split(os.path.abspath(name))
@@ -195,10 +195,10 @@ def _check_name(path: str | os.PathLike) -> str:
 
 
 def _check_target(name: str) -> os.stat_result | None:
-    """Return the status of an existing file after checks that it may be replaced."""
+    """Check that `name` may be written; return the status of an existing file."""
     existing = _stat(name)
     if existing is not None and stat.S_ISDIR(existing.st_mode):
-        raise _error(errno.EISDIR, "it is a folder; give the name of a file", name)
+        raise _error(errno.EISDIR, "it is a folder; pass the name of a file", name)
     if existing is not None and not _is_writable(name, existing):
         mode = stat.S_IMODE(existing.st_mode)
         reason = f"the file is read-only (mode {mode:04o}); make it writable, or choose"
@@ -210,7 +210,7 @@ def _check_target(name: str) -> os.stat_result | None:
         raise _error(errno.ENOENT, reason, name)
     if not stat.S_ISDIR(status.st_mode):
         raise _error(errno.ENOTDIR, f"{folder!r} is a file, not a folder", name)
-    # On Windows, this attribute of a folder does not protect what is inside.
+    # On Windows, the read-only attribute of a folder does not protect its contents.
     if os.name == "posix" and not _is_writable(folder, status):
         reason = f"the folder {folder!r} is read-only; choose another one"
         raise _error(errno.EACCES, reason, name)
@@ -218,7 +218,7 @@ def _check_target(name: str) -> os.stat_result | None:
 
 
 def _is_writable(name: str, status: os.stat_result) -> bool:
-    # The superuser may write anywhere; a file that nobody may write is protected.
+    # os.access alone is not enough: it is always true for the superuser.
     return bool(status.st_mode & 0o222) and os.access(name, os.W_OK)
 
 
@@ -229,8 +229,8 @@ def _stat(name: str) -> os.stat_result | None:
         return None
 
 
-def _error(number: int, reason: str, name: str) -> OSError:
-    """Return the subclass of OSError that belongs to a number."""
+def _error(number: int | None, reason: str, name: str) -> OSError:
+    """Return an error that names the file; Python picks the subclass by `number`."""
     return OSError(number, f"Could not write the file: {reason}", name)
 
 
@@ -253,7 +253,7 @@ def _copy_owner_and_mode(descriptor: int, existing: os.stat_result) -> None:
     if os.name != "posix":
         return
     new = os.fstat(descriptor)
-    # One by one: a member of a group may keep the group of a file, not its owner.
+    # Separately: the system may permit keeping the group of a file but not its owner.
     for owner in ((existing.st_uid, -1), (-1, existing.st_gid)):
         if owner not in ((new.st_uid, -1), (-1, new.st_gid)):
             with contextlib.suppress(OSError):
@@ -262,10 +262,10 @@ def _copy_owner_and_mode(descriptor: int, existing: os.stat_result) -> None:
 
 
 def _sync_folder(target: str) -> None:
-    """Let the new name reach the disk where folders can be opened."""
+    """Flush the new name to disk, where folders can be opened."""
     if os.name != "posix":
         return
-    # The file is in place: a file system that cannot do this makes no error.
+    # The file is complete, so a file system that cannot sync folders is no problem.
     with contextlib.suppress(OSError):
         folder = os.open(os.path.dirname(target), os.O_RDONLY)
         try:
@@ -276,7 +276,7 @@ def _sync_folder(target: str) -> None:
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
-    """Name the file in errors of writing, a full disk for one."""
+    """Add the file name to write errors, such as a full disk."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Results that outlive a fit, on disk: layer maps, greedy orders, neighbours."""
+"""Cache results on disk across fits: layer maps, greedy orders, neighbours."""
 
 import contextlib
 import functools
@@ -8,62 +8,77 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from joblib import Memory
 
 from skpatchcore._utils._cache_entry import DamagedEntryError, read_entry, write_entry
-from skpatchcore._utils._compat import HasMethods, memstr_to_bytes
+from skpatchcore._utils._compat import (
+    HasMethods,
+    memstr_to_bytes,
+    move_item,
+    open_item,
+    store_contains,
+)
 from skpatchcore._utils._file_locks import file_lock
 from skpatchcore._utils._locks import fork_safe_lock
 from skpatchcore._utils._threads import map_threads
 
-#: What `memory` may be on every estimator, in scikit-learn's language.
+#: scikit-learn parameter constraint of `memory`, the same for every estimator.
 MEMORY_CONSTRAINT = [str, HasMethods(["__fspath__"]), HasMethods(["cache"]), None]
 
-# Part of every key: raise it when what an entry holds, or how it is made, changes.
+# Part of every key. Raise it when the contents of an entry, or their computation,
+# change.
 _FORMAT = "2"
-# The name by which joblib knows an entry when it measures and cuts a store. What is in
-# the file is no pickle.
+# joblib recognises entries by this file name when it measures and reduces a store. The
+# file is not a pickle.
 _FILE_NAME = "output.pkl"
-# How often to start over when others delete the folder of an entry meanwhile.
+# How often to retry when another process deletes the folder of an entry.
 _N_ATTEMPTS = 3
 _DEFAULT_LEVEL = 3
 _DEFAULT_LIMIT = "20G"
-# The store is measured when so much of its limit has been written since the last time,
-# and cut to what leaves room for as much again.
+# The store is measured again once this share of its limit has been written. It is then
+# reduced so that the same amount fits before the next measurement.
 _MEASURED_SHARE = 1 / 16
 
 
 class BoundedMemory(Memory):
-    """A :class:`joblib.Memory` that says how large skpatchcore's part of it may grow.
+    """A :class:`joblib.Memory` with a limit on the size of skpatchcore's entries.
 
-    Estimators take a folder, a :class:`joblib.Memory` or this as `memory`; for the
-    first two the limit is 20 GB. Beyond it, the entries that were not used for longest
-    are deleted. Other things cached in the same folder are left alone.
+    Use it to choose another limit than the default of 20 GB, which applies if an
+    estimator gets a folder or a :class:`joblib.Memory` as `memory`. Beyond the limit,
+    the least recently used entries are deleted. Anything else that is cached in the
+    same folder is not touched.
 
     Parameters
     ----------
     location : str or path-like
-        Folder of the cache. It is created where it is not there, and may be shared by
-        any number of processes.
+        Folder of the cache. It is created if it does not exist. Any number of processes
+        may share it.
 
     bytes_limit : int or str, default="20G"
-        Largest total size of skpatchcore's entries: bytes, or a number with the unit
-        K, M or G.
+        Largest total size of skpatchcore's entries: a positive number of bytes, or a
+        number with the unit K, M or G.
 
     compress : bool or int, default=False
-        Whether, and how hard (1 to 9), to compress entries. A smaller cache is slower.
+        Whether to compress entries, or the compression level from 1 to 9. A compressed
+        cache is smaller but slower.
 
     Attributes
     ----------
     bytes_limit : int
         The limit in bytes.
 
+    Raises
+    ------
+    ValueError
+        If `bytes_limit` is not a positive size.
+
     See Also
     --------
-    joblib.Memory : Its methods ``clear()`` and ``reduce_size()`` work here, too.
+    joblib.Memory : The methods ``clear()`` and ``reduce_size()`` work here, too.
 
     Examples
     --------
@@ -72,52 +87,60 @@ class BoundedMemory(Memory):
     >>> detector = PatchCoreDetector(memory=memory)  # doctest: +SKIP
     """
 
-    def __init__(self, location, *, bytes_limit=_DEFAULT_LIMIT, compress=False):
+    def __init__(
+        self,
+        location: str | os.PathLike,
+        *,
+        bytes_limit: int | str = _DEFAULT_LIMIT,
+        compress: bool | int = False,
+    ):
         super().__init__(os.fspath(location), verbose=0, compress=compress)
         self.bytes_limit = _as_bytes(bytes_limit)
 
 
 class Cache:
-    """A folder of results, each under a kind and a key made by `content_key`.
+    """A folder of results, each stored under a kind and a key from `content_key`.
 
-    Writing is atomic: an entry is whole or not there. A damaged entry is deleted, with
-    a warning, and counts as not there.
+    Writing is atomic: an entry is complete or missing. A damaged entry is deleted with
+    a warning, and counts as missing.
     """
 
     def __init__(self, memory: Memory):
         backend = memory.store_backend
-        # A Path, since joblib extends a string by a folder of its own.
+        # A Path, because joblib appends a folder of its own to a string.
         own = Memory(
             Path(backend.location) / "skpatchcore", backend=memory.backend, verbose=0
         )
         self._store = own.store_backend
         self._level = _compression_level(memory.compress)
-        # Before joblib 1.5 its own Memory has a limit, too, which may be None.
+        # Before joblib 1.5, Memory has this attribute as well, and it may be None.
         limit = getattr(memory, "bytes_limit", None)
         self._limit = _as_bytes(_DEFAULT_LIMIT if limit is None else limit)
 
-    def get(self, kind: str, key: str, is_valid: Callable[..., bool] | None = None):
-        """Return an entry, or None.
+    def get(
+        self, kind: str, key: str, is_valid: Callable[..., bool] | None = None
+    ) -> Any:
+        """Return an entry, or None if it is missing.
 
         An entry for which `is_valid` returns False counts as damaged.
         """
         path = self._path(kind, key)
-        if not self._store._item_exists(path):
+        if not store_contains(self._store, path):
             return None
         try:
-            with self._store._open_item(path, "rb") as file:
+            with open_item(self._store, path, "rb") as file:
                 value = read_entry(file, f"{kind}/{key}")
             if is_valid is not None and not is_valid(value):
                 raise DamagedEntryError("its contents do not fit")
         except FileNotFoundError:
-            # Deleted just now, to make room.
+            # Another process has just deleted it to free space.
             return None
         except (OSError, DamagedEntryError) as error:
             self._store.clear_location(os.path.dirname(path))
             self._warn_of_damage(f"{kind}/{key}", error)
             return None
         with contextlib.suppress(OSError):
-            # Many file systems do not keep the time of the last access by themselves.
+            # Many file systems do not record the last access themselves.
             os.utime(path)
         return value
 
@@ -126,17 +149,17 @@ class Cache:
         kind: str,
         keys: Sequence[str],
         is_valid: Callable[..., bool] | None = None,
-    ) -> list:
-        """Return an entry, or None, for each of `keys`: read by threads."""
+    ) -> list[Any]:
+        """Return the entry of each key, or None if it is missing; read by threads."""
         get = functools.partial(self.get, kind, is_valid=is_valid)
         return list(map_threads(get, keys, torch.device("cpu")))
 
-    def put(self, kind: str, key: str, value) -> None:
-        """Store an entry; where it cannot be written there is a warning, no error."""
+    def put(self, kind: str, key: str, value: Any) -> None:
+        """Store an entry. If it cannot be written, warn instead of raising."""
         try:
             self._write(kind, key, value)
         except OSError as error:
-            # What was written before the disk was full takes its space.
+            # On a full disk, a partial file would keep occupying space.
             self._store.clear_location(os.path.dirname(self._path(kind, key)))
             warnings.warn(
                 f"Could not write to the cache {self._store.location!r}: "
@@ -151,17 +174,17 @@ class Cache:
     def _path(self, kind: str, key: str) -> str:
         return os.path.join(self._store.location, kind, key, _FILE_NAME)
 
-    def _write(self, kind: str, key: str, value) -> None:
+    def _write(self, kind: str, key: str, value: Any) -> None:
         path = self._path(kind, key)
         temporary = f"{path}.{uuid.uuid4().hex}"
         for attempts_left in reversed(range(_N_ATTEMPTS)):
             self._store.create_location(os.path.dirname(path))
             try:
-                with self._store._open_item(temporary, "wb") as file:
+                with open_item(self._store, temporary, "wb") as file:
                     write_entry(file, f"{kind}/{key}", value, self._level)
-                self._store._move_item(temporary, path)
+                move_item(self._store, temporary, path)
             except FileNotFoundError:
-                # Somebody who makes room has deleted the folder.
+                # Another process has deleted the folder to free space.
                 if not attempts_left:
                     raise
             else:
@@ -171,20 +194,20 @@ class Cache:
         warnings.warn(
             f"The entry {entry} of the cache {self._store.location!r} could not be "
             f"used: {error}. It is computed again. If this happens often, check the "
-            "disk, or use another folder as memory.",
+            "disk, or pass another folder as memory.",
             stacklevel=3,
         )
 
     @contextlib.contextmanager
     def claim(self, keys: Sequence[str], *, wait: bool) -> Iterator[list[str]]:
-        """Yield those of `keys` that nobody else is at work on; with `wait` all.
+        """Lock `keys` and yield those that no other process holds; with `wait`, all.
 
-        Nobody else gets them until the block ends, or the process does.
+        The locks are released when the block, or the process, ends.
         """
         folder = os.path.join(self._store.location, "locks")
         with contextlib.ExitStack() as stack:
             claimed = []
-            # In this order everywhere, so that two who wait never wait for each other.
+            # Always in the same order, so that two processes cannot deadlock.
             for stripe in sorted({key[:2] for key in keys}):
                 path = os.path.join(folder, f"{stripe}.lock")
                 if stack.enter_context(file_lock(path, wait=wait)):
@@ -193,16 +216,16 @@ class Cache:
 
 
 class _Growth:
-    """What this process has written to each store since its size was last measured."""
+    """Bytes that this process has written to each store since it was last measured."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._n_bytes: dict[str, int] = {}
         self._lock = fork_safe_lock()
 
     def add(self, location: str, n_bytes: int, limit: int) -> bool:
-        """Account for an entry; return whether it is time to measure the store."""
+        """Count an entry; return whether it is time to measure the store."""
         with self._lock:
-            # At the first entry too: nobody knows what others have left.
+            # Also at the first entry: earlier processes may have filled the store.
             so_far = self._n_bytes.get(location, limit) + n_bytes
             due = so_far > _MEASURED_SHARE * limit
             self._n_bytes[location] = 0 if due else so_far
@@ -212,13 +235,13 @@ class _Growth:
 _growth = _Growth()
 
 
-def check_cache(memory) -> Cache | None:
-    """Return the cache that the parameter `memory` asks for, if any.
+def check_cache(memory: Any) -> Cache | None:
+    """Return the cache for the parameter `memory` of an estimator, if any.
 
     Raises
     ------
     TypeError
-        If `memory` is no folder and no joblib.Memory.
+        If `memory` is neither a folder nor a joblib.Memory nor None.
     """
     if memory is None:
         return None
@@ -236,7 +259,7 @@ def _make_memory(folder: str) -> Memory:
     try:
         return Memory(folder, verbose=0)
     except OSError as error:
-        # The number makes it a PermissionError, NotADirectoryError, ...
+        # With the number, Python raises PermissionError, NotADirectoryError, ...
         raise OSError(
             error.errno,
             f"memory={folder!r} cannot be used as a cache: {error.strerror}. Pass a "
@@ -244,11 +267,11 @@ def _make_memory(folder: str) -> Memory:
         ) from error
 
 
-def content_key(*parts) -> str:
-    """Return 32 hex digits that stand for the contents of `parts`.
+def content_key(*parts: Any) -> str:
+    """Return a hash of the contents of `parts`, as 32 hexadecimal digits.
 
-    Arrays, bytes, strings, numbers, None, and tuples and lists of these. Equal contents
-    give equal keys in every process.
+    Parts are arrays, bytes, strings, numbers, None, and tuples and lists of these.
+    Equal contents give equal keys in every process.
     """
     digest = hashlib.sha256(_FORMAT.encode())
     for part in parts:
@@ -256,9 +279,9 @@ def content_key(*parts) -> str:
     return digest.hexdigest()[:32]
 
 
-def _update(digest, part) -> None:
+def _update(digest: Any, part: Any) -> None:
     if isinstance(part, np.ndarray):
-        # 0-d arrays have no buffer of bytes, nor have those that are not contiguous.
+        # Arrays that are 0-d or not contiguous cannot be viewed as bytes.
         data = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
         digest.update(f"{part.dtype.str}{part.shape}{data.size}:".encode())
         digest.update(data)
@@ -274,7 +297,7 @@ def _update(digest, part) -> None:
         digest.update(f"{len(text)}:".encode() + text)
 
 
-def _n_bytes(value) -> int:
+def _n_bytes(value: Any) -> int:
     if isinstance(value, np.ndarray):
         return value.nbytes
     if isinstance(value, dict):
@@ -282,17 +305,17 @@ def _n_bytes(value) -> int:
     return sum(map(_n_bytes, value)) if isinstance(value, tuple | list) else 0
 
 
-def _compression_level(compress) -> int:
-    """Return zlib's level for what :class:`joblib.Memory` takes as `compress`."""
+def _compression_level(compress: Any) -> int:
+    """Translate the `compress` of :class:`joblib.Memory` into a level of zlib."""
     if isinstance(compress, tuple):
-        # joblib's pair of a method and a level.
+        # In joblib, a pair of a method and a level.
         compress = compress[-1]
     if isinstance(compress, bool | str):
         return _DEFAULT_LEVEL if compress else 0
     return int(compress)
 
 
-def _as_bytes(limit) -> int:
+def _as_bytes(limit: int | str) -> int:
     try:
         n_bytes = memstr_to_bytes(limit) if isinstance(limit, str) else int(limit)
     except (TypeError, ValueError):

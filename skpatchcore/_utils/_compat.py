@@ -1,12 +1,12 @@
 """Private names of scikit-learn and joblib, imported here and nowhere else.
 
-If a release moves one of them, only this module changes. Decorators are wrapped with
-types: scikit-learn has none, and to a type checker a method behind an untyped decorator
-is `Any`.
+If a release moves one of these names, only this module has to change. The decorators
+are wrapped in functions with types, because scikit-learn has no type hints: a type
+checker treats a method behind an untyped decorator as `Any`.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from joblib.disk import memstr_to_bytes
 from sklearn.base import _fit_context
@@ -35,8 +35,11 @@ __all__ = [
     "check_method_params",
     "fit_context",
     "memstr_to_bytes",
+    "move_item",
     "num_samples",
+    "open_item",
     "safe_indexing",
+    "store_contains",
     "validate_params",
 ]
 
@@ -58,3 +61,19 @@ def validate_params(constraints: dict[str, Any]) -> Callable[[F], F]:
 def available_if(check: Callable[[Any], bool]) -> Callable[[F], F]:
     """Hide a method from instances for which `check` is false."""
     return _metaestimators.available_if(check)
+
+
+def store_contains(store: Any, path: str) -> bool:
+    """Return whether a file exists in a store of joblib."""
+    return bool(store._item_exists(path))
+
+
+def open_item(store: Any, path: str, mode: str) -> BinaryIO:
+    """Open a file in a store of joblib."""
+    file: BinaryIO = store._open_item(path, mode)
+    return file
+
+
+def move_item(store: Any, source: str, target: str) -> None:
+    """Rename a file in a store of joblib, in one step."""
+    store._move_item(source, target)

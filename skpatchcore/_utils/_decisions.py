@@ -1,24 +1,24 @@
-"""Decisions of outlier detectors, from scores and a threshold."""
+"""Decide whether samples are outliers, from their scores and a threshold."""
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from sklearn.base import OutlierMixin
 
 from skpatchcore._utils._labels import labels_from_decision
 
 
 class DecisionMixin(OutlierMixin):
-    """Decisions of a detector that has `score_samples` and, once fitted, `offset_`."""
+    """Outlier decisions for a detector with `score_samples` and a fitted `offset_`."""
 
     offset_: float
 
-    def score_samples(self, X) -> NDArray[np.float64]:
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return scores of samples: higher is more normal."""
         raise NotImplementedError
 
-    def decision_function(self, X) -> NDArray[np.float64]:
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
         """Return ``score_samples(X) - offset_``: negative for anomalous samples.
 
         Parameters
@@ -29,11 +29,11 @@ class DecisionMixin(OutlierMixin):
         Returns
         -------
         decision : ndarray of shape (n_samples,), float64
-            Higher is more normal; 0 is still normal.
+            Higher is more normal. Exactly 0 counts as normal.
         """
         return self.score_samples(X) - self.offset_
 
-    def predict(self, X) -> NDArray[np.int64]:
+    def predict(self, X: Any) -> NDArray[np.int64]:
         """Decide whether samples are normal.
 
         Parameters
@@ -48,8 +48,10 @@ class DecisionMixin(OutlierMixin):
         """
         return labels_from_decision(self.decision_function(X))
 
-    def fit_predict(self, X, y=None, **fit_params: Any) -> NDArray[np.int64]:
-        """Fit, and decide on the same samples.
+    def fit_predict(
+        self, X: Any, y: ArrayLike | None = None, **fit_params: Any
+    ) -> NDArray[np.int64]:
+        """Fit the detector, and decide whether the same samples are normal.
 
         Parameters
         ----------
@@ -60,7 +62,7 @@ class DecisionMixin(OutlierMixin):
             As for `fit`.
 
         **fit_params : dict
-            Further parameters of `fit`.
+            Additional parameters of `fit`.
 
         Returns
         -------
@@ -69,6 +71,6 @@ class DecisionMixin(OutlierMixin):
         """
         self.fit(X, y, **fit_params)
         if y is None and hasattr(self, "training_scores_"):
-            # `fit` has scored these samples already.
+            # `fit` has already scored these samples.
             return labels_from_decision(self.training_scores_ - self.offset_)
         return self.predict(X)

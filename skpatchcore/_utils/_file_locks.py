@@ -1,4 +1,4 @@
-"""Locks on files that end with the process, where the file system has any."""
+"""File locks that end with the process, on file systems that support them."""
 
 import contextlib
 import functools
@@ -6,28 +6,31 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from types import ModuleType
 
 import filelock
 
+fcntl: ModuleType | None
 try:
     import fcntl
-except ImportError:  # Windows, whose locks work on every file system.
+except ImportError:  # Windows. Its locks work on every file system.
     fcntl = None
 
 
 @contextlib.contextmanager
 def file_lock(path: str | os.PathLike, *, wait: bool) -> Iterator[bool]:
-    """Hold the lock of a file for as long as the block lasts; yield whether it is held.
+    """Lock a file while the block runs; yield whether the block may do the work.
 
-    Where files cannot be locked, a warning says so, once for each folder, and the block
-    is entered without: what it does must be safe, if wasteful, to be done twice.
+    If the file system does not support locks, warn once for each folder and yield True.
+    So the work in the block must be safe, even if wasteful, when two processes do it.
 
     Parameters
     ----------
     path : str or path-like
-        File to lock. Its folder is created if need be.
+        File to lock. Its folder is created if it does not exist.
     wait : bool
-        Whether to wait for whoever holds the lock, instead of yielding False.
+        Whether to wait until the lock is free. If False and another process holds it,
+        yield False.
     """
     with contextlib.ExitStack() as stack:
         yield _acquire(os.fspath(path), wait, stack)
@@ -51,9 +54,9 @@ def _acquire(path: str, wait: bool, stack: contextlib.ExitStack) -> bool:
 def _can_lock(folder: str) -> bool:
     """Return whether files in `folder` can be locked; warn if not.
 
-    Tried out here, because versions of filelock differ in what they do where flock is
-    refused: up to 3.20 they try again for ever, and from 3.24 on some refusals make
-    them create a file instead, which a killed process leaves behind.
+    This is tested here, because filelock does not report all refusals of flock: up to
+    3.20 it retries for ever, and from 3.24 on it sometimes creates a lock file instead,
+    which a killed process leaves behind.
     """
     try:
         os.makedirs(folder, exist_ok=True)

@@ -1,6 +1,7 @@
-"""Groups of samples, such as the part that several images show."""
+"""Groups of samples, such as several images of the same part."""
 
 import csv
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ def encode_groups(groups: ArrayLike, n_samples: int) -> NDArray:
     Raises
     ------
     ValueError
-        If `groups` has another length than X, is not one-dimensional, or a group is
+        If `groups` does not have the length of X, is not one-dimensional, or a group is
         missing (None or NaN).
     """
     groups = check_array(
@@ -26,32 +27,35 @@ def encode_groups(groups: ArrayLike, n_samples: int) -> NDArray:
         ensure_all_finite=False,
         input_name="groups",
     )
-    groups = column_or_1d(groups)
-    if len(groups) != n_samples:
+    names: NDArray = column_or_1d(groups)
+    if len(names) != n_samples:
         raise ValueError(
-            f"groups has {len(groups)} values, but X has {n_samples} samples; pass one "
+            f"groups has {len(names)} values, but X has {n_samples} samples; pass one "
             "value per sample."
         )
-    missing = [i for i, one in enumerate(groups.tolist()) if one is None or one != one]
+    # Only NaN differs from itself.
+    missing = [i for i, one in enumerate(names.tolist()) if one is None or one != one]
     if missing:
         raise ValueError(
             f"groups has {len(missing)} missing values, the first at {missing[0]} "
-            f"({groups[missing[0]]}); give every sample the name of its group, and a "
+            f"({names[missing[0]]}); give every sample the name of its group, and a "
             "sample that belongs to no other a name of its own."
         )
-    return np.unique(groups, return_inverse=True)[1]
+    return np.unique(names, return_inverse=True)[1]
 
 
-def groups_by_pattern(paths: Sequence, pattern: str) -> NDArray:
-    """Return the part of each path that a regular expression finds.
+def groups_by_pattern(
+    paths: Sequence[str | os.PathLike], pattern: str
+) -> NDArray[np.str_]:
+    """Return the part of each path that matches a regular expression.
 
     Parameters
     ----------
     paths : sequence of str or path-like
         Image files.
     pattern : str
-        Searched in each path, written with forward slashes. The group is what the
-        first pair of parentheses matches, or the whole match if there are none.
+        Searched in each path, with forward slashes on every system. The group is the
+        match of the first pair of parentheses, or the whole match if there are none.
 
     Returns
     -------
@@ -80,7 +84,9 @@ def groups_by_pattern(paths: Sequence, pattern: str) -> NDArray:
     return np.array(groups, dtype=str)
 
 
-def groups_from_list(paths: Sequence, file, column: str = "group") -> NDArray:
+def groups_from_list(
+    paths: Sequence[str | os.PathLike], file: str | os.PathLike, column: str = "group"
+) -> NDArray[np.str_]:
     """Return the group of each path from a CSV file.
 
     Parameters
@@ -89,9 +95,9 @@ def groups_from_list(paths: Sequence, file, column: str = "group") -> NDArray:
         Image files.
     file : str or path-like
         CSV file with a header. Its column ``path`` names images, absolute or relative
-        to the folder of the file. Rows for other images are not used.
+        to the folder of the file. Rows for other images are ignored.
     column : str
-        Column that names the group.
+        Name of the column with the groups.
 
     Returns
     -------
@@ -100,7 +106,7 @@ def groups_from_list(paths: Sequence, file, column: str = "group") -> NDArray:
     Raises
     ------
     ValueError
-        If a column is missing, an image has no row, an empty group, or two groups.
+        If a column is missing, or an image has no row, an empty group, or two groups.
     """
     file = Path(file)
     group_of = _read_list(file, column)

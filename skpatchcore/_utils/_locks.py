@@ -1,23 +1,26 @@
-"""Locks that a forked process finds free."""
+"""Locks that are free in a forked process."""
 
 import os
 import threading
+from typing import Any
 
 
 def fork_safe_lock() -> "threading.RLock":
-    """Return a re-entrant lock for a module, free in a process that was forked.
+    """Return a re-entrant lock that is free in a forked process.
 
-    A fork copies a lock as it is, but of the threads only the one that forks: what
-    another thread held would never be released in the child. It stays registered as
-    long as the process lives, so make one for a module, not for an object.
+    A fork copies the state of every lock, but only the thread that forks. So a lock
+    that another thread held would never be released in the child. The lock stays
+    registered for the lifetime of the process: create one per module, not per object.
     """
     lock = threading.RLock()
+    # `logging` uses these private methods in the same way; type stubs lack them.
+    private: Any = lock
 
     def renew() -> None:
-        # As the locks of `logging` do. A lock in Python around this one, which could be
-        # replaced instead, might be left held by an interrupt at its exit.
-        if not lock._is_owned():
-            lock._at_fork_reinit()
+        # The lock is reset in place. A wrapper in Python whose lock could be replaced
+        # might stay locked if an interrupt arrives as it is released.
+        if not private._is_owned():
+            private._at_fork_reinit()
 
     # Windows has no fork.
     if hasattr(os, "register_at_fork"):

@@ -1,11 +1,13 @@
-"""Estimators that hold others: defaults, inherited parameters, fits that fail."""
+"""Meta-estimators: default sub-estimators, inherited parameters, failed fits."""
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
-def unchanged_on_error(estimator):
-    """Give `estimator` its attributes back if the block fails."""
+def unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """Restore the attributes of `estimator` if the block fails."""
     before = dict(vars(estimator))
     try:
         yield
@@ -15,8 +17,14 @@ def unchanged_on_error(estimator):
         raise
 
 
-def with_defaults(estimator, params: dict, **defaults) -> dict:
-    """Add to `params` the sub-estimators that they are for, where these are None."""
+def with_defaults(
+    estimator: Any, params: dict[str, Any], **defaults: Callable[[], Any]
+) -> dict[str, Any]:
+    """Add default sub-estimators to `params` for nested parameters that need them.
+
+    If `params` contains ``name__parameter`` and the sub-estimator ``name`` is None, it
+    becomes ``defaults[name]()``.
+    """
     missing = {
         name: default()
         for name, default in defaults.items()
@@ -26,8 +34,8 @@ def with_defaults(estimator, params: dict, **defaults) -> dict:
     return {**params, **missing}
 
 
-def inherit_params(estimator, **params):
-    """Set those of `params` that `estimator` has and leaves at None, or silent."""
+def inherit_params(estimator: Any, **params: Any) -> Any:
+    """Set those of `params` that `estimator` has but leaves unset (None, or silent)."""
     if not hasattr(estimator, "get_params"):
         return estimator
     own = estimator.get_params(deep=False)
@@ -39,6 +47,6 @@ def inherit_params(estimator, **params):
     return estimator.set_params(**unset)
 
 
-def _is_unset(name: str, value) -> bool:
-    # 0 is a seed like any other, but no verbosity.
+def _is_unset(name: str, value: Any) -> bool:
+    # A random_state of 0 is a seed like any other; verbose=0 is the default.
     return value is None or (name == "verbose" and not value)

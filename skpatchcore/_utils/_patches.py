@@ -1,4 +1,4 @@
-"""Patches of samples as a bank looks at them, and scores of samples from theirs."""
+"""The patches of samples, and the scores of samples from their patch scores."""
 
 import math
 from typing import NamedTuple
@@ -10,11 +10,11 @@ from skpatchcore._utils._fractions import floor_fraction
 
 
 class Samples(NamedTuple):
-    """Patches of samples, one sample's after the other's.
+    """The patches of all samples, concatenated.
 
-    `patches` is (n_patches, d); `offsets` (n_samples + 1,) says where each sample's
-    begin, and the last's end; `positions` (n_patches,) are their grid positions, or
-    None where these do not matter.
+    `patches` has shape (n_patches, d). Those of sample i are in rows ``offsets[i]`` to
+    ``offsets[i + 1]``; `offsets` has shape (n_samples + 1,). `positions` (n_patches,)
+    are their positions in the grid of the bank, or None if positions do not matter.
     """
 
     patches: NDArray
@@ -22,16 +22,18 @@ class Samples(NamedTuple):
     positions: NDArray | None = None
 
     @classmethod
-    def of_grids(cls, patches: NDArray, shapes: NDArray, positions=None) -> "Samples":
-        """Return all patches of samples with grids of `shapes` (n_samples, 2)."""
+    def of_grids(
+        cls, patches: NDArray, shapes: NDArray, positions: NDArray | None = None
+    ) -> "Samples":
+        """Return the patches of samples whose grids have `shapes` (n_samples, 2)."""
         return cls(patches, np.append(0, shapes.prod(axis=1).cumsum()), positions)
 
     def take(self, rows: NDArray) -> "Samples":
-        """Return the patches at `rows`, ascending; samples left with none are gone."""
+        """Return the patches at `rows` (ascending), without samples that have none."""
         if len(rows) == len(self.patches):
             return self
         counts = np.diff(np.searchsorted(rows, self.offsets))
-        # Rows in one piece are a view: indexed, features would be there twice.
+        # A slice for consecutive rows: it is a view, while an index array would copy.
         start, stop = (rows[0], rows[-1] + 1) if len(rows) else (0, 0)
         chosen = slice(start, stop) if stop - start == len(rows) else rows
         return Samples(
@@ -42,10 +44,10 @@ class Samples(NamedTuple):
 
 
 def draw_evenly(sizes: NDArray, n_most: int) -> slice:
-    """Return which patches of samples of `sizes` to draw, `n_most` at most.
+    """Return a slice that selects at most `n_most` patches of samples of `sizes`.
 
-    The step has no divisor in common with the sizes: it would meet the same columns of
-    every grid, and perhaps only the rim.
+    Its step is coprime to the sizes. A common divisor would select the same columns of
+    every grid, perhaps only the border.
     """
     step, grids = max(1, -(-sizes.sum() // n_most)), set(sizes.tolist()) - {0}
     while math.gcd(step, math.lcm(*grids)) > 1:
@@ -53,9 +55,14 @@ def draw_evenly(sizes: NDArray, n_most: int) -> slice:
     return slice(None, None, int(step))
 
 
-def reduce_patches(patch_scores, offsets, reduction) -> np.ndarray:
-    """Reduce patch scores (n_patches,) to one score a sample."""
-    if reduction == "max":
+def reduce_patches(
+    patch_scores: NDArray, offsets: NDArray, reduction: str | float
+) -> NDArray:
+    """Reduce patch scores (n_patches,) to one score for each sample.
+
+    `reduction` is "max", or the fraction of largest scores to average.
+    """
+    if isinstance(reduction, str):
         return np.maximum.reduceat(patch_scores, offsets[:-1])
     return np.array(
         [
@@ -65,7 +72,7 @@ def reduce_patches(patch_scores, offsets, reduction) -> np.ndarray:
     )
 
 
-def argmax_patches(patch_scores, offsets) -> np.ndarray:
-    """Return the row of each sample's largest patch score."""
+def argmax_patches(patch_scores: NDArray, offsets: NDArray) -> NDArray:
+    """Return the row of the largest patch score of each sample."""
     parts = np.split(patch_scores, offsets[1:-1])
     return offsets[:-1] + np.array([part.argmax() for part in parts])

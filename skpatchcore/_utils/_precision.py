@@ -1,21 +1,23 @@
-"""Full float32 precision of matrix products, whatever the process has set."""
+"""Full float32 precision of matrix products, independent of torch's settings."""
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from skpatchcore._utils._locks import fork_safe_lock
 
-# From 2.9 on torch has one setting a backend; in a process that has used it, reading
-# the older setting for all of them raises an error.
+# From 2.9 on, torch has one setting for each backend. In a process that has used it,
+# reading the older global setting raises an error.
 _BY_BACKEND = hasattr(torch.backends.cuda.matmul, "fp32_precision")
 
 
 _PRECISION_LOCK = fork_safe_lock()
 
 
-# The blocks of `full_precision` that threads are in, and the choice before the first.
+# The active blocks of `full_precision` in all threads, and the settings before them.
 _precise_blocks: set[object] = set()
 
 
@@ -23,10 +25,10 @@ _precision_before: list[str] = []
 
 
 @contextmanager
-def full_precision():
-    """Keep the process's choice of TF32 or bf16 products out of exact distances."""
-    # The choice is the process's: of threads in here at once, the first one changes it
-    # and the last one changes it back. None of them waits for another.
+def full_precision() -> Iterator[None]:
+    """Compute matrix products in full float32, not in TF32 or bfloat16."""
+    # The setting belongs to the process. The first thread to enter changes it and the
+    # last one to leave restores it, so that no thread waits for another.
     block = object()
     try:
         with _PRECISION_LOCK:
@@ -43,7 +45,7 @@ def full_precision():
 
 
 def _leave_blocks_of_the_parent() -> None:
-    """Give a forked process the choice that threads of its parent would restore."""
+    """In a forked process, restore the settings, as threads of its parent would."""
     if _precise_blocks:
         _precise_blocks.clear()
         _set_matmul_precision(_precision_before)
@@ -67,6 +69,7 @@ def _set_matmul_precision(precision: list[str]) -> None:
         backend.fp32_precision = value
 
 
-def _matmul_backends():
-    backends = torch.backends
+def _matmul_backends() -> tuple[Any, Any, Any]:
+    # Any: the settings are read and set by attributes that type stubs lack.
+    backends: Any = torch.backends
     return backends.cuda.matmul, backends.mkldnn.matmul, backends.mkldnn.conv

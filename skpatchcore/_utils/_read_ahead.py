@@ -1,35 +1,36 @@
-"""Work done by a few threads ahead of the one who needs its results, in order."""
+"""Compute results ahead of their use, in order, with a few threads."""
 
 import threading
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from skpatchcore._utils._threads import compute_alone
 
 T = TypeVar("T")
-# How often threads that are held back look whether anybody still waits for them.
+# How often waiting threads check whether their results are still needed.
 _POLL_SECONDS = 1.0
 
 
 def read_ahead(
     function: Callable[[int], T], n: int, n_threads: int, n_ahead: Callable[[], int]
-) -> Iterator[T]:
+) -> Generator[T, None, None]:
     """Yield ``function(0)``, ..., ``function(n - 1)``, computed ahead by threads.
 
-    Up to ``n_ahead()`` further results are begun before the next one is handed out; the
-    bound is asked for anew every time, and again right before a result is begun: so it
-    may fall with what the function has found out meanwhile. It is asked for by several
-    threads. An error comes where its result would have come.
-    Close the iterator to stop early: what has begun is waited for, the rest is dropped,
-    and no thread is left.
+    While one result is yielded, up to ``n_ahead()`` further ones are computed. The
+    bound may change: it is evaluated for every result, and again right before its
+    computation starts, by several threads. An error is raised in the place of its
+    result.
+
+    Close the iterator to stop early. It waits for running computations, drops the rest,
+    and leaves no thread behind.
     """
     if n_threads < 1 or n <= 1:
         yield from map(function, range(n))
         return
-    started: deque = deque()
+    started: deque[Future[Any]] = deque()
     n_started = 0
     pool = ThreadPoolExecutor(
         min(n_threads, n), "skpatchcore-read-ahead", initializer=compute_alone
@@ -50,31 +51,34 @@ def read_ahead(
 
 
 class _Gate:
-    """Hold back work that was submitted before the bound fell."""
+    """Delay work that was submitted before the bound became smaller."""
 
     def __init__(self, n_ahead: Callable[[], int], pool: ThreadPoolExecutor):
         self._n_ahead = n_ahead
-        # An interrupt may keep the gate from being closed; without its pool, it is.
+        # An interrupt may prevent `close`. A gate whose pool is gone counts as closed.
         self._pool = weakref.ref(pool)
         self._next = 0
         self._closed = False
         self._changed = threading.Condition()
 
     def advance(self, i: int) -> None:
-        """Note that result `i` is the one to be handed out next."""
+        """Set `i` as the next result to be yielded."""
         with self._changed:
             self._next = i
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let nothing else begin, and nobody wait."""
+        """Start no further work, and release the waiting threads."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
 
     def pass_through(self, function: Callable[[int], T], i: int) -> T | None:
-        """Return ``function(i)`` as soon as it may begin; None once closed."""
-        # What is to be handed out next never waits, so that nobody waits for ever.
+        """Wait until `i` is within the bound, then return ``function(i)``.
+
+        Once the gate is closed, return None.
+        """
+        # The next result to be yielded never waits, which rules out a deadlock.
         with self._changed:
             while not self._is_closed() and i > self._next + self._n_ahead():
                 self._changed.wait(_POLL_SECONDS)

@@ -1,15 +1,19 @@
-"""Scores of any outlier detector, checked."""
+"""Compute and check the scores of any outlier detector."""
 
 import os
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-def normality(estimator, X, rows: NDArray | None = None) -> NDArray:
+def normality(
+    estimator: Any, X: Any, rows: NDArray | None = None
+) -> NDArray[np.float64]:
     """Return scores (n,), float64: ``score_samples``, else ``decision_function``.
 
-    `rows` are the numbers that an error calls the samples by, where `X` is a part.
+    If `X` is a part of the samples, pass their row numbers for error messages as
+    `rows`.
 
     Raises
     ------
@@ -23,8 +27,10 @@ def normality(estimator, X, rows: NDArray | None = None) -> NDArray:
     return scores
 
 
-def check_scores(bad: NDArray, estimator, X, rows: NDArray | None = None) -> None:
-    """Raise an error that names the first sample whose score is no number."""
+def check_scores(
+    bad: NDArray[np.bool_], estimator: Any, X: Any, rows: NDArray | None = None
+) -> None:
+    """Raise an error that names the first sample whose score is not a number."""
     wrong = np.flatnonzero(bad)
     if wrong.size == 0:
         return
@@ -39,8 +45,8 @@ def check_scores(bad: NDArray, estimator, X, rows: NDArray | None = None) -> Non
     )
 
 
-def _name(X, i: int) -> str:
-    """Return the path of a sample in parentheses, or nothing if it has none."""
+def _name(X: Any, i: int) -> str:
+    """Return the path of a sample in parentheses, or "" if it has none."""
     rows = getattr(X, "iloc", X)
     sample = rows[i] if hasattr(rows, "__getitem__") else None
     return f" ({os.fspath(sample)})" if isinstance(sample, str | os.PathLike) else ""

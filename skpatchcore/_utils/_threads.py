@@ -1,20 +1,27 @@
-"""Threads that use one core each, for much work in small pieces."""
+"""Threads that use one core each, for many small pieces of work."""
 
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import torch
 from threadpoolctl import ThreadpoolController
 
+S = TypeVar("S")
+T = TypeVar("T")
 
-def map_threads(function: Callable, items: Iterable, device: torch.device) -> Iterator:
+
+def map_threads(
+    function: Callable[[S], T], items: Iterable[S], device: torch.device
+) -> Iterator[T]:
     """Yield ``function(item)`` for all items, in order.
 
-    On a CPU, in as many threads as torch has here, and with one core for each. That
-    suits operations too small to be shared out among cores, the more so where other
-    processes want these, too: then cores would wait for each other at every operation.
+    On a CPU, use as many threads as torch does in the calling thread, with one core
+    each. This is faster for operations that are too small to be split across cores. If
+    other processes use the same cores, the threads of a split operation would also have
+    to wait for each other every time.
     """
     n_threads = torch.get_num_threads()
     if device.type != "cpu" or n_threads == 1:
@@ -22,23 +29,23 @@ def map_threads(function: Callable, items: Iterable, device: torch.device) -> It
     return _pool(os.getpid(), n_threads).map(function, items)
 
 
-def shares(items: Sequence, n: int) -> list[Sequence]:
-    """Split `items` into at most `n` runs of about equal length, none of them empty."""
+def shares(items: Sequence[T], n: int) -> list[Sequence[T]]:
+    """Split `items` into at most `n` consecutive parts of similar size, none empty."""
     step = -(-len(items) // n)
     return [items[start : start + step] for start in range(0, len(items), step)]
 
 
 def compute_alone() -> None:
-    """Keep torch from starting further threads under the calling one."""
-    # In every thread torch sets the number once, at first use; it must have done so
-    # before. Not torch.set_num_threads(1): that is for all threads started later, too.
+    """Prevent torch from starting further threads in the calling thread."""
+    # torch sets the number at its first use in each thread, so it must do that now.
+    # torch.set_num_threads(1) is no option: it also affects threads started later.
     torch.get_num_threads()
     _threadpools().limit(limits=1, user_api="openmp")
 
 
 @functools.lru_cache(maxsize=4)
 def _pool(pid: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return threads for this process: those of its parent do not live in it."""
+    """Return the thread pool of a process: a fork does not copy threads."""
     return ThreadPoolExecutor(n_threads, "skpatchcore", initializer=compute_alone)
 
 

@@ -1,18 +1,19 @@
-"""Computations that do not depend on the settings of torch that the caller has made."""
+"""Make computations independent of the caller's settings of torch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# The process in which this package first computed with torch; empty before that.
+# The id of the process in which this package first used torch; empty before that.
 _FIRST_PROCESS: list[int] = []
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
-# What these make is of the default dtype, unless they are told another one ...
+# These return the default dtype unless another one is passed ...
 _FLOAT_FACTORIES = frozenset(
     (
         torch.empty,
@@ -27,7 +28,7 @@ _FLOAT_FACTORIES = frozenset(
         torch.zeros,
     )
 )
-# ... and what these make if they are given floats of Python.
+# ... and these do so for Python floats.
 _VALUE_FACTORIES = frozenset(
     (
         torch.arange,
@@ -42,24 +43,25 @@ _VALUE_FACTORIES = frozenset(
 
 @contextmanager
 def own_torch_state() -> Iterator[None]:
-    """Run the block, or the function it decorates, as if no setting had been made.
+    """Run the block, or the decorated function, with torch's default settings.
 
-    Tensors made without a dtype or device are float32 and on the CPU, autocast and
-    gradients are off. All of this is for the calling thread alone: no other thread sees
-    a difference, and afterwards the caller's settings are what they were. Not for
-    generators, which would leave it to whoever gets what they yield.
+    Tensors created without a dtype or device are float32 and on the CPU; autocast and
+    gradients are off. This affects only the calling thread, and the caller's settings
+    are restored afterwards. Do not use it in generators: the settings would stay active
+    in the code that consumes them.
     """
     _compute_alone_in_forks()
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
-            # What is made here may be kept, and written to later.
+            # Tensors created here may be stored and modified later.
             stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for kind in _AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        # Both of these cost time at every call of torch, so only where there is need.
-        # In torch 2.6, get_default_device ignores blocks and fails after a reset.
+        # Both slow down every call of torch, so use them only if necessary.
+        # Not torch.get_default_device: before 2.7 it ignores device blocks, and fails
+        # after a reset.
         if torch.empty(0).device.type != "cpu":
             stack.enter_context(torch.device("cpu"))
         if torch.get_default_dtype() != torch.float32:
@@ -70,11 +72,17 @@ def own_torch_state() -> Iterator[None]:
 class _Float32Defaults(TorchFunctionMode):
     """Make float32 the default dtype of the calling thread.
 
-    torch.set_default_dtype would do so for all threads, those of the caller too.
+    torch.set_default_dtype would affect all threads, including the caller's.
     """
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        """Call a function of torch, and make of float32 what it chose the dtype of."""
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of torch, with float32 in the place of the default dtype."""
         kwargs = kwargs or {}
         explicit = kwargs.get("dtype") is not None or "out" in kwargs
         if function in _FLOAT_FACTORIES and not explicit:
@@ -83,19 +91,24 @@ class _Float32Defaults(TorchFunctionMode):
         if explicit or not _took_default(result, function, args, kwargs):
             return result
         if function in _VALUE_FACTORIES:
-            # Again, since the values may have been rounded to fewer bits.
+            # Called again, because the first result may be rounded to fewer bits.
             return function(*args, **{**kwargs, "dtype": torch.float32})
         args, kwargs = tree_map(_integers_as_float32, (args, kwargs))
         return function(*args, **kwargs)
 
 
-def _integers_as_float32(leaf):
+def _integers_as_float32(leaf: Any) -> Any:
     is_integer = isinstance(leaf, torch.Tensor) and not leaf.dtype.is_floating_point
     return leaf.to(torch.float32) if is_integer else leaf
 
 
-def _took_default(result, function, args, kwargs) -> bool:
-    """Tell whether the result's dtype is the default for want of anything else."""
+def _took_default(
+    result: Any,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> bool:
+    """Return whether the dtype of the result comes from the default dtype."""
     if not isinstance(result, torch.Tensor):
         return False
     if result.dtype != torch.get_default_dtype() or function is torch.Tensor.double:
@@ -108,10 +121,10 @@ def _took_default(result, function, args, kwargs) -> bool:
 
 
 def _compute_alone_in_forks() -> None:
-    """Use one thread of torch in a process forked from one that has computed.
+    """Limit torch to one thread in a process forked after torch was used.
 
-    OpenMP, which shares torch's work among cores, waits in such a process for threads
-    that only its parent has, for ever.
+    OpenMP, which torch uses to split work across cores, would wait for ever for threads
+    that exist only in the parent.
     """
     if not _FIRST_PROCESS:
         _FIRST_PROCESS.append(os.getpid())

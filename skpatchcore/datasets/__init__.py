@@ -26,7 +26,7 @@ __all__ = [
     "read_masks",
 ]
 
-# For other folders of this package.
+# Not public, but used by other folders of this package.
 from skpatchcore.datasets._aliases import Resolver as Resolver
 from skpatchcore.datasets._aliases import walk_folders as walk_folders
 from skpatchcore.datasets._aliases import without_aliases as without_aliases

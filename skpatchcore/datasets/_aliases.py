@@ -20,7 +20,7 @@ def without_aliases(
     links below `root`, then of the first.
     """
     resolve, real_root = Resolver(), os.path.realpath(root)
-    best: dict[str, tuple] = {}
+    best: dict[str, tuple[tuple[int, bool], Path]] = {}
     for path in paths:
         real = resolve(path)
         is_linked = real != os.path.join(real_root, path.relative_to(root))
@@ -39,10 +39,10 @@ def contains(folder: str | os.PathLike, path: Path) -> bool:
 class Resolver:
     """Resolve paths of files, many of them in the same folders.
 
-    A broken link stands for itself.
+    A broken link resolves to itself.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._folders: dict[str, str] = {}
 
     def __call__(self, path: str | os.PathLike) -> str:
@@ -65,7 +65,8 @@ def walk_folders(
     folder that contains `root` are not followed: they lead back here.
     """
     seen: set[str] = set()
-    now, links = [root], []
+    now: list[Path] = [root]
+    links: list[Path] = []
     while now or links:
         folder = now.pop() if now else links.pop(0)
         real = os.path.realpath(folder)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.random import RandomState
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from skpatchcore.datasets._textures import (
@@ -25,8 +26,8 @@ _MIN_OPACITY = 0.1
 
 
 def paint_defect(
-    surface: np.ndarray, defect: str, rng: RandomState
-) -> tuple[np.ndarray, np.ndarray]:
+    surface: NDArray, defect: str, rng: RandomState
+) -> tuple[NDArray, NDArray]:
     """Put a defect on a surface.
 
     Parameters
@@ -51,19 +52,19 @@ def paint_defect(
     return np.clip(surface + amount * (paint - surface), 0, 1), mask
 
 
-def _grid(shape) -> tuple[np.ndarray, np.ndarray]:
+def _grid(shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:
     """Return u (right) and v (down) of each pixel. The shorter side has length 1."""
     v, u = np.mgrid[: shape[0], : shape[1]] / min(shape)
     return u, v
 
 
-def _place(rng: RandomState, shape) -> np.ndarray:
+def _place(rng: RandomState, shape: tuple[int, ...]) -> NDArray:
     """Return a random point (u, v), not too close to the border."""
     height, width = shape
     return rng.uniform(0.15, 0.85, size=2) * (width, height) / min(shape)
 
 
-def _turned_grid(rng: RandomState, shape) -> tuple[np.ndarray, np.ndarray]:
+def _turned_grid(rng: RandomState, shape: tuple[int, ...]) -> tuple[NDArray, NDArray]:
     """Return coordinates with a random origin and a random direction."""
     (center_u, center_v), turn = _place(rng, shape), rng.uniform(0, 2 * np.pi)
     u, v = _grid(shape)
@@ -71,7 +72,9 @@ def _turned_grid(rng: RandomState, shape) -> tuple[np.ndarray, np.ndarray]:
     return u * np.cos(turn) + v * np.sin(turn), v * np.cos(turn) - u * np.sin(turn)
 
 
-def _blob(rng: RandomState, shape, radius: float, softness: float) -> np.ndarray:
+def _blob(
+    rng: RandomState, shape: tuple[int, ...], radius: float, softness: float
+) -> NDArray:
     """Return an irregular oval that fades out over `softness` radii."""
     radius = max(radius, 1.5 / min(shape))
     along, across = _turned_grid(rng, shape)
@@ -81,7 +84,9 @@ def _blob(rng: RandomState, shape, radius: float, softness: float) -> np.ndarray
     return 1 - smoothstep(distance / outline, 1 - softness, 1)
 
 
-def _walk(rng: RandomState, start, length: float, bend: float, jitter: float):
+def _walk(
+    rng: RandomState, start: NDArray, length: float, bend: float, jitter: float
+) -> NDArray:
     """Return points (n, 2) of a path. `bend` and `jitter` (zigzag) are in radians."""
     n_steps = 10
     angles = rng.uniform(0, 2 * np.pi) + np.linspace(0, rng.normal(0, bend), n_steps)
@@ -90,7 +95,7 @@ def _walk(rng: RandomState, start, length: float, bend: float, jitter: float):
     return np.vstack([start, start + np.cumsum(steps, axis=0)])
 
 
-def _stroke(points: np.ndarray, shape, width: float) -> np.ndarray:
+def _stroke(points: NDArray, shape: tuple[int, ...], width: float) -> NDArray:
     """Return a line through points (n, 2) of (u, v), thinner towards both ends."""
     u, v = _grid(shape)
     depth = np.full(shape, -np.inf)
@@ -105,12 +110,12 @@ def _stroke(points: np.ndarray, shape, width: float) -> np.ndarray:
     return _antialias(depth)
 
 
-def _antialias(depth: np.ndarray) -> np.ndarray:
+def _antialias(depth: NDArray) -> NDArray:
     """Return the share of each pixel inside the shape, given its depth inside it."""
     return np.clip(depth * min(depth.shape) + 0.5, 0, 1)
 
 
-def _crack(rng: RandomState, surface: np.ndarray):
+def _crack(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Crack: dark and jagged, half of them with a branch."""
     shape = surface.shape[:2]
     length, width = log_uniform(rng, 0.2, 0.6), log_uniform(rng, 0.01, 0.02)
@@ -123,7 +128,7 @@ def _crack(rng: RandomState, surface: np.ndarray):
     return opening, surface * rng.uniform(0.2, 0.7)
 
 
-def _dent(rng: RandomState, surface: np.ndarray):
+def _dent(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Dent: one side is lit, the other is in shadow."""
     along, across = _turned_grid(rng, surface.shape[:2])
     radius = log_uniform(rng, 0.06, 0.18)
@@ -133,14 +138,14 @@ def _dent(rng: RandomState, surface: np.ndarray):
     return smoothstep(inside, 0, 0.2), surface * shading[..., np.newaxis]
 
 
-def _discoloration(rng: RandomState, surface: np.ndarray):
+def _discoloration(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Discoloration: a different hue at similar brightness, as from heat."""
     area = _blob(rng, surface.shape[:2], log_uniform(rng, 0.08, 0.2), softness=0.6)
     warmth = rng.choice([-1, 1]) * log_uniform(rng, 0.1, 0.3)
     return area, surface * (1 + warmth * np.array([1.0, 0.0, -1.0]))
 
 
-def _foreign(rng: RandomState, surface: np.ndarray):
+def _foreign(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Foreign body: a piece of foil or tape with straight edges."""
     along, across = _turned_grid(rng, surface.shape[:2])
     length, width = log_uniform(rng, 0.04, 0.12), log_uniform(rng, 0.015, 0.05)
@@ -150,7 +155,7 @@ def _foreign(rng: RandomState, surface: np.ndarray):
     return _antialias(depth), color * sheen[..., np.newaxis]
 
 
-def _scratch(rng: RandomState, surface: np.ndarray):
+def _scratch(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Scratch: long, thin, nearly straight, lighter or darker than the surface."""
     shape = surface.shape[:2]
     length, width = log_uniform(rng, 0.15, 0.7), log_uniform(rng, 0.01, 0.02)
@@ -160,7 +165,7 @@ def _scratch(rng: RandomState, surface: np.ndarray):
     return _stroke(points, shape, width), paint
 
 
-def _spot(rng: RandomState, surface: np.ndarray):
+def _spot(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Contamination: up to three small grains of soot, rust or lime."""
     shape = surface.shape[:2]
     colors = np.array([(0.10, 0.09, 0.08), (0.42, 0.20, 0.08), (0.90, 0.90, 0.86)])
@@ -171,7 +176,7 @@ def _spot(rng: RandomState, surface: np.ndarray):
     return np.max(grains, axis=0), paint
 
 
-def _stain(rng: RandomState, surface: np.ndarray):
+def _stain(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Stain of a dried liquid: translucent and dark, darkest at its border."""
     puddle = _blob(rng, surface.shape[:2], log_uniform(rng, 0.06, 0.2), softness=0.35)
     border = 4 * puddle * (1 - puddle)
@@ -179,7 +184,7 @@ def _stain(rng: RandomState, surface: np.ndarray):
     return puddle, surface * tint * (1 - 0.15 * border)[..., np.newaxis]
 
 
-def _wear(rng: RandomState, surface: np.ndarray):
+def _wear(rng: RandomState, surface: NDArray) -> tuple[NDArray, NDArray]:
     """Wear: the texture is smoothed away, and its mean colour remains."""
     area = _blob(rng, surface.shape[:2], log_uniform(rng, 0.08, 0.2), softness=0.3)
     sigma = 0.06 * min(area.shape)
@@ -187,7 +192,7 @@ def _wear(rng: RandomState, surface: np.ndarray):
     return area, surface + rng.uniform(0.5, 1) * (smooth - surface)
 
 
-DEFECTS: dict[str, Callable[[RandomState, np.ndarray], tuple]] = {
+DEFECTS: dict[str, Callable[[RandomState, NDArray], tuple]] = {
     "crack": _crack,
     "dent": _dent,
     "discoloration": _discoloration,

@@ -1,4 +1,4 @@
-"""Download one large file: with resuming, retries, a progress bar and a hash."""
+"""Download a large file with resuming, retries, a progress bar and a hash check."""
 
 import hashlib
 import re
@@ -8,16 +8,17 @@ from pathlib import Path
 import requests
 from requests.adapters import HTTPAdapter
 from tqdm.auto import tqdm
+from urllib3 import BaseHTTPResponse
 from urllib3.exceptions import HTTPError
 from urllib3.util import Retry
 
 from skpatchcore._utils import check_writable, move_into_place
 
-# What has come of a chunk is lost when the connection breaks off.
+# Small, because an incomplete chunk is lost when the connection breaks.
 _CHUNK_SIZE = 1 << 14
-# Seconds to connect, and between two pieces of data.
+# Seconds to connect, and to wait for the next data.
 _TIMEOUT = (10, 60)
-# Seconds: a server could ask to come back in a year.
+# Seconds. A server could request a wait of any length.
 _LONGEST_WAIT = 120
 _TEMPORARY_FAILURES = (429, 500, 502, 503, 504)
 
@@ -25,17 +26,18 @@ _TEMPORARY_FAILURES = (429, 500, 502, 503, 504)
 def download(
     url: str, path: Path, *, sha256: str, n_retries: int, delay: float, hint: str = ""
 ) -> None:
-    """Bring `url` to `path`, unless it is there with the right hash.
+    """Download `url` to `path`, unless a file with the right hash exists there.
 
-    Until then the data are in ``<path>.part``: when interrupted, the file stays and the
-    next call goes on with it. With a wrong hash it is removed.
+    During the download, the data are in ``<path>.part``. After an interruption, this
+    file is kept, and the next call resumes the download. If its hash is wrong, it is
+    removed.
 
     Raises
     ------
     OSError
-        If the server cannot be reached, refuses, or does not keep to the protocol; the
-        connection breaks off `n_retries` + 1 times; the hash is wrong; or the file
-        cannot be written. `hint` ends the first message.
+        If the server cannot be reached, refuses the request, or violates the protocol;
+        if the connection breaks `n_retries` + 1 times; if the hash is wrong; or if the
+        file cannot be written. Errors of the server end with `hint`.
     """
     check_writable(path)
     if path.exists() and _hash_file(path) == sha256.lower():
@@ -45,24 +47,24 @@ def download(
         with _open_session(n_retries, delay) as session:
             _download_resuming(session, url, part, n_retries, delay)
     except (requests.RequestException, HTTPError, ValueError) as error:
-        # Of requests, too, some errors of malformed addresses and redirects are
-        # urllib3's or plain ValueErrors.
+        # For malformed addresses and redirects, requests also raises errors of urllib3
+        # and plain ValueErrors.
         raise OSError(f"Could not download {url}: {error}. {hint}") from error
     _check_hash(part, sha256.lower(), url)
     move_into_place(part, path)
 
 
 class _Retry(Retry):
-    """Wait as long as a server asks for, within reason."""
+    """Wait as long as the server requests, up to a limit."""
 
-    def get_retry_after(self, response) -> float | None:
-        """Return how many seconds to wait, if the server says so."""
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        """Return how many seconds to wait, or None if the server does not say."""
         seconds = super().get_retry_after(response)
         return None if seconds is None else min(seconds, _LONGEST_WAIT)
 
 
 def _open_session(n_retries: int, delay: float) -> requests.Session:
-    """Return a session that tries again when a connection or a server fails."""
+    """Return a session that retries when a connection or a server fails."""
     retry = _Retry(
         total=n_retries,
         backoff_factor=delay,
@@ -78,7 +80,7 @@ def _open_session(n_retries: int, delay: float) -> requests.Session:
 def _download_resuming(
     session: requests.Session, url: str, part: Path, n_retries: int, delay: float
 ) -> None:
-    """Fill `part`; when the connection breaks off, go on where it did."""
+    """Download to `part`, and resume when the connection breaks."""
     for i in range(n_retries + 1):
         if i > 0:
             time.sleep(delay)
@@ -86,8 +88,8 @@ def _download_resuming(
             if response.status_code == 416 or _append(response, part):
                 return
     raise OSError(
-        f"The connection to {url} broke off {n_retries + 1} times. "
-        f"{_n_bytes(part)} bytes are kept in {part}; call again to go on."
+        f"The connection to {url} broke {n_retries + 1} times. {_n_bytes(part)} bytes "
+        f"are kept in {part}. Call the function again to resume the download."
     )
 
 
@@ -96,9 +98,9 @@ def _n_bytes(part: Path) -> int:
 
 
 def _request_rest(session: requests.Session, url: str, part: Path) -> requests.Response:
-    """Ask for what `part` lacks; the status is 416 only if it lacks nothing."""
+    """Request the missing bytes of `part`; status 416 means that it is complete."""
     n_bytes = _n_bytes(part)
-    # Compressed on its way, the file would not continue at the same offset.
+    # The offset refers to the uncompressed file.
     headers = {"Accept-Encoding": "identity"}
     if n_bytes:
         headers["Range"] = f"bytes={n_bytes}-"
@@ -116,7 +118,7 @@ def _request_rest(session: requests.Session, url: str, part: Path) -> requests.R
 
 
 def _continues(response: requests.Response, n_bytes: int) -> bool:
-    """Tell if a partial answer begins, or an empty one ends, at `n_bytes`."""
+    """Return whether a partial response starts (or an empty one ends) at `n_bytes`."""
     if response.status_code == 206 and _is_encoded(response):
         return False
     expected = r"\*/{}" if response.status_code == 416 else "{}-.*"
@@ -125,32 +127,32 @@ def _continues(response: requests.Response, n_bytes: int) -> bool:
 
 
 def _is_encoded(response: requests.Response) -> bool:
-    """Tell if a server compresses what it sends although it was asked not to."""
+    """Return whether the server compresses the data in spite of the request."""
     return response.headers.get("Content-Encoding", "identity") not in ("", "identity")
 
 
 def _total_size(response: requests.Response, n_before: int) -> int | None:
-    """Return how large the whole file is to be, if the server says so."""
+    """Return the size of the whole file, or None if the server does not state it."""
     content_range = response.headers.get("Content-Range", "")
     if n_before and (match := re.fullmatch(r"bytes \d+-\d+/(\d{1,18})", content_range)):
         return int(match[1])
     length = re.fullmatch(r"\d{1,18}", response.headers.get("Content-Length", ""))
-    # Of a compressed file, it is the compressed size.
+    # If the data are compressed, the header states the compressed size.
     if length is None or _is_encoded(response):
         return None
     return n_before + int(length[0])
 
 
 def _append(response: requests.Response, part: Path) -> bool:
-    """Save what arrives, and tell if it was everything."""
-    # Without a request for the rest, a partial answer is a mistake of the server, and
-    # begins the file anew.
+    """Write the response to `part`; return whether it was complete."""
+    # If no range was requested, a partial response is a mistake of the server, and the
+    # file starts again.
     is_rest = response.status_code == 206 and "Range" in response.request.headers
     n_before = _n_bytes(part) if is_rest else 0
     total, complete = _total_size(response, n_before), False
     with (
         part.open("ab" if is_rest else "wb") as file,
-        # disable=None: no bar where the output is no terminal.
+        # disable=None hides the bar if the output is not a terminal.
         tqdm(
             total=total,
             initial=n_before,
@@ -169,7 +171,7 @@ def _append(response: requests.Response, part: Path) -> bool:
             pass
         finally:
             if not complete and _is_encoded(response):
-                file.truncate(0)  # A compressed file cannot be continued.
+                file.truncate(0)  # A compressed download cannot be resumed.
     return complete
 
 
@@ -181,8 +183,8 @@ def _check_hash(part: Path, sha256: str, url: str) -> None:
     part.unlink()
     raise OSError(
         f"The {n_bytes} bytes from {url} have the SHA-256 hash {actual}; expected "
-        f"{sha256}. They were removed. The file there is another one, or was damaged "
-        "on its way."
+        f"{sha256}. They were removed. The file has changed at its source, or was "
+        "damaged during the download. Try again, or pass another url."
     )
 
 

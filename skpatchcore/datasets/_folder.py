@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._aliases import without_aliases
@@ -46,7 +47,9 @@ Images in {path}
         "return_X_y": ["boolean"],
     }
 )
-def load_image_folder(path, *, subset="all", return_X_y=False):
+def load_image_folder(
+    path: str | os.PathLike, *, subset: str = "all", return_X_y: bool = False
+) -> Any:
     """Load your own images from a folder.
 
     In the simplest layout, the folder directly contains images of good parts. All of

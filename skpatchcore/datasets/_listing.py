@@ -3,9 +3,10 @@
 import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
 from skpatchcore.datasets._aliases import Resolver, contains, without_aliases
@@ -15,7 +16,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Record(NamedTuple):
-    """One image on disk; `mask` is None where there is none or none is needed."""
+    """One image on disk. `mask` is None if it has no mask or needs none."""
 
     path: Path
     split: str
@@ -29,7 +30,7 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Return the subfolders of a folder under all their names, sorted."""
+    """Return the subfolders of a folder, including links to them, sorted."""
     return [Path(entry.path) for entry in _visible(folder) if _is_folder(entry)]
 
 
@@ -45,8 +46,8 @@ def list_distinct_folders(folder: Path, preferred: Collection[str] = ()) -> list
     )
 
 
-def check_folder(path, parameter: str) -> Path:
-    """Return `path` as an absolute folder, or say what is wrong with it."""
+def check_folder(path: str | os.PathLike, parameter: str) -> Path:
+    """Return `path` as an absolute path after checking that it is a folder."""
     # Symbolic links are kept: data versioning tools link to files named by their hash.
     folder = Path(path).expanduser().absolute()
     if not folder.exists():
@@ -61,12 +62,13 @@ def check_folder(path, parameter: str) -> Path:
 def match_masks(images: Sequence[Path], folder: Path) -> list[Path | None]:
     """Return each image's mask in a folder: ``<stem>_mask.*``, else ``<stem>.*``.
 
-    A subfolder ``<stem>`` counts as well: MVTec LOCO AD has one mask a defect there.
+    A subfolder ``<stem>`` is also accepted: in MVTec LOCO AD, it has one mask for each
+    defect.
     """
     if not folder.is_dir():
         return [None] * len(images)
     masks = {path.name: path for path in list_folders(folder)}
-    # Under all names: several images may share a mask by links.
+    # Including links, through which several images may share a mask.
     masks |= {path.stem: path for path in _named_as_images(folder)}
     return [masks.get(f"{p.stem}_mask", masks.get(p.stem)) for p in images]
 
@@ -74,9 +76,9 @@ def match_masks(images: Sequence[Path], folder: Path) -> list[Path | None]:
 def collect_subset(
     subset: str, list_split: Callable[[str], list[Record]], source: Path
 ) -> list[Record]:
-    """Return the records of all splits, or of one, which then may not be empty.
+    """Return the records of all splits, or of a single one that must not be empty.
 
-    Each image is in only one of them, even if several links lead to it.
+    Each image is in only one split, even if several links lead to it.
     """
     splits = SPLITS if subset == "all" else (subset,)
     records = [record for split in splits for record in list_split(split)]
@@ -88,7 +90,7 @@ def collect_subset(
 
 
 def _check_labels(records: Sequence[Record]) -> None:
-    """Refuse an image that is good under one name and defective under another."""
+    """Reject an image that is good under one name and defective under another."""
     resolve = Resolver()
     first: dict[str, Record] = {}
     for record in records:
@@ -113,39 +115,39 @@ def bunch_of_records(records: Sequence[Record], descr: str, with_cv: bool) -> Bu
 
 
 def make_bunch(
-    data: np.ndarray,
-    masks: np.ndarray,
+    data: NDArray,
+    masks: NDArray,
     *,
     defect_types: Sequence[str],
     split: Sequence[str],
     descr: str,
     with_cv: bool,
 ) -> Bunch:
-    """Return what every loader returns; `target` and `cv` follow from the rest."""
-    defect_types, split = object_array(defect_types), object_array(split)
+    """Return the Bunch of a loader; `target` and `cv` are derived from the rest."""
+    kinds, splits = object_array(defect_types), object_array(split)
     bunch = Bunch(
         data=data,
-        target=np.where(defect_types == "good", 1, -1).astype(np.int64),
+        target=np.where(kinds == "good", 1, -1).astype(np.int64),
         masks=masks,
-        defect_types=defect_types,
-        split=split,
+        defect_types=kinds,
+        split=splits,
         DESCR=descr,
     )
-    train, test = np.flatnonzero(split == "train"), np.flatnonzero(split == "test")
+    train, test = np.flatnonzero(splits == "train"), np.flatnonzero(splits == "test")
     if with_cv and len(train) and len(test):
         bunch.cv = [(train, test)]
     return bunch
 
 
-def object_array(values: Sequence) -> np.ndarray:
-    """Return a 1-D object array, whatever the values are."""
+def object_array(values: Sequence[Any]) -> NDArray[np.object_]:
+    """Return a 1-D object array, even if the values are sequences."""
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
 
 
 def _named_as_images(folder: Path) -> list[Path]:
-    """Return the files of a folder that are images by their names, sorted."""
+    """Return the files of a folder that have the suffix of an image, sorted."""
     return [
         Path(entry.path)
         for entry in _visible(folder)
@@ -153,19 +155,19 @@ def _named_as_images(folder: Path) -> list[Path]:
     ]
 
 
-def _visible(folder: Path) -> list[os.DirEntry]:
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
-    # Paths themselves sort differently on Windows, where case does not count.
+    # By name, because Windows paths are compared without regard to case.
     return sorted(visible, key=lambda entry: entry.name)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-    # A circle of links is an error to the method of an entry.
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # entry.is_dir() raises an error for circular links; os.path.isdir returns False.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
-def _may_be_read(entry: os.DirEntry) -> bool:
+def _may_be_read(entry: os.DirEntry[str]) -> bool:
     """Return whether an entry is a regular file, or a link to one or to nothing."""
     if not entry.is_symlink():
         return entry.is_file()

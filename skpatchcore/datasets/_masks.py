@@ -3,8 +3,10 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from skpatchcore._images import open_image
@@ -14,7 +16,9 @@ from skpatchcore.datasets._listing import list_images
 _TRANSPOSED = (5, 6, 7, 8)
 
 
-def read_masks(masks: Sequence, data: Sequence) -> list[np.ndarray]:
+def read_masks(
+    masks: Sequence[Any] | NDArray, data: Sequence[Any] | NDArray
+) -> list[NDArray[np.bool_]]:
     """Read the segmentation masks of images as boolean arrays.
 
     Use it to get the ground truth for pixel-level metrics. An image without a mask
@@ -69,7 +73,7 @@ def read_masks(masks: Sequence, data: Sequence) -> list[np.ndarray]:
     return [_fitting_mask(mask, image, i) for i, (mask, image) in enumerate(pairs)]
 
 
-def _fitting_mask(mask, image, i: int) -> np.ndarray:
+def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
     """Return a mask after checking that it has the size of its image."""
     shape = _image_shape(image)
     if mask is None:
@@ -83,7 +87,7 @@ def _fitting_mask(mask, image, i: int) -> np.ndarray:
     return defective
 
 
-def _read_mask(path: Path) -> np.ndarray:
+def _read_mask(path: Path) -> NDArray[np.bool_]:
     if not path.is_dir():
         return _read_mask_file(path)
     files = list_images(path)
@@ -95,26 +99,29 @@ def _read_mask(path: Path) -> np.ndarray:
     return np.logical_or.reduce([_read_mask_file(file) for file in files])
 
 
-def _read_mask_file(path: Path) -> np.ndarray:
+def _read_mask_file(path: Path) -> NDArray[np.bool_]:
     with open_image(path) as image:
         threshold = 127 if image.format == "JPEG" else 0
         # A palette index does not show whether its colour is black.
-        image = image.convert("RGB") if image.mode in ("P", "PA") else image
-        values = np.asarray(image)
+        is_palette = image.mode in ("P", "PA")
+        values: NDArray = np.asarray(image.convert("RGB") if is_palette else image)
         if image.mode in ("LA", "RGBA"):
             values = values[:, :, :-1]
-    defective = values > threshold
-    return defective.any(axis=2) if defective.ndim == 3 else defective
+    defective: NDArray[np.bool_] = values > threshold
+    if defective.ndim == 3:
+        return np.logical_or.reduce(defective, axis=2)
+    return defective
 
 
-def _image_shape(source) -> tuple[int, int]:
-    """Return the size (h, w) of an opened after EXIF rotation."""
+def _image_shape(source: Any) -> tuple[int, int]:
+    """Return the size (h, w) of an image after EXIF rotation."""
     if _is_path(source):
         with open_image(source) as opened:
             return _upright_shape(opened)
     if isinstance(source, Image.Image):
         return _upright_shape(source)
-    return np.shape(source)[:2]
+    height, width, *_ = np.shape(source)
+    return height, width
 
 
 def _upright_shape(image: Image.Image) -> tuple[int, int]:
@@ -126,9 +133,9 @@ def _upright_shape(image: Image.Image) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _is_path(source) -> bool:
+def _is_path(source: Any) -> TypeGuard[str | os.PathLike]:
     return isinstance(source, (str, os.PathLike))
 
 
-def _name(source, kind: str, i: int) -> str:
+def _name(source: Any, kind: str, i: int) -> str:
     return f"{kind} {i} ({os.fspath(source)})" if _is_path(source) else f"{kind} {i}"

@@ -4,6 +4,7 @@ import difflib
 import os
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._listing import (
@@ -121,7 +122,13 @@ def find_mvtec_ad(category: str = "bottle") -> Path | None:
         "return_X_y": ["boolean"],
     }
 )
-def load_mvtec_ad(data_home, category, *, subset="all", return_X_y=False):
+def load_mvtec_ad(
+    data_home: str | os.PathLike,
+    category: str,
+    *,
+    subset: str = "all",
+    return_X_y: bool = False,
+) -> Any:
     """Load a category of MVTec AD, or of a data set with the same layout.
 
     The layout is ``<data_home>/<category>/`` with ``train/good/``,
@@ -226,7 +233,7 @@ def is_category(folder: Path) -> bool:
 def find_category(root: Path, category: str) -> Path:
     """Return the folder of a category, or raise an error that lists the categories."""
     categories = mvtec_ad_categories(root)
-    # A link to another category has a name, too, which the list leaves out.
+    # A link to another category is accepted, although the list leaves it out.
     is_name = os.path.basename(category) == category not in ("", os.curdir, os.pardir)
     if category in categories or (is_name and is_category(root / category)):
         return root / category

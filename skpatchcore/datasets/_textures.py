@@ -10,17 +10,24 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.random import RandomState
+from numpy.typing import NDArray
 from scipy import fft, ndimage
 
+Color = tuple[float, float, float]
 
-def render_texture(texture: str, size: int, rng: RandomState) -> np.ndarray:
+
+def render_texture(texture: str, size: int, rng: RandomState) -> NDArray:
     """Return a surface (size, size, 3) without defects, a new one in each call."""
     return np.clip(TEXTURES[texture](rng, size), 0, 1)
 
 
 def smooth_noise(
-    rng: RandomState, shape, along: float, across: float | None = None, angle=0.0
-) -> np.ndarray:
+    rng: RandomState,
+    shape: tuple[int, ...],
+    along: float,
+    across: float | None = None,
+    angle: float = 0.0,
+) -> NDArray:
     """Return Gaussian noise, mean 0, variance 1, blurred by two lengths at an angle."""
     across = along if across is None else across
     side = min(shape)
@@ -40,19 +47,21 @@ def log_uniform(rng: RandomState, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
-def smoothstep(x: np.ndarray, low: float, high: float) -> np.ndarray:
+def smoothstep(x: NDArray, low: float, high: float) -> NDArray:
     """Return 0 below `low`, 1 above `high`, and a smooth transition in between."""
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
 
 
-def shade_relief(height: np.ndarray, strength: float) -> np.ndarray:
+def shade_relief(height: NDArray, strength: float) -> NDArray:
     """Return the brightness of a relief lit from the upper left; 1 where it is flat."""
     slope_v, slope_u = np.gradient(height, 1 / min(height.shape))
     return 1 + strength * (slope_u + slope_v)
 
 
-def _coordinates(rng: RandomState, size: int, max_angle: float):
+def _coordinates(
+    rng: RandomState, size: int, max_angle: float
+) -> tuple[NDArray, NDArray, float]:
     """Return u (right) and v (down), randomly shifted and rotated, all positive."""
     v, u = np.mgrid[:size, :size] / size
     angle = rng.uniform(-max_angle, max_angle)
@@ -61,16 +70,16 @@ def _coordinates(rng: RandomState, size: int, max_angle: float):
     return u + shift_u, v + shift_v, angle
 
 
-def _gray(tone: np.ndarray, tint=(1.0, 1.0, 1.0)) -> np.ndarray:
+def _gray(tone: NDArray, tint: Color = (1.0, 1.0, 1.0)) -> NDArray:
     return tone[..., np.newaxis] * np.array(tint)
 
 
-def _mix(first, second, amount: np.ndarray) -> np.ndarray:
+def _mix(first: Color, second: Color, amount: NDArray) -> NDArray:
     """Blend two colours: `first` where `amount` is 0, `second` where it is 1."""
     return _gray(1 - amount, first) + _gray(amount, second)
 
 
-def _brushed(rng: RandomState, size: int) -> np.ndarray:
+def _brushed(rng: RandomState, size: int) -> NDArray:
     """Brushed steel: fine horizontal streaks and a broad reflection."""
     _, v, angle = _coordinates(rng, size, 0.03)
     streaks = smooth_noise(rng, (size, size), 0.3, 0.002, angle)
@@ -80,7 +89,7 @@ def _brushed(rng: RandomState, size: int) -> np.ndarray:
     return _gray(tone, (0.97, 1.0, 1.04))
 
 
-def _woven(rng: RandomState, size: int) -> np.ndarray:
+def _woven(rng: RandomState, size: int) -> NDArray:
     """Plain weave of a blue warp and a grey weft, with slightly uneven threads."""
     u, v, _ = _coordinates(rng, size, 0.04)
     sway_u = 0.06 * smooth_noise(rng, (size, size), 0.15)
@@ -99,7 +108,7 @@ def _woven(rng: RandomState, size: int) -> np.ndarray:
     return color * _gray(tone * fibres * relief)
 
 
-def _wood(rng: RandomState, size: int) -> np.ndarray:
+def _wood(rng: RandomState, size: int) -> NDArray:
     """Planed softwood: dark bands of latewood, fibres and pores along the grain."""
     _, v, angle = _coordinates(rng, size, 0.05)
     bends = smooth_noise(rng, (size, size), 0.5, 0.12, angle)
@@ -112,7 +121,7 @@ def _wood(rng: RandomState, size: int) -> np.ndarray:
     return color * _gray(1 + 0.04 * fibres - 0.2 * pores)
 
 
-def _brick(rng: RandomState, size: int) -> np.ndarray:
+def _brick(rng: RandomState, size: int) -> NDArray:
     """Clay bricks in running bond, each with its own tone, and grey joints."""
     u, v, _ = _coordinates(rng, size, 0.015)
     row, y = np.divmod(v * 6, 1)
@@ -129,7 +138,7 @@ def _brick(rng: RandomState, size: int) -> np.ndarray:
     return (joint + is_clay * (clay - joint)) * _gray(shading)
 
 
-def _cast(rng: RandomState, size: int) -> np.ndarray:
+def _cast(rng: RandomState, size: int) -> NDArray:
     """Sand-cast iron: a rough dark skin, with bright and dark grains."""
     shape = (size, size)
     bumps = 0.6 * smooth_noise(rng, shape, 0.006) + smooth_noise(rng, shape, 0.02)
@@ -140,7 +149,7 @@ def _cast(rng: RandomState, size: int) -> np.ndarray:
     return _gray(tone, (1.02, 1.0, 0.97))
 
 
-def _knurled(rng: RandomState, size: int) -> np.ndarray:
+def _knurled(rng: RandomState, size: int) -> NDArray:
     """Knurled brass: rows of small pyramids, worn in some places."""
     u, v, _ = _coordinates(rng, size, 0.03)
     wear = 0.05 * smooth_noise(rng, (size, size), 0.15)
@@ -151,7 +160,7 @@ def _knurled(rng: RandomState, size: int) -> np.ndarray:
     return _gray(tone, (0.80, 0.64, 0.36))
 
 
-TEXTURES: dict[str, Callable[[RandomState, int], np.ndarray]] = {
+TEXTURES: dict[str, Callable[[RandomState, int], NDArray]] = {
     "brick": _brick,
     "brushed": _brushed,
     "cast": _cast,

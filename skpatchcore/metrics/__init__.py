@@ -1,32 +1,34 @@
-"""Metrics of anomaly detection, for images and for pixels.
+"""Measure how well a detector finds anomalous images and locates defects.
 
-Which way is up
-    *Image-level* metrics take what an outlier detector of scikit-learn gives: labels
+Signs of scores
+    *Image-level* metrics accept the output of scikit-learn's outlier detectors: labels
     +1 (normal) and -1 (anomalous), and scores from ``score_samples`` or
-    ``decision_function``, where **higher is more normal**. *Pixel-level* metrics take
-    anomaly maps, where **higher is more anomalous**. The anomalous class is the one
-    to be found everywhere: precision, recall, F1 and average precision are its own.
+    ``decision_function``, where **higher is more normal**. *Pixel-level* metrics accept
+    anomaly maps (heat maps), where **higher is more anomalous**. The positive class is
+    always the anomalous one: precision, recall, F1 and average precision refer to it.
 
 Why not the scorers named ``"roc_auc"`` and ``"average_precision"``
-    They take the larger label for the class to be found and a larger score for more
-    of it. With labels +1/-1 that is the *normal* class: ``"roc_auc"`` happens to be
-    the same for both classes, but ``"average_precision"`` rates how well normal
-    images are found, which is near 1 as soon as most images are normal. With
-    labels 0/1, 1 for anomalous, label and score point in opposite directions and
-    ``"roc_auc"`` silently becomes 1 - AUROC. Use `image_auroc_scorer`,
+    These scorers treat the larger label as the positive class, and expect higher scores
+    for it. With labels +1/-1 that is the *normal* class. ``"roc_auc"`` is then still
+    correct, because it is the same for both classes. But ``"average_precision"``
+    measures how well normal images are found, which is near 1 whenever most images are
+    normal. With labels 0/1, where 1 is anomalous, labels and scores have opposite
+    directions, and ``"roc_auc"`` silently becomes 1 - AUROC. Use `image_auroc_scorer`,
     `average_precision_scorer` and `f1_max_scorer` in ``cross_validate`` and
-    ``GridSearchCV``; they refuse labels other than +1/-1.
+    ``GridSearchCV``. They reject labels other than +1/-1.
 
 Scorers of anomaly maps
     `pixel_auroc_scorer`, `pixel_average_precision_scorer`, `pixel_f1_max_scorer` and
-    `aupro_scorer` compare ``estimator.predict_maps(X)`` with ``masks``, which are
-    anything that `skpatchcore.datasets.read_masks` reads. Masks reach them by metadata
-    routing, and need no request of yours. `pixel_metrics_scorer` gives all four from
-    one pass over the images: the one to use where more than one is wanted.
+    `aupro_scorer` compare ``estimator.predict_maps(X)`` with ``masks``, in any form
+    that `skpatchcore.datasets.read_masks` accepts. The masks are passed by metadata
+    routing; you do not have to request them. If you need more than one of these
+    metrics, use `pixel_metrics_scorer`: it returns all four from one pass over the
+    images.
 
 Examples
 --------
-A useless detector: the "anomalies" have the distribution of the normal samples.
+The "anomalies" have the same distribution as the normal samples, so no detector can
+find them:
 
 >>> import numpy as np
 >>> from sklearn.metrics import get_scorer
@@ -43,7 +45,7 @@ A useless detector: the "anomalies" have the distribution of the normal samples.
 >>> round(float(get_scorer("average_precision")(detector, X, y)), 2)
 0.78
 
-All pixel-level metrics of the official split of a data set:
+All pixel-level metrics on the official split of a data set:
 
 >>> from sklearn import config_context
 >>> from sklearn.model_selection import cross_validate

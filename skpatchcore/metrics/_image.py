@@ -1,4 +1,4 @@
-"""Image-level metrics: scores against labels."""
+"""Image-level metrics: compare scores with labels."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch, check_array, check_consistent_length, column_or_1d
 
 from skpatchcore._utils import check_outlier_labels
-from skpatchcore.metrics._ranking import _as_floating, _rank, _Ranking
-
-# Image level ------------------------------------------------------------------------
+from skpatchcore.metrics._ranking import Ranking, as_floating, rank
 
 
 def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """Area under the receiver operating characteristic, one score an image.
+    """Area under the receiver operating characteristic (ROC) curve for images.
 
-    It is the probability that an anomalous image gets a lower score than a normal
-    one, ties counting half. It needs no threshold and does not depend on how many
-    anomalies there are, which makes it the usual figure for comparing detectors.
+    This is the probability that an anomalous image gets a lower score than a normal
+    one, where ties count half. It needs no threshold and does not depend on the share
+    of anomalies. So it is the usual metric for comparing detectors.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        True labels, +1 for normal and -1 for anomalous; both must occur.
+        True labels, +1 for normal and -1 for anomalous. Both must occur.
     y_score : array-like of shape (n_samples,)
-        Finite scores of any unit, higher is more normal, as ``score_samples`` or
-        ``decision_function`` gives them.
+        Finite scores on any scale, as from ``score_samples`` or ``decision_function``.
+        Higher is more normal.
 
     Returns
     -------
     float
-        AUROC in [0, 1]: 1 for a perfect ranking, 0.5 for guessing.
+        AUROC in [0, 1]: 1 for a perfect ranking, about 0.5 for random scores.
 
     Raises
     ------
@@ -40,7 +38,7 @@ def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     See Also
     --------
-    pixel_auroc : The same for the pixels of anomaly maps.
+    pixel_auroc : The same metric for the pixels of anomaly maps.
 
     Examples
     --------
@@ -52,24 +50,26 @@ def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """Average precision of the anomalous class, one score an image.
+    """Average precision of the anomalous class, for images.
 
-    It is the precision at the score of an anomalous image, averaged over them. Prefer
-    it to `image_auroc` when anomalies are rare: a few false alarms, invisible in the
-    false-positive rate of a thousand good parts, can outnumber the defects.
+    This is the precision at the score of each anomalous image, averaged over these
+    images. Prefer it to `image_auroc` when anomalies are rare. Among a thousand good
+    parts, a few false alarms hardly change the false-alarm rate, yet there can be more
+    of them than defects.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        True labels, +1 for normal and -1 for anomalous; both must occur.
+        True labels, +1 for normal and -1 for anomalous. Both must occur.
     y_score : array-like of shape (n_samples,)
-        Finite scores of any unit, higher is more normal, as ``score_samples`` or
-        ``decision_function`` gives them.
+        Finite scores on any scale, as from ``score_samples`` or ``decision_function``.
+        Higher is more normal.
 
     Returns
     -------
     float
-        Average precision in (0, 1]; guessing gives about the share of anomalies.
+        Average precision in (0, 1]. For random scores it is about the share of
+        anomalies.
 
     Raises
     ------
@@ -79,8 +79,8 @@ def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     See Also
     --------
-    sklearn.metrics.average_precision_score : The definition, for the class with the
-        larger label and the higher scores.
+    sklearn.metrics.average_precision_score : Definition, for the class with the larger
+        label and the higher scores.
 
     Examples
     --------
@@ -92,19 +92,19 @@ def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
-    """Largest F1 of the anomalous class over all thresholds, and the threshold.
+    """Largest F1 of the anomalous class over all thresholds, and this threshold.
 
-    The threshold is chosen on the very labels that rate it, so the figure is an upper
-    bound for comparing detectors, as published benchmarks use it. For a threshold to
-    work with, calibrate on normal images that are not in the test set.
+    The threshold is optimised on the labels it is measured with. So the F1 is an upper
+    bound; use it to compare detectors, as published benchmarks do. To choose a
+    threshold for production, calibrate on held-out normal images instead.
 
     Parameters
     ----------
     y_true : array-like of shape (n_samples,)
-        True labels, +1 for normal and -1 for anomalous; both must occur.
+        True labels, +1 for normal and -1 for anomalous. Both must occur.
     y_score : array-like of shape (n_samples,)
-        Finite scores of any unit, higher is more normal, as ``score_samples`` or
-        ``decision_function`` gives them.
+        Finite scores on any scale, as from ``score_samples`` or ``decision_function``.
+        Higher is more normal.
 
     Returns
     -------
@@ -112,15 +112,16 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
         With these fields, all float:
 
         f1
-            The largest F1, in (0, 1]. Of equal ones, that with fewest false alarms.
+            The largest F1, in (0, 1]. If several thresholds reach it, the one with the
+            fewest false alarms is returned.
         threshold
-            An image is called anomalous if ``y_score < threshold``; that rule gives
-            exactly the other three figures. In the unit of `y_score`, midway between
-            the two neighbouring scores; inf if everything is called anomalous.
+            An image is called anomalous if ``y_score < threshold``. This rule gives
+            exactly the other three values. On the scale of `y_score`, midway between
+            two adjacent scores; inf if every image is called anomalous.
         precision
-            Share of anomalous images among those called so, in (0, 1].
+            Share of anomalous images among those called anomalous, in (0, 1].
         recall
-            Share of those called so among the anomalous images, in (0, 1].
+            Share of anomalous images that are called anomalous, in (0, 1].
 
     Raises
     ------
@@ -130,7 +131,7 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
 
     See Also
     --------
-    pixel_f1_max : The same for the pixels of anomaly maps.
+    pixel_f1_max : The same metric for the pixels of anomaly maps.
 
     Examples
     --------
@@ -142,38 +143,47 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
     1.0
     """
     best = _rank_images(y_true, y_score).best_f1()
-    # A difference, since a plain minus would turn 0.0 into -0.0.
+    # A difference, because a plain minus would turn 0.0 into -0.0.
     best.threshold = 0.0 - best.threshold
     return best
 
 
-def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> _Ranking:
-    """Validate labels and scores, and rank the images by anomaly."""
-    y_true = _check_labels(y_true)
-    y_score = check_array(
+def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> Ranking:
+    """Validate labels and scores, and rank the images from anomalous to normal."""
+    labels = _check_labels(y_true)
+    scores = _check_scores(y_score)
+    check_consistent_length(labels, scores)
+    _check_finite(scores)
+    anomalous = -scores[labels == -1]
+    return rank(-scores[labels == 1], anomalous, np.ones(anomalous.size))
+
+
+def _check_scores(y_score: ArrayLike) -> NDArray:
+    array: NDArray = check_array(
         y_score, ensure_2d=False, ensure_all_finite=False, input_name="y_score"
     )
-    y_score = _as_floating(column_or_1d(y_score))
-    check_consistent_length(y_true, y_score)
-    wrong = np.flatnonzero(~np.isfinite(y_score))
+    return as_floating(column_or_1d(array))
+
+
+def _check_finite(scores: NDArray) -> None:
+    wrong = np.flatnonzero(~np.isfinite(scores))
     if wrong.size:
         raise ValueError(
-            f"y_score contains {'NaN' if np.isnan(y_score).any() else 'infinity'}: "
-            f"{wrong.size} of {y_score.size} scores are not finite, the first of them "
-            f"y_score[{wrong[0]}] = {y_score[wrong[0]]}. Correct that sample, or leave "
+            f"y_score contains {'NaN' if np.isnan(scores).any() else 'infinity'}: "
+            f"{wrong.size} of {scores.size} scores are not finite, the first one is "
+            f"y_score[{wrong[0]}] = {scores[wrong[0]]}. Correct that sample, or leave "
             "it out."
         )
-    anomalous = -y_score[y_true == -1]
-    return _rank(-y_score[y_true == 1], anomalous, np.ones(anomalous.size))
 
 
 def _check_labels(y_true: ArrayLike) -> NDArray:
-    """Labels as a 1-D array that holds both +1 and -1 and nothing else."""
-    y_true = check_outlier_labels(y_true, "y_true")
+    """Return labels as a 1-D array that contains both +1 and -1, and nothing else."""
+    labels = check_outlier_labels(y_true, "y_true")
     for label, name in ((1, "normal"), (-1, "anomalous")):
-        if label not in y_true:
+        if label not in labels:
             raise ValueError(
-                f"y_true holds no {name} image ({label:+d}) among its "
-                f"{y_true.size}: the metric needs both classes."
+                f"y_true contains no {name} image ({label:+d}) among {labels.size} "
+                "labels; the metric needs both classes. Add images of the missing "
+                "class."
             )
-    return y_true
+    return labels

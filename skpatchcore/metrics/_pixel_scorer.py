@@ -1,4 +1,4 @@
-"""Scorers of anomaly maps, which get the ground-truth masks by metadata routing."""
+"""Scorers of anomaly maps that get ground-truth masks by metadata routing."""
 
 from __future__ import annotations
 
@@ -14,110 +14,113 @@ from skpatchcore.datasets import read_masks
 
 
 class PixelScorer:
-    """Call a pixel-level metric on the anomaly maps of an estimator.
+    """Apply a pixel-level metric to the anomaly maps of an estimator.
 
-    A scorer as scikit-learn means it: it asks for ``masks``, which `GridSearchCV` and
-    `cross_validate` hand over, cut to each fold, if metadata routing is enabled.
+    It follows scikit-learn's scorer interface. It requests ``masks``: if metadata
+    routing is enabled, `GridSearchCV` and `cross_validate` pass it those of each fold.
 
     Parameters
     ----------
     name : str
-        What the scorer is called in its repr and in messages.
+        Name of the scorer in its repr and in messages.
     metric : callable
-        ``metric(masks, maps)``, giving a float or a dict of them.
+        ``metric(masks, maps)``, which returns a float or a dict of floats.
     """
 
-    def __init__(self, name: str, metric: Callable) -> None:
+    def __init__(
+        self, name: str, metric: Callable[[Any, Any], float | dict[str, float]]
+    ) -> None:
         self._name = name
         self._metric = metric
         self._masks_request: bool | str | None = True
 
     def __call__(
-        self, estimator: Any, X: Sequence, y: Any = None, *, masks: Any = None
+        self, estimator: Any, X: Sequence[Any], y: Any = None, *, masks: Any = None
     ) -> float | dict[str, float]:
-        """Compare the maps of images with their masks.
+        """Compare the anomaly maps of images with their masks.
 
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``predict_maps``; or a `Pipeline` whose last step is such a
-            one, or a search over any of these.
+            A fitted detector with ``predict_maps``, a `Pipeline` that ends with one, or
+            a search over either.
         X : sequence of length n_images
-            Images, as `estimator` takes them.
+            Images, in any form that `estimator` accepts.
         y : object, default=None
-            Ignored, present for scikit-learn's interface.
+            Ignored, present for compatibility with scikit-learn.
         masks : sequence of length n_images
-            For each image the path of its mask, an array (h, w), or None for no
+            For each image, the path of its mask, an array (h, w), or None for no
             defect.
 
         Returns
         -------
         float or dict of str to float
-            What the metric gives, in [0, 1], higher is better.
+            The result of the metric, in [0, 1]. Higher is better.
 
         Raises
         ------
         TypeError
-            If there are no maps to be had from `estimator`.
+            If `estimator` does not provide anomaly maps.
         ValueError
-            If `masks` is missing or does not fit the maps, or the metric is not
-            defined, as when no pixel is anomalous.
+            If `masks` is missing or does not fit the maps, or if the metric is not
+            defined, for example because no pixel is anomalous.
         """
         if masks is None:
             raise ValueError(
                 f"{self._name} needs the ground-truth masks of the images, got "
                 "masks=None. In searches and cross-validation, call "
-                "sklearn.set_config(enable_metadata_routing=True) and pass them to "
-                'search.fit(X, y, masks=masks) or cross_validate(..., params={"masks": '
-                "masks}); elsewhere, pass masks= to the scorer."
+                "sklearn.set_config(enable_metadata_routing=True) and pass the masks "
+                "to search.fit(X, y, masks=masks) or cross_validate(..., "
+                'params={"masks": masks}). If you call the scorer yourself, pass '
+                "masks=masks to it."
             )
-        # Imported late: metrics on their own need no torch.
+        # Imported here, because the metrics themselves do not need torch.
         from skpatchcore._detectors import find_maps
 
         found = find_maps(estimator)
         check_is_fitted(found.detector)
         maps = found.detector.predict_maps(found.prepare(X))
-        # A mask is as large as its map, whatever form its image has in X.
+        # Masks are compared with the maps, which are always arrays; X may be anything.
         return self._metric(read_masks(masks, maps), maps)
 
     def set_score_request(self, *, masks: bool | str | None) -> PixelScorer:
-        """Change under which name, or whether, masks are asked for.
+        """Change whether, or under which name, masks are requested.
 
         Parameters
         ----------
         masks : bool, str or None
-            True asks for ``masks``, a str for metadata of that name. False ignores
-            masks that are given, None refuses them.
+            True requests ``masks``; a str requests metadata of that name. False ignores
+            masks if they are passed, None raises an error then.
 
         Returns
         -------
         PixelScorer
-            The scorer itself, which is changed; ``sklearn.clone(scorer)`` leaves it as
-            it is.
+            The scorer itself, which is modified. To keep the original, modify
+            ``sklearn.clone(scorer)`` instead.
 
         Raises
         ------
         RuntimeError
             If metadata routing is not enabled.
         ValueError
-            If `masks` is none of these.
+            If `masks` has another type, or is not a valid name.
         """
         if not get_config()["enable_metadata_routing"]:
             raise RuntimeError(
                 f"{self._name}.set_score_request has no effect until metadata routing "
                 "is enabled by sklearn.set_config(enable_metadata_routing=True)."
             )
-        self._request(masks)  # Raises for a name that could not be passed.
+        self._request(masks)  # Raises an error for an invalid name.
         self._masks_request = masks
         return self
 
     def get_metadata_routing(self) -> MetadataRequest:
-        """Return which metadata the scorer asks for.
+        """Return the metadata that the scorer requests.
 
         Returns
         -------
         MetadataRequest
-            That of ``masks``, for the method ``score``.
+            The request of ``masks`` for the method ``score``.
         """
         return self._request(self._masks_request)
 

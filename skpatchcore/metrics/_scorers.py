@@ -7,7 +7,7 @@ from sklearn.metrics import make_scorer
 
 from skpatchcore.metrics._image import average_precision, f1_max, image_auroc
 from skpatchcore.metrics._pixel import (
-    _Images,
+    PixelInput,
     aupro,
     pixel_auroc,
     pixel_average_precision,
@@ -16,20 +16,18 @@ from skpatchcore.metrics._pixel import (
 )
 from skpatchcore.metrics._pixel_scorer import PixelScorer
 
-# Scorers ----------------------------------------------------------------------------
-
 
 def _f1_max_value(y_true: ArrayLike, y_score: ArrayLike) -> float:
-    """Give `f1_max` without its threshold: a scorer returns one number."""
+    """Return the F1 of `f1_max` only, because a scorer returns one number."""
     return f1_max(y_true, y_score).f1
 
 
-def _pixel_f1_max_value(masks: _Images, maps: _Images) -> float:
+def _pixel_f1_max_value(masks: PixelInput, maps: PixelInput) -> float:
     return pixel_f1_max(masks, maps).f1
 
 
-def _pixel_metrics_values(masks: _Images, maps: _Images) -> dict[str, float]:
-    """Give the single metrics by their names, for multi-metric scoring."""
+def _pixel_metrics_values(masks: PixelInput, maps: PixelInput) -> dict[str, float]:
+    """Return all pixel-level metrics by name, for multi-metric scoring."""
     report = pixel_metrics(masks, maps)
     return {
         "pixel_auroc": report.auroc,

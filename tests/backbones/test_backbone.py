@@ -494,7 +494,7 @@ def test_cuda_without_cuda(device):
 
 @pytest.mark.parametrize("device", ["nonsense", "cpu:x", ""])
 def test_device_torch_does_not_know(device):
-    with pytest.raises(ValueError, match=f"device='{device}' is no torch device"):
+    with pytest.raises(ValueError, match=f"device='{device}' is not a torch device"):
         random_resnet(device=device).fit(IMAGES)
 
 

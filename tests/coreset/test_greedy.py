@@ -9,9 +9,10 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
+from helpers import blobs, cover_radii, greedy
 from skpatchcore._coreset import _clusters, _cover, _greedy
 from skpatchcore._coreset._clusters import Clusters
-from skpatchcore._coreset._greedy import cover_of, farthest_from, k_center_greedy
+from skpatchcore._coreset._greedy import cover_of, farthest_from
 from skpatchcore._neighbors import _distances
 
 # (n, d): one block, several blocks, many parts; few and many dimensions.
@@ -19,12 +20,6 @@ SHAPES = [(2, 1), (17, 2), (40, 3), (300, 8), (700, 64), (900, 128), (2000, 16)]
 
 
 # Data and definitions ---------------------------------------------------------------
-
-
-def blobs(n, d, dtype=np.float32, seed=0):
-    rng = np.random.default_rng(seed)
-    centers = 4 * rng.normal(size=(8, d))
-    return (centers[rng.integers(8, size=n)] + rng.normal(size=(n, d))).astype(dtype)
 
 
 def greedy_one_by_one(X, n_selected, first):
@@ -41,12 +36,6 @@ def greedy_one_by_one(X, n_selected, first):
         picks.append(int(nearest.argmax()))
 
 
-def cover_radii(X, picks):
-    """Cover radius after each pick, by brute force."""
-    distances = cdist(X.astype(np.float64), X[picks].astype(np.float64))
-    return np.minimum.accumulate(distances, axis=1).max(axis=0)
-
-
 def assert_farthest_first(X, picks, tolerance):
     """Assert that each pick is a farthest row, to within `tolerance` of the largest."""
     assert len(set(picks.tolist())) == len(picks)
@@ -55,10 +44,6 @@ def assert_farthest_first(X, picks, tolerance):
     at_pick = so_far[picks[1:], np.arange(len(picks) - 1)]
     farthest = so_far.max(axis=0)[:-1]
     assert np.all(at_pick >= farthest - tolerance * max(distances.max(), 1e-300))
-
-
-def greedy(X, n_selected, first=0):
-    return k_center_greedy(torch.from_numpy(X), n_selected, first)
 
 
 # The kernel -------------------------------------------------------------------------

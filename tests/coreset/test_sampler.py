@@ -8,8 +8,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from sklearn.random_projection import GaussianRandomProjection
-from test_greedy import blobs, cover_radii, greedy
 
+from helpers import blobs, cover_radii, greedy
 from skpatchcore import CoresetSampler
 from skpatchcore._coreset import _clusters, _greedy
 from skpatchcore._coreset._greedy import farthest_from

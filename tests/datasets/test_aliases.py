@@ -1,4 +1,4 @@
-"""Whatever links there are, each image is listed once, and listing ends."""
+"""With any links, each image is listed once, and listing ends."""
 
 import os
 import socket
@@ -43,7 +43,7 @@ def names(paths, root):
     return [os.path.relpath(path, root) for path in paths]
 
 
-# Folders that are searched ------------------------------------------------------------
+# Searched folders ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_links_to_categories_are_not_listed_but_can_be_loaded(category):
         load_mvtec_ad(category, "../nut")
 
 
-def test_loaders_leave_out_what_is_not_a_regular_file(category):
+def test_loaders_ignore_special_files(category):
     os.mkfifo(category / "train" / "good" / "fifo.png")
     (category / "train" / "good" / "folder.png").mkdir()
     assert len(load_image_folder(category).data) == 9

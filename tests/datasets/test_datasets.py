@@ -1,4 +1,4 @@
-"""Loaders on small folders made here, downloads from a server on the loopback."""
+"""Loaders with small temporary folders, and downloads from a local server."""
 
 import hashlib
 import io
@@ -47,7 +47,7 @@ BOTTLE = [
 ]
 ARCHIVE = _mvtec_fetch._ARCHIVE_NAME
 CHUNK = _download._CHUNK_SIZE
-# Of ten images of each texture; if they change, users' results change.
+# Hashes of ten images of each texture. If these change, users' results change.
 CHECKSUMS = {
     "brick": 3946545633,
     "brushed": 1632728078,
@@ -62,7 +62,7 @@ CHECKSUMS = {
 
 
 def write_files(root: Path, names, size=(24, 16)) -> Path:
-    """Write images (width, height), and empty files where the name is no image."""
+    """Write images (width, height), and empty files for names of other types."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,7 +242,7 @@ def test_mvtec_3d_original_layout_is_read(tmp_path):
     ]
 
 
-def test_mvtec_loco_masks_of_a_image_are_united(tmp_path):
+def test_mvtec_loco_masks_of_an_image_are_combined(tmp_path):
     loco = tmp_path / "pushpins"
     write_files(loco, ["train/good/000.png", "test/logical/000.png"])
     for i in range(2):
@@ -276,7 +276,7 @@ def test_mvtec_names_an_empty_train_good(data_home):
         load_mvtec_ad(data_home, "cable")
 
 
-def test_mvtec_suggests_the_category_that_was_meant(data_home):
+def test_mvtec_suggests_the_closest_category(data_home):
     with pytest.raises(
         ValueError, match=r"in it are bottle, cable\. Did you mean 'bot"
     ):
@@ -663,7 +663,7 @@ def test_fetch_goes_on_where_the_connection_broke(server, tmp_path):
 
 def test_fetch_keeps_the_part_for_the_next_call(server, tmp_path):
     server.drops = [6 * CHUNK, 1 * CHUNK]
-    message = rf"broke off 2 times\. {7 * CHUNK} bytes are kept"
+    message = rf"broke 2 times\. {7 * CHUNK} bytes are kept"
     with pytest.raises(OSError, match=message):
         fetch(server, tmp_path, n_retries=1)
     assert (tmp_path / f"{ARCHIVE}.part").stat().st_size == 7 * CHUNK
@@ -695,7 +695,7 @@ def test_fetch_starts_anew_when_the_part_is_too_long(server, tmp_path):
     assert server.ranges[1:] == [None]
 
 
-def test_fetch_removes_what_has_the_wrong_hash(server, tmp_path):
+def test_fetch_removes_a_file_with_the_wrong_hash(server, tmp_path):
     with pytest.raises(OSError, match=r"SHA-256 hash .* expected 0000"):
         fetch(server, tmp_path, sha256="0" * 64)
     assert visible(tmp_path) == []
@@ -716,7 +716,7 @@ def test_fetch_keeps_the_part_at_ctrl_c(server, tmp_path, monkeypatch):
     assert server.ranges[-1] == f"bytes={n_bytes}-"
 
 
-def test_fetch_waits_for_a_server_that_fails_for_a_while(server, tmp_path):
+def test_fetch_retries_while_a_server_fails(server, tmp_path):
     server.failures = [503, 502]
     assert len(fetch(server, tmp_path).data) == 6
 
@@ -729,7 +729,7 @@ def test_fetch_says_where_to_look_when_the_link_is_dead(server, tmp_path):
     assert (tmp_path / f"{ARCHIVE}.part").stat().st_size == 9
 
 
-def test_fetch_reports_a_server_that_is_not_there(serve, tmp_path):
+def test_fetch_reports_an_unreachable_server(serve, tmp_path):
     server = serve(b"")
     server.server_close()
     with pytest.raises(OSError, match="Could not download http"):
@@ -741,7 +741,7 @@ def test_fetch_refuses_an_archive_that_writes_elsewhere(serve, tmp_path, name):
     server = serve(make_archive({"bottle/train/good/0.png": b"", name: b"evil"}))
     home = tmp_path / "home"
     if name.startswith("/"):
-        # The leading slash is dropped: the file lands inside, and is left behind there.
+        # The leading slash is dropped, so the file is unpacked inside and ignored.
         assert len(fetch(server, home).data) == 1
         assert not Path(name).exists()
     else:
@@ -770,7 +770,7 @@ def test_fetch_interrupted_while_unpacking_shows_no_category(
     assert len(server.ranges) == 1
 
 
-def test_fetch_clears_away_what_a_killed_process_left(server, tmp_path):
+def test_fetch_removes_the_remains_of_a_killed_process(server, tmp_path):
     write_files(tmp_path, [".unpacking/bottle/train/good/stale.png"])
     bunch = fetch(server, tmp_path)
     assert not any("stale" in path for path in bunch.data)
@@ -783,16 +783,16 @@ def test_fetch_finds_categories_one_level_down(serve, tmp_path):
     ]
 
 
-def test_fetches_at_the_same_time_download_once(server, tmp_path):
+def test_simultaneous_fetches_download_once(server, tmp_path):
     with ThreadPoolExecutor(3) as pool:
         bunches = list(pool.map(lambda _: fetch(server, tmp_path), range(3)))
     assert [len(bunch.data) for bunch in bunches] == [6] * 3
     assert server.ranges == [None]
 
 
-def test_fetch_names_a_folder_that_is_in_the_way(server, tmp_path):
+def test_fetch_names_a_folder_that_blocks_a_category(server, tmp_path):
     write_files(tmp_path, ["bottle/notes.txt"])
-    with pytest.raises(FileExistsError, match="bottle is in the way"):
+    with pytest.raises(FileExistsError, match="bottle exists, but it has no"):
         fetch(server, tmp_path)
     assert server.ranges == []
 
@@ -810,7 +810,7 @@ def test_fetch_refuses_an_unknown_category_before_downloading(server, tmp_path):
     assert server.ranges == []
 
 
-def test_fetch_of_all_gives_a_bunch_for_each_category(serve, tmp_path):
+def test_fetch_of_all_categories_returns_a_bunch_for_each(serve, tmp_path):
     names = _mvtec_fetch._CATEGORIES
     server = serve(make_archive({f"{n}/train/good/0.png": b"" for n in names}))
     bunches = fetch(server, tmp_path, None)
@@ -834,7 +834,7 @@ def test_fetch_finds_its_default_home(server, data_home, monkeypatch):
 # make_surface_defects -----------------------------------------------------------------
 
 
-def test_surface_defects_have_the_promised_shapes():
+def test_surface_defects_have_the_documented_shapes():
     bunch = make_surface_defects(3, 2, 4, image_size=48, random_state=0)
     assert bunch.data.shape == (9, 48, 48, 3)
     assert bunch.data.dtype == np.uint8
@@ -882,7 +882,7 @@ def test_images_are_the_same_on_every_platform(texture):
 
 
 @pytest.mark.parametrize("texture", TEXTURES)
-def test_good_images_differ_but_look_alike(texture):
+def test_good_images_differ_but_look_similar(texture):
     images = make_surface_defects(
         8, 0, 0, texture=texture, image_size=64, random_state=0
     ).data.astype(float)
@@ -894,7 +894,7 @@ def test_good_images_differ_but_look_alike(texture):
 
 @pytest.mark.parametrize("texture", TEXTURES)
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_mask_is_what_the_defect_changed(texture, defect):
+def test_the_mask_has_the_pixels_that_the_defect_changed(texture, defect):
     clean = render_texture(texture, 64, RandomState(0))
     for seed in range(5):
         painted, mask = paint_defect(clean, defect, RandomState(seed))
@@ -918,7 +918,7 @@ def test_defects_are_painted_on_images_of_any_shape(defect):
 
 
 def test_larger_images_show_the_same_scene():
-    # Statistically: where it is and what it is is drawn before the size matters.
+    # In a statistical sense: position and kind are drawn before the size is used.
     small, large = (
         make_surface_defects(
             1, 0, 16, defects=["stain"], image_size=size, random_state=0
@@ -945,7 +945,7 @@ def test_bad_parameters_are_named(parameters):
         make_surface_defects(**parameters)
 
 
-def test_a_category_is_found_where_fetching_puts_it(tmp_path, monkeypatch):
+def test_a_category_is_found_in_the_folder_of_downloads(tmp_path, monkeypatch):
     monkeypatch.setenv("SKPATCHCORE_DATA", str(tmp_path))
     assert find_mvtec_ad("nut") is None
     (tmp_path / "mvtec_ad" / "nut" / "train" / "good").mkdir(parents=True)

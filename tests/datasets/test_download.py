@@ -1,4 +1,4 @@
-"""Whatever a server answers, a download succeeds or ends with an OSError."""
+"""For any response of a server, a download succeeds or raises an OSError."""
 
 import contextlib
 import gc
@@ -18,7 +18,7 @@ from PIL import Image
 from skpatchcore.datasets import _download, fetch_mvtec_ad
 from skpatchcore.datasets._download import download
 
-# Where redirects are malformed, requests loses a connection without closing it.
+# After a malformed redirect, requests does not close the connection.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
 )
@@ -28,7 +28,7 @@ RESET = object()
 
 
 def answer(body=DATA, status="200 OK", length=True, cut=None, **headers):
-    """Return the bytes of an answer; `cut` ends the connection after so many."""
+    """Return the bytes of a response; `cut` ends the connection after that many."""
     lines = [f"HTTP/1.1 {status}", "Connection: close"]
     if length:
         lines.append(f"Content-Length: {len(body)}")
@@ -37,7 +37,7 @@ def answer(body=DATA, status="200 OK", length=True, cut=None, **headers):
 
 
 class Server:
-    """Send prepared answers, one for each connection, and keep the requests."""
+    """Send prepared responses, one for each connection, and record the requests."""
 
     def __init__(self, answers):
         self.answers, self.requests = list(answers), []
@@ -65,7 +65,7 @@ class Server:
                     linger = struct.pack("ii", 1, 0)
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
 
-        # Nobody is to wait for an answer that was not prepared.
+        # No client should wait for a response that was not prepared.
         self.socket.close()
 
     def stop(self):
@@ -184,7 +184,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize("case", GOOD)
-def test_what_can_be_downloaded_is(serve, tmp_path, case):
+def test_valid_responses_are_downloaded(serve, tmp_path, case):
     assert get(serve(*GOOD[case]), tmp_path) == DATA
     assert names_in(tmp_path) == ["file"]
 
@@ -204,7 +204,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_not_the_file_is_removed(serve, tmp_path, case):
+def test_wrong_contents_are_removed(serve, tmp_path, case):
     with pytest.raises(OSError, match=r"127\.0\.0\.1"):
         get(serve(*BAD[case]), tmp_path)
     assert all(path.stat().st_size == 0 for path in tmp_path.iterdir())
@@ -235,7 +235,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_servers_that_do_not_answer_are_an_oserror(serve, tmp_path, case):
+def test_failing_servers_raise_an_oserror(serve, tmp_path, case):
     with pytest.raises(OSError, match="Could not download") as caught:
         get(serve(*REFUSED[case]), tmp_path, n_retries=1)
     assert type(caught.value) is OSError
@@ -254,14 +254,14 @@ def test_servers_that_do_not_answer_are_an_oserror(serve, tmp_path, case):
         "http://*.x/",
     ],
 )
-def test_addresses_that_are_none_are_an_oserror(tmp_path, url):
+def test_invalid_addresses_raise_an_oserror(tmp_path, url):
     with pytest.raises(OSError, match="Could not download"):
         download(url, tmp_path / "file", sha256=SHA256, n_retries=0, delay=0)
     assert names_in(tmp_path) == []
 
 
-def test_random_answers_end_in_the_file_or_an_oserror(serve, tmp_path):
-    """Bytes are changed, inserted and removed in the header of a right answer."""
+def test_random_responses_give_the_file_or_an_oserror(serve, tmp_path):
+    """Bytes are changed, inserted and removed in the header of a valid response."""
     rng = np.random.default_rng(1)
     n_right, kinds = 0, set()
     for _ in range(60):
@@ -285,7 +285,7 @@ def test_random_answers_end_in_the_file_or_an_oserror(serve, tmp_path):
     assert kinds == {OSError}
 
 
-def test_nobody_waits_for_a_year(serve, tmp_path, monkeypatch):
+def test_requested_waits_are_limited(serve, tmp_path, monkeypatch):
     waited = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waited.append)
     server = serve(answer(b"", "503 Busy", Retry_After="31536000"), answer())
@@ -293,7 +293,7 @@ def test_nobody_waits_for_a_year(serve, tmp_path, monkeypatch):
     assert waited == [_download._LONGEST_WAIT]
 
 
-def test_what_is_in_the_way_is_an_oserror(serve, tmp_path):
+def test_blocked_paths_raise_an_oserror(serve, tmp_path):
     server = serve(answer())
     (tmp_path / "file").mkdir()
     with pytest.raises(IsADirectoryError, match="it is a folder"):
@@ -365,7 +365,7 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("case", ARCHIVES)
-def test_bad_archives_are_an_oserror_and_go(serve, tmp_path, case):
+def test_bad_archives_raise_an_oserror_and_are_removed(serve, tmp_path, case):
     with pytest.raises(
         OSError, match=r"Could not unpack mvtec.*It was removed"
     ) as raised:

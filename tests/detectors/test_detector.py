@@ -111,7 +111,7 @@ def count_passes(monkeypatch):
     [
         ({"reweight": 4, "n_neighbors": 2}, "is defined for"),
         ({"position_window": 2}, "expected an odd number"),
-        ({"augmentation": ["spin"]}, "augmentation holds 'spin'"),
+        ({"augmentation": ["spin"]}, "augmentation contains 'spin'"),
     ],
 )
 def test_parameters_at_odds_are_found_before_images_are_read(params, message):

@@ -1,4 +1,4 @@
-"""References made of few images: pixels, provenance, caches and thresholds."""
+"""Augmented reference images: pixels, provenance, caches and thresholds."""
 
 import numpy as np
 import pytest
@@ -20,12 +20,8 @@ class Colors(nn.Module):
     """The mean colour of every 4 x 4 pixels."""
 
     pretrained_cfg = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-    n_images = 0
 
     def forward(self, x):
-        # Probes of the layout have shapes alone.
-        if not x.is_meta:
-            Colors.n_images += len(x)
         return torch.nn.functional.avg_pool2d(x, 4)
 
 
@@ -48,7 +44,7 @@ def brighten(image):
 
 @pytest.fixture(scope="module")
 def X():
-    """Two images in which every 4 x 4 pixels have a colour of their own."""
+    """Return two images in which each block of 4 x 4 pixels has its own colour."""
     blocks = np.random.default_rng(0).integers(0, 180, (2, 8, 12, 3))
     return np.kron(blocks, np.ones((1, 4, 4, 1))).astype(np.uint8)
 
@@ -56,7 +52,7 @@ def X():
 # Images ---------------------------------------------------------------------------
 
 
-def test_right_angles_and_mirrors_move_pixels_only():
+def test_rotations_and_reflections_only_move_pixels():
     image = np.random.default_rng(0).random((6, 6, 3), dtype=np.float32)
     for transform, degrees in zip(ROTATIONS, range(45, 360, 45), strict=True):
         made = transform(image)
@@ -65,7 +61,7 @@ def test_right_angles_and_mirrors_move_pixels_only():
         if degrees % 90 == 0:
             assert_allclose(made, np.rot90(image, degrees // 90), atol=1e-6)
         else:
-            # SciPy's own, which turns the same way.
+            # SciPy rotates in the same direction.
             expected = rotate(image, degrees, (0, 1), False, order=1, mode="reflect")
             assert_allclose(made, expected.clip(0, 1), atol=1e-5)
     left_right, top_bottom = (flip(image) for flip in FLIPS)
@@ -93,13 +89,16 @@ def test_given_images_come_first(X):
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [
-        (["turn"], "augmentation holds 'turn'; expected a function or one of rotate"),
+        (
+            ["turn"],
+            "augmentation contains 'turn'; expected a function or one of rotate",
+        ),
         (lambda image: image[1:], r"has shape \(31, 48, 3\); expected"),
-        (lambda image: image * 2, "of image 0 holds NaN or values outside"),
-        (lambda image: image * np.nan, "holds NaN"),
-        (lambda image: "image", "of image 0 is no array of numbers"),
-        (lambda image: [[1], [1, 2]], "of image 0 is no array of numbers"),
-        (lambda image: image[99], "of image 0 could not be made: IndexError: index"),
+        (lambda image: image * 2, "of image 0 contains NaN or values outside"),
+        (lambda image: image * np.nan, "contains NaN"),
+        (lambda image: "image", "of image 0 did not return an array of numbers"),
+        (lambda image: [[1], [1, 2]], "of image 0 did not return an array of numbers"),
+        (lambda image: image[99], "of image 0 failed: IndexError: index"),
     ],
 )
 def test_wrong_augmentations_are_refused(X, augmentation, message):
@@ -126,8 +125,8 @@ def test_functions_may_return_views(X):
     assert_array_equal(found.memory_bank_.bank_, expected.memory_bank_.bank_)
 
 
-def test_turns_of_squeezed_images_are_led_back(X):
-    """Patches of 4 x 4 pixels of the input are 2 x 4 of the image."""
+def test_rotations_of_images_resized_to_another_aspect_are_traced_back(X):
+    """Patches of 4 x 4 pixels of the input cover 2 x 4 pixels of the image."""
     squeezed = np.ascontiguousarray(X[:1, ::2])
     detector = make_detector(augmentation="rotate")
     detector.set_params(features__image_size=X.shape[1:3]).fit(squeezed)
@@ -137,7 +136,7 @@ def test_turns_of_squeezed_images_are_led_back(X):
     assert matches.distance.max() < 1e-5
     rows, columns = np.mgrid[: X.shape[1] // 4, : X.shape[2] // 4]
     up, right = rows * 2 + 1 - height / 2, columns * 4 + 2 - width / 2
-    # A quarter turn in pixels of the image, back into its grid.
+    # A rotation by 90 degrees in pixels of the image, mapped back to its grid.
     row = (right + height / 2 - 1) / 2
     column = (-up + width / 2 - 2) / 4
     inside = (row >= 0) & (row < rows.shape[0])
@@ -148,8 +147,8 @@ def test_turns_of_squeezed_images_are_led_back(X):
 
 
 @pytest.mark.parametrize("name", ["rotate", "flip"])
-def test_patches_are_led_back_to_where_they_come_from(X, name):
-    """Turned images match turned references, at places in the images as given."""
+def test_patches_are_traced_back_to_their_origin(X, name):
+    """Rotated images match rotated references, at positions in the given images."""
     detector = make_detector(augmentation=name).fit(X)
     grid = X[1, 2::4, 2::4]
     for i, transform in enumerate(AUGMENTATIONS[name], start=1):
@@ -157,10 +156,10 @@ def test_patches_are_led_back_to_where_they_come_from(X, name):
         matches = detector.nearest_patches(made[None], 1)
         assert matches.distance.max() < 1e-5
         if not np.isin(transform.matrix, (-1, 0, 1)).all():
-            # The others are at the rim, where turns mirror into each other.
+            # The others are at the border, where mirrored pixels look the same.
             assert (matches.transform == i).mean() > 0.8
             continue
-        # The colour of a patch tells where it was, whichever of its copies is named.
+        # The colour of a patch identifies its position, for each of its copies.
         found = grid[matches.row[0, ..., 0], matches.column[0, ..., 0]]
         inside = (matches.image == 1)[0, ..., 0]
         if transform.matrix[0, 0] != 0 or name == "flip":
@@ -168,7 +167,7 @@ def test_patches_are_led_back_to_where_they_come_from(X, name):
         assert_allclose(found[inside], 255 * made[2::4, 2::4][inside], atol=0.01)
 
 
-def test_images_as_given_match_themselves(X):
+def test_given_images_match_themselves(X):
     detector = make_detector(augmentation=["rotate", "brightness"]).fit(X)
     matches = detector.nearest_patches(X, 1)
     rows, columns = np.mgrid[:8, :12]
@@ -180,7 +179,7 @@ def test_images_as_given_match_themselves(X):
         assert_array_equal(matches.column[i, ..., 0][known[i]], columns[known[i]])
 
 
-def test_thresholds_are_those_of_the_images_as_given(X):
+def test_thresholds_come_from_the_given_images(X):
     params = {"sampler": CoresetSampler(20), "contamination": 0.5}
     detector = make_detector(augmentation="rotate", **params).fit(X)
     assert_array_equal(detector.training_indices_, [0, 1])
@@ -190,7 +189,7 @@ def test_thresholds_are_those_of_the_images_as_given(X):
     assert detector.map_threshold_ == pytest.approx(np.quantile(largest, 0.5))
 
 
-def test_turned_parts_are_normal_only_if_references_were_turned(X):
+def test_rotated_parts_are_normal_only_if_references_were_rotated(X):
     turned = np.rot90(X[:, :, 8:40], axes=(1, 2))
     square = X[:, :, 8:40]
     assert make_detector().fit(square).score_samples(turned).max() == (
@@ -206,13 +205,13 @@ def test_turned_parts_are_normal_only_if_references_were_turned(X):
     assert plain.memory_bank_.bank_.shape[0] * 8 == made.memory_bank_.bank_.shape[0]
 
 
-def test_made_images_pass_the_network_once_with_a_cache(X, tmp_path, monkeypatch):
-    monkeypatch.setattr(Colors, "n_images", 0)
+def test_augmented_images_pass_the_network_once_with_a_cache(X, tmp_path, batch_sizes):
     detector = make_detector(augmentation="flip", memory=str(tmp_path)).fit(X)
-    assert Colors.n_images == 6
+    assert sum(batch_sizes) == 6
     clone(detector).set_params(n_neighbors=2).fit(X)
     detector.score_samples(X)
-    assert Colors.n_images == 6
+    # Each of the two networks is checked by the first image that the cache knows.
+    assert sum(batch_sizes) == 6 + 2
     again = make_detector(augmentation="flip").fit(X)
     assert_array_equal(again.memory_bank_.bank_, detector.memory_bank_.bank_)
 

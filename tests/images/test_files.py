@@ -29,7 +29,7 @@ def image(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["EPS", "PCX", "SGI", "ICO", "TGA"])
-def test_formats_off_the_list_are_refused_whatever_their_name(tmp_path, name):
+def test_other_formats_are_refused_regardless_of_their_name(tmp_path, name):
     path = tmp_path / "image.png"
     Image.new("RGB", (16, 16)).save(path, name)
     with pytest.raises(UnreadableImageError, match=r"cannot identify .* PNG, JPEG"):
@@ -69,7 +69,7 @@ def test_formats_that_start_programs_are_not_on_the_list():
     assert not {"EPS", "WMF", "FPX", "PDF"} & set(accepted_formats())
 
 
-# What is not a regular file -----------------------------------------------------------
+# Special files ------------------------------------------------------------------------
 
 
 def make_fifo(path):
@@ -157,7 +157,7 @@ def test_huge_files_are_refused_before_they_are_read(image):
         (lambda folder: folder, "is a folder"),
     ],
 )
-def test_paths_that_lead_nowhere_are_named_with_a_reason(tmp_path, image, make, reason):
+def test_errors_name_unreadable_paths_and_the_reason(tmp_path, image, make, reason):
     unreadable = find_unreadable([image, make(tmp_path)])
     assert [one.index for one in unreadable] == [1]
     assert reason.lower() in unreadable[0].reason.lower()

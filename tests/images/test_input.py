@@ -1,4 +1,4 @@
-"""The same image gets the same score, in whatever form it is given."""
+"""The same image gets the same score in every form."""
 
 import contextlib
 import copy
@@ -31,18 +31,18 @@ from skpatchcore._images._geometry import (
 from skpatchcore._images._input import Images, check_images
 
 N_IMAGES = 4
-# End to end in float32, the rounding of the network itself.
+# The rounding of the network in float32.
 RTOL = 1e-5
 Transpose = Image.Transpose
 
 
 def make_images(n, shape, seed):
-    """Cells of 8 x 8 pixels of one colour each, which JPEG stores without blurring."""
+    """Return images of 8 x 8 blocks of one colour, which JPEG stores unblurred."""
     height, width = shape
-    cells = np.random.default_rng(seed).integers(
+    blocks = np.random.default_rng(seed).integers(
         0, 256, (n, height // 8, width // 8, 3), dtype=np.uint8
     )
-    return cells.repeat(8, axis=1).repeat(8, axis=2)
+    return blocks.repeat(8, axis=1).repeat(8, axis=2)
 
 
 def to_gray(images):
@@ -211,7 +211,7 @@ def test_same_score_from_any_lossless_file(
     assert_allclose(detector.score_samples(paths), expected, rtol=RTOL)
 
 
-def test_progressive_jpeg_scores_as_the_baseline_one(detector, images, tmp_path):
+def test_progressive_jpeg_scores_like_baseline_jpeg(detector, images, tmp_path):
     baseline = save_all(images, tmp_path, ".jpg", quality=90)
     progressive = save_all(images, tmp_path, ".jpeg", quality=90, progressive=True)
     assert_allclose(
@@ -266,7 +266,7 @@ def to_16_bits(gray, mode):
 
 
 @pytest.mark.parametrize("form", GRAY_CONTAINERS)
-def test_gray_images_score_as_their_color_twins(
+def test_grey_images_score_like_equal_colour_images(
     detector, images, expected_gray, form, tmp_path
 ):
     X = GRAY_CONTAINERS[form](to_gray(images), tmp_path)
@@ -291,7 +291,7 @@ def test_one_bit_files_are_black_and_white(detector, images, suffix, tmp_path):
     [None, 3, bytes(range(0, 256, 16))],
     ids=["opaque", "one colour clear", "alpha per colour"],
 )
-def test_palette_files_have_the_palette_s_colors(
+def test_palette_files_have_the_colours_of_the_palette(
     detector, images, transparency, tmp_path
 ):
     opened = [Image.fromarray(image).quantize(16) for image in images]
@@ -318,7 +318,7 @@ def test_alpha_is_dropped(detector, images, expected, form, tmp_path):
     assert_allclose(detector.score_samples(X), expected, rtol=RTOL)
 
 
-def test_cmyk_jpeg_scores_as_its_colors(detector, images, tmp_path):
+def test_cmyk_jpeg_scores_like_its_rgb_colours(detector, images, tmp_path):
     converted = [Image.fromarray(image).convert("CMYK") for image in images]
     paths = save_all(converted, tmp_path, ".jpg", quality=100, subsampling=0)
     assert mode_of(paths[0]) == "CMYK"
@@ -353,7 +353,7 @@ def save_rotated(array, path, orientation, **options):
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["path", "PIL"])
-def test_all_orientations_of_a_jpeg_score_as_the_upright_one(
+def test_all_orientations_of_a_jpeg_score_like_the_upright_one(
     detector, images, lazy, tmp_path
 ):
     paths = [
@@ -386,7 +386,7 @@ def test_all_orientations_of_a_jpeg_score_as_the_upright_one(
 )
 @pytest.mark.parametrize("orientation", STORED_AS)
 def test_orientation_is_undone_pixel_for_pixel(orientation, suffix, kind, tmp_path):
-    """Opened by its path, a grey TIFF on its side comes garbled from Pillow."""
+    """If opened by its path, a rotated grey TIFF is garbled by Pillow."""
     array = make_images(1, (40, 56), seed=3)[0]
     if kind != "RGB":
         array = to_gray(array)
@@ -412,7 +412,7 @@ def test_mixed_sizes_keep_their_order_and_scores(detector, odd_sizes, batch_size
     assert_allclose(detector.score_samples(odd_sizes), one_by_one, rtol=RTOL)
 
 
-def test_no_two_images_of_a_size(detector):
+def test_all_images_of_different_sizes(detector):
     rng = np.random.default_rng(5)
     images = [
         rng.integers(0, 256, (32, 32 + 2 * i, 3), dtype=np.uint8) for i in range(11)
@@ -447,12 +447,12 @@ def test_a_single_image(detector, images, expected):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (9, 3), (64, 1)])
-def test_tiny_images_do(detector, shape):
+def test_tiny_images_are_accepted(detector, shape):
     image = np.full((*shape, 3), 200, dtype=np.uint8)
     assert np.isfinite(detector.score_samples([image])).all()
 
 
-def test_a_image_is_not_changed(detector, images):
+def test_images_are_not_changed(detector, images):
     X = (images / 255).astype(np.float32)
     before = X.copy()
     detector.score_samples(X)
@@ -468,7 +468,7 @@ class CountedImages(list):
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
-def test_batches_hold_each_image_once_and_one_size(odd_sizes, batch_size):
+def test_batches_contain_each_image_once_and_one_size(odd_sizes, batch_size):
     seen = []
     images = [image.astype(np.float32) for image in odd_sizes]
     for indices, batch, geometries in iter_batches(images, None, None, batch_size):
@@ -480,7 +480,7 @@ def test_batches_hold_each_image_once_and_one_size(odd_sizes, batch_size):
     assert sorted(seen) == list(range(len(images)))
 
 
-def test_few_images_are_held_at_once():
+def test_few_images_are_in_memory_at_once():
     images = CountedImages(np.zeros((8, 8 + i, 3), dtype=np.float32) for i in range(40))
     n_yielded, n_ahead = 0, max(2, torch.get_num_threads())
     for indices, _, _ in iter_batches(images, None, None, 2):
@@ -490,7 +490,7 @@ def test_few_images_are_held_at_once():
 
 
 def test_large_images_are_not_read_far_ahead(monkeypatch):
-    """Four of them are what is affordable, each held twice in three floats."""
+    """The limit permits four images, each in memory twice with three floats."""
     monkeypatch.setattr("skpatchcore._images._batches._AHEAD_BYTES", 4 * 40 * 40 * 24)
     images = CountedImages([np.zeros((40, 40, 3), dtype=np.float32)] * 40)
     with contextlib.closing(iter_batches(images, None, None, 1)) as batches:
@@ -499,7 +499,7 @@ def test_large_images_are_not_read_far_ahead(monkeypatch):
 
 
 def sequential_inputs(images, image_size, crop_size):
-    """What the network gets, image by image, channels first from the start."""
+    """Return the input of the network, one image at a time, with channels first."""
     for image in images:
         geometry = plan_geometry(image.shape[:2], image_size, crop_size)
         tensor = torch.from_numpy(image.transpose(2, 0, 1).copy())
@@ -540,7 +540,7 @@ def test_the_batch_size_may_depend_on_the_input_size(odd_sizes):
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_of_several_bad_images_the_first_is_named(batch_size, tmp_path):
+def test_the_first_of_several_bad_images_is_named(batch_size, tmp_path):
     paths = save_all(make_images(12, (64, 64), seed=9), tmp_path, ".png")
     for i in (5, 6, 11):
         Path(paths[i]).write_bytes(Path(paths[i]).read_bytes()[:100])
@@ -568,7 +568,7 @@ def test_no_thread_is_left_by_an_error_of_the_network(detector):
             detector.score_samples(make_images(40, (64, 64), seed=10))
     finally:
         handle.remove()
-    # The traceback still holds every frame.
+    # The traceback still refers to every frame.
     assert raised.tb
     assert not n_reading()
 
@@ -588,7 +588,7 @@ def test_an_interrupt_leaves_no_thread(detector):
     assert not n_reading()
 
 
-def test_one_lazy_pil_image_many_times_over(detector, images, tmp_path):
+def test_one_lazy_pil_image_many_times(detector, images, tmp_path):
     (path,) = save_all(images[:1], tmp_path, ".png")
     with Image.open(path) as image:
         scores = detector.score_samples([image] * 12)
@@ -596,7 +596,7 @@ def test_one_lazy_pil_image_many_times_over(detector, images, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_batches_for_a_gpu_lie_in_pinned_memory(odd_sizes):
+def test_batches_for_a_gpu_are_in_pinned_memory(odd_sizes):
     images = [image.astype(np.float32) for image in odd_sizes]
     plain = iter_batches(images, 32, 24, 3)
     pinned = iter_batches(images, 32, 24, 3, pinned=True)
@@ -610,7 +610,7 @@ sizes = st.integers(1, 160)
 
 @settings(deadline=None)
 @given(shape=st.tuples(sizes, sizes), image_size=st.integers(1, 80))
-def test_resized_shape_keeps_the_short_side_as_torchvision_does(shape, image_size):
+def test_resized_shape_equals_that_of_torchvision(shape, image_size):
     functional = pytest.importorskip("torchvision.transforms.functional")
     image = torch.zeros((1, *shape))
     expected = functional.resize(image, image_size).shape[1:]
@@ -639,7 +639,7 @@ def test_resized_shape(shape, image_size, expected):
     shape=st.tuples(st.integers(20, 60), st.integers(20, 60)),
     crop=st.tuples(st.integers(1, 20), st.integers(1, 20)),
 )
-def test_crop_is_torchvision_s(shape, crop):
+def test_crop_equals_that_of_torchvision(shape, crop):
     functional = pytest.importorskip("torchvision.transforms.functional")
     numbered = torch.arange(shape[0] * shape[1]).reshape(1, *shape)
     ours = resize_and_crop(numbered, plan_geometry(shape, None, crop))
@@ -660,7 +660,7 @@ def test_crop_offset(shape, crop_size, offset):
 
 
 @pytest.mark.parametrize("size", [(24, 24), (64, 31), (101, 140), (1, 1)])
-def test_resizing_is_pillow_s_antialiased_bilinear(size):
+def test_resizing_equals_the_bilinear_filter_of_pillow(size):
     image = np.random.default_rng(7).random((50, 70)).astype(np.float32)
     geometry = plan_geometry(image.shape, size, None)
     resized = resize_and_crop(torch.from_numpy(image)[None], geometry)[0]
@@ -675,7 +675,7 @@ def test_resizing_is_pillow_s_antialiased_bilinear(size):
     ),
     factor=st.sampled_from([1, 3, 5]),
 )
-def test_masks_shrink_to_what_they_were_grown_from(mask, factor):
+def test_enlarged_masks_are_reduced_to_the_original(mask, factor):
     grown = mask.repeat(factor, axis=0).repeat(factor, axis=1)
     (shrunk,) = resize_masks([grown], image_size=mask.shape)
     assert shrunk.dtype == bool
@@ -715,7 +715,7 @@ THIN = np.zeros((1, 20_000, 3), np.uint8)
 
 @pytest.fixture
 def no_resizing_of_thin_images(monkeypatch):
-    """Fail before the memory is asked for."""
+    """Fail before memory is allocated."""
     real = torch.nn.functional.interpolate
 
     def interpolate(tensor, size, *args, **options):
@@ -754,7 +754,7 @@ def test_a_thin_image_is_refused_before_it_is_resized(
     assert "(height, width)" in message
 
 
-def test_a_thin_mask_is_refused_as_its_image_is(no_resizing_of_thin_images):
+def test_a_thin_mask_is_refused_like_its_image(no_resizing_of_thin_images):
     with pytest.raises(UnreadableImageError, match="mask 0 is 1 x 20000"):
         resize_masks([THIN[..., 0]])
 
@@ -775,15 +775,15 @@ def test_the_limit_is_that_of_pillow(monkeypatch):
         assert plan_geometry(shape, 10, None).resized == (10, 10_000)
 
 
-def test_what_is_not_enlarged_is_not_refused(monkeypatch):
-    """An array in memory takes what it takes; only resizing must not add to it."""
+def test_images_that_are_not_enlarged_are_accepted(monkeypatch):
+    """An array is already in memory; only enlarging it is limited."""
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     for image_size in (None, 50, (50, 50), 20):
         assert plan_geometry((50, 50), image_size, None)
 
 
 def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
-    """Four of them are what is affordable, as large as they become."""
+    """The limit permits four images at their enlarged size."""
     monkeypatch.setattr("skpatchcore._images._batches._AHEAD_BYTES", 4 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     images = CountedImages([np.zeros((4, 40, 3), dtype=np.float32)] * 60)
@@ -793,7 +793,7 @@ def test_images_that_resizing_enlarges_are_not_read_far_ahead(monkeypatch):
 
 
 def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
-    """Those that were to be read while images were small wait."""
+    """Images that were submitted while images were small wait."""
     monkeypatch.setattr("skpatchcore._images._batches._AHEAD_BYTES", 2 * 40 * 400 * 24)
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     small, thin = (np.zeros((4, n, 3), dtype=np.float32) for n in (4, 40))
@@ -801,18 +801,18 @@ def test_reading_ahead_slows_down_as_soon_as_an_image_is_large(monkeypatch):
     with contextlib.closing(iter_batches(images, 40, None, 20)) as batches:
         next(batches)
         time.sleep(0.1)
-        # Two threads may each have begun one before the first was seen to be large.
+        # Two threads may have started before the first image turned out to be large.
         assert images.n_read <= 30 + 2
 
 
 # Damaged files -----------------------------------------------------------------------
 
 
-def test_a_part_of_the_images_keeps_their_names():
+def test_selected_images_keep_their_names():
     images = check_images(
         np.zeros((5, 8, 8, 3)) + np.array([0, 0, 0, 9, 0])[:, None, None, None]
     )
-    with pytest.raises(ValueError, match="image 3 holds floats"):
+    with pytest.raises(ValueError, match="image 3 contains floats"):
         images.take([4, 3])[1]
 
 
@@ -829,7 +829,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("file_format", BROKEN)
 def test_a_damaged_file_loads_or_is_named(file_format, tmp_path):
-    """Pillow raises half a dozen types for damaged files; the user gets one."""
+    """Pillow raises many types of errors for damaged files; users get one."""
     rng = np.random.default_rng(8)
     file = io.BytesIO()
     Image.fromarray(make_images(1, (16, 24), seed=8)[0]).save(file, file_format)

@@ -28,12 +28,6 @@ plt = pytest.importorskip("matplotlib.pyplot")
 FEATURES = PatchFeatureTransformer("gabor", ("fine",), image_size=64, patch_size=1)
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def surfaces():
     return make_surface_defects(6, 1, 2, image_size=64, random_state=0)

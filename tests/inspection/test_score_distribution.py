@@ -16,12 +16,6 @@ matplotlib.use("Agg")
 plt = pytest.importorskip("matplotlib.pyplot")
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def samples():
     rng = np.random.default_rng(0)
@@ -123,5 +117,5 @@ def test_bandwidth_is_silvermans_with_quartiles():
 
 
 def test_labels_of_another_kind_are_explained():
-    with pytest.raises(ValueError, match=r"y_true must hold the labels \+1"):
+    with pytest.raises(ValueError, match=r"y_true must contain the labels \+1"):
         ScoreDistributionDisplay.from_predictions([0, 1], [0.0, 1.0])

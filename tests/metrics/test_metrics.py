@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, and against definitions written out anew here."""
+"""Compare the metrics with scikit-learn and with independent definitions."""
 
 import pickle
 from itertools import pairwise
@@ -56,7 +56,7 @@ SCORERS = {
 
 
 def naive_aupro(masks, maps, max_fpr=0.3):
-    """AUPRO by its definition: one pass over every image for every threshold."""
+    """Compute AUPRO by its definition, with one pass over all images per threshold."""
     seen = [~np.isnan(scores) for scores in maps]
     n_normal = sum(((mask == 0) & s).sum() for mask, s in zip(masks, seen, strict=True))
     points = [(0.0, 0.0)]
@@ -85,7 +85,7 @@ def naive_aupro(masks, maps, max_fpr=0.3):
 
 
 def flatten(masks, maps):
-    """Labels (True for anomalous) and scores of all pixels that are not NaN."""
+    """Return labels (True for anomalous) and scores of all pixels that are not NaN."""
     scores = np.concatenate([np.ravel(m) for m in maps])
     labels = np.concatenate([np.ravel(m) for m in masks]) != 0
     return labels[~np.isnan(scores)], scores[~np.isnan(scores)]
@@ -120,7 +120,7 @@ def labelled_scores(draw):
 
 @st.composite
 def masked_maps(draw):
-    """One to three images of different sizes, few distinct scores, perhaps NaN."""
+    """Draw one to three images of different sizes, with few distinct scores and NaN."""
     sizes = draw(
         st.lists(
             st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=1, max_size=3
@@ -142,7 +142,7 @@ def masked_maps(draw):
 
 
 def cut_in_two(masks, maps):
-    """Pieces 30 and 2 pixels wide; no defect of `inspected` crosses the cut."""
+    """Return pieces 30 and 2 pixels wide; no defect of `inspected` crosses the cut."""
     return [
         [piece for image in images for piece in np.split(image, [30], axis=1)]
         for images in (masks, maps)
@@ -151,7 +151,7 @@ def cut_in_two(masks, maps):
 
 @pytest.fixture
 def inspected():
-    """Five float32 maps of 24 x 32 that find rectangular defects, imperfectly."""
+    """Return five float32 maps of 24 x 32 that find rectangular defects imperfectly."""
     rng = np.random.default_rng(0)
     masks = np.zeros((5, 24, 32), dtype=bool)
     masks[0, 3:9, 3:9] = masks[0, 15:17, 20:23] = masks[2, 10:20, 5:30] = True
@@ -176,7 +176,7 @@ def test_image_metrics_agree_with_sklearn(case):
 
 @given(labelled_scores())
 @settings(deadline=None, max_examples=50)
-def test_f1_threshold_reproduces_its_figures_exactly(case):
+def test_f1_threshold_reproduces_its_values_exactly(case):
     y_true, y_score = case
     best = f1_max(y_true, y_score)
     called = np.where(y_score < best.threshold, -1, 1)
@@ -216,7 +216,7 @@ def test_f1_threshold_does_not_overflow():
     assert f1_max([-1, 1], scores).threshold == pytest.approx(0.75 * largest)
 
 
-def test_f1_threshold_lies_midway_between_distinct_scores():
+def test_f1_threshold_is_midway_between_distinct_scores():
     assert f1_max([-1, -1, 1], [1.0, 1.0, 4.0]).threshold == 2.5
     assert f1_max([-1, 1, -1, 1, 1, 1, 1], range(7)).threshold == 2.5
 
@@ -230,8 +230,8 @@ def test_f1_threshold_is_inf_when_everything_is_called_anomalous():
     assert best == {"f1": 0.8, "threshold": np.inf, "precision": 2 / 3, "recall": 1.0}
 
 
-def test_of_equal_f1_the_fewest_false_alarms_win():
-    # Calling the first, or the first four, anomalous both gives F1 = 2/3.
+def test_among_equal_f1_the_fewest_false_alarms_win():
+    # F1 is 2/3 if the first image or the first four are called anomalous.
     y_true = [-1, 1, 1, -1, 1]
     best = f1_max(y_true, [0.0, 1.0, 2.0, 3.0, 4.0])
     assert (best.f1, best.precision, best.recall) == (2 / 3, 1.0, 0.5)
@@ -246,13 +246,13 @@ def test_of_equal_f1_the_fewest_false_alarms_win():
         (["good", "bad"], [1.0, 2.0], "got 'bad', 'good'"),
         (["-1", "1"], [1.0, 2.0], "got '-1', '1'"),
         (np.linspace(0, 1, 9), np.ones(9), r"got 0\.0, 0\.125, .*, \.\.\."),
-        ([1, 1, 1], [1.0, 2.0, 3.0], r"no anomalous image \(-1\) among its 3"),
-        ([-1, -1], [1.0, 2.0], r"no normal image \(\+1\) among its 2"),
+        ([1, 1, 1], [1.0, 2.0, 3.0], r"no anomalous image \(-1\) among 3"),
+        ([-1, -1], [1.0, 2.0], r"no normal image \(\+1\) among 2"),
         ([1, -1], [1.0, np.nan], "y_score contains NaN"),
         ([1, -1], [1.0, -np.inf], "y_score contains infinity"),
         ([1, -1], [1.0, 2.0, 3.0], r"inconsistent numbers of samples: \[2, 3\]"),
         ([1, -1], [[1.0, 2.0], [3.0, 4.0]], r"1d array.*\(2, 2\)"),
-        ([], [], "y_true holds no normal image"),
+        ([], [], "y_true contains no normal image"),
     ],
 )
 def test_bad_labels_and_scores_are_refused(metric, y_true, y_score, message):
@@ -260,7 +260,7 @@ def test_bad_labels_and_scores_are_refused(metric, y_true, y_score, message):
         metric(y_true, y_score)
 
 
-def test_integer_scores_and_lists_are_welcome():
+def test_integer_scores_and_lists_are_accepted():
     assert image_auroc([1, -1], np.array([3, 1], dtype=np.uint8)) == 1.0
     assert f1_max(np.array([1.0, -1.0]), [3, 1]).threshold == 2.0
 
@@ -281,7 +281,7 @@ def test_pixel_metrics_agree_with_sklearn_on_flattened_pixels(case):
 
 @given(masked_maps())
 @settings(deadline=None, max_examples=40)
-def test_pixel_f1_threshold_reproduces_its_figures_exactly(case):
+def test_pixel_f1_threshold_reproduces_its_values_exactly(case):
     labels, scores = flatten(*case)
     best = pixel_f1_max(*case)
     called = scores > best.threshold
@@ -338,8 +338,8 @@ def test_report_ranks_the_pixels_once(inspected, monkeypatch):
     sorts = []
     monkeypatch.setattr(
         metrics,
-        "_rank",
-        lambda *args, rank=metrics._rank: sorts.append(1) or rank(*args),
+        "rank",
+        lambda *args, rank=metrics.rank: sorts.append(1) or rank(*args),
     )
     pixel_metrics(*inspected)
     assert len(sorts) == 1
@@ -358,7 +358,7 @@ def test_report_ranks_the_pixels_once(inspected, monkeypatch):
     ],
     ids=["list", "uint8", "float64", "None", "reversed", "flipped", "sizes"],
 )
-def test_the_way_images_are_given_does_not_matter(inspected, as_given):
+def test_arrays_and_lists_give_the_same_metrics(inspected, as_given):
     masks, maps = inspected
     expected, got = pixel_metrics(masks, maps), pixel_metrics(*as_given(masks, maps))
     # The threshold is rounded to the dtype of the maps.
@@ -366,7 +366,7 @@ def test_the_way_images_are_given_does_not_matter(inspected, as_given):
     assert got == pytest.approx(expected, rel=1e-12)
 
 
-def test_inputs_are_left_as_they_are(inspected):
+def test_inputs_are_not_changed(inspected):
     masks, maps = (array.copy() for array in inspected)
     for array in inspected:
         array.flags.writeable = False
@@ -383,7 +383,7 @@ def test_perfect_maps_score_one_and_inverted_maps_score_zero(inspected):
     assert aupro(masks, ~masks) == 0.0
 
 
-def test_constant_maps_are_guesses(inspected):
+def test_constant_maps_score_like_random_ones(inspected):
     masks, maps = inspected
     report = pixel_metrics(masks, np.zeros_like(maps))
     assert report.auroc == 0.5
@@ -393,7 +393,7 @@ def test_constant_maps_are_guesses(inspected):
 
 
 def test_regions_touching_at_a_corner_are_one():
-    # Joined: 3 pixels of which 2 come first. Apart: 1 of 1, then half of 2.
+    # As one region: 2 of 3 pixels come first. As two: 1 of 1, then half of 2.
     mask = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 0]])
     scores = np.array([[9.0, 0, 0], [0, 8.0, -1.0], [0, 0, 0]])
     assert aupro([mask], [scores], max_fpr=0.5) == pytest.approx(2 / 3)
@@ -411,9 +411,9 @@ def test_regions_do_not_join_across_images():
     assert aupro([mask, mask], scores) == pytest.approx(0.5)
 
 
-def test_nan_rim_counts_nowhere(inspected):
+def test_nan_pixels_at_the_border_are_not_counted(inspected):
     masks, maps = inspected
-    masks[3, 0, 0] = True  # a region the rim hides altogether
+    masks[3, 0, 0] = True  # A region completely hidden by the border.
     masks[1, 10:12, 0:6] = True  # and one it hides in part
     inner = np.s_[:, 2:-2, 2:-2]
     rimmed = np.full_like(maps, np.nan)
@@ -422,7 +422,7 @@ def test_nan_rim_counts_nowhere(inspected):
 
 
 def test_hidden_pixels_still_join_their_region():
-    # One region of three visible pixels, not one of a single pixel and one of two.
+    # One region with three counted pixels, not two regions with one and two pixels.
     mask = np.array([[1, 1, 1, 1, 0]])
     scores = np.array([[5.0, np.nan, -1.0, -1.0, 0.0]])
     assert aupro([mask], [scores]) == pytest.approx(1 / 3)
@@ -478,7 +478,7 @@ def samples():
 
 
 @pytest.mark.parametrize("metric", SCORERS)
-def test_scorer_is_its_metric_and_survives_pickling(samples, metric):
+def test_scorer_equals_its_metric_and_survives_pickling(samples, metric):
     X, y = samples
     detector = LocalOutlierFactor(novelty=True).fit(X[:30])
     expected = metric(y, detector.score_samples(X))
@@ -504,7 +504,7 @@ def test_scorers_work_in_searches(samples):
     assert search.best_score_ == search.cv_results_["mean_test_f1_max"].max()
 
 
-def test_sklearn_names_mislead_where_the_scorers_do_not(samples):
+def test_scorers_named_by_sklearn_are_misleading_and_ours_are_not(samples):
     X, y = samples
     detector = LocalOutlierFactor(novelty=True).fit(X[:30])
     auroc = image_auroc_scorer(detector, X, y)

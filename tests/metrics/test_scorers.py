@@ -1,4 +1,4 @@
-"""Scorers of anomaly maps: how masks and maps come together in scikit-learn."""
+"""Scorers of anomaly maps, and how scikit-learn passes masks to them."""
 
 import pickle
 
@@ -48,7 +48,7 @@ CV = OneClassKFold(3)
 
 
 class BrightnessDetector(OutlierMixin, BaseEstimator):
-    """Call pixels the more anomalous the brighter they are, for a `sign` of 1."""
+    """Return brightness times `sign` as the anomaly map."""
 
     def __init__(self, sign=1):
         self.sign = sign
@@ -67,7 +67,7 @@ class BrightnessDetector(OutlierMixin, BaseEstimator):
 
 @pytest.fixture
 def images():
-    """Nine dark images and six with a brighter square, which noise outshines."""
+    """Return nine dark images and six with a brighter square, hidden in noise."""
     rng = np.random.default_rng(0)
     X = rng.integers(0, 160, (15, 12, 16), np.uint8)
     masks = np.zeros(X.shape, dtype=bool)
@@ -86,7 +86,7 @@ def routing():
 
 
 @pytest.mark.parametrize("name", SCORERS)
-def test_scorer_is_its_metric(images, name):
+def test_scorer_equals_its_metric(images, name):
     X, y, masks = images
     scorer, metric = SCORERS[name]
     detector = BrightnessDetector().fit(X)
@@ -119,7 +119,7 @@ def test_masks_are_paths_arrays_or_none(images, tmp_path):
 
 
 @pytest.mark.parametrize("scorer", [s for s, _ in SCORERS.values()])
-def test_missing_masks_are_asked_for(images, scorer):
+def test_the_error_of_missing_masks_says_how_to_pass_them(images, scorer):
     X, y, _ = images
     message = f"{scorer!r} needs the ground-truth masks.*enable_metadata_routing=True"
     with pytest.raises(ValueError, match=message):
@@ -238,7 +238,7 @@ def test_a_halving_search_routes_masks(images):
 
 @pytest.mark.usefixtures("routing")
 @pytest.mark.parametrize("n_jobs", [None, 2])
-def test_scorers_of_both_levels_go_together(images, n_jobs):
+def test_scorers_of_images_and_pixels_work_together(images, n_jobs):
     X, y, masks = images
     scoring = {name: scorer for name, (scorer, _) in SCORERS.items()}
     scoring["image_auroc"] = image_auroc_scorer
@@ -303,7 +303,7 @@ def test_without_routing_the_message_says_what_to_do(images):
 @pytest.mark.parametrize(
     "copy", [clone, lambda s: pickle.loads(pickle.dumps(s))], ids=["clone", "pickle"]
 )
-def test_copies_keep_the_request_and_leave_the_original_alone(images, copy):
+def test_copies_keep_the_request_and_do_not_change_the_original(images, copy):
     X, _, masks = images
     renamed = copy(copy(pixel_metrics_scorer).set_score_request(masks="truth"))
     requested = renamed.get_metadata_routing().score.requests
@@ -350,7 +350,7 @@ def test_smoothing_is_searched_by_pixel_metrics():
         key = f"mean_test_{name}"
         assert piped.cv_results_[key].tolist() == plain.cv_results_[key].tolist()
     assert plain.best_score_ > 0.3
-    # Refitted on the same images, as the anomalies are left out.
+    # Refitted on the same images, because the anomalies are left out.
     test = surfaces.split == "test"
     score = aupro_scorer(piped, surfaces.data[test], masks=surfaces.masks[test])
     assert score == pytest.approx(plain.best_score_)

@@ -1,4 +1,4 @@
-"""Folds for one class: their promises, and their place in scikit-learn's searches."""
+"""One-class folds: their guarantees, and their use in scikit-learn's searches."""
 
 import pickle
 
@@ -43,12 +43,12 @@ def split(y, groups=None, X=None, **params):
 
 
 def times_tested(splits, rows):
-    """How often each of `rows` is in a test fold."""
+    """Count how often each of `rows` is in a test fold."""
     return [sum(row in test for _, test in splits) for row in rows]
 
 
 class PathDetector(OutlierMixin, BaseEstimator):
-    """Call a path anomalous that has none of the letters of the training paths."""
+    """Call a path anomalous if it shares no letter with the training paths."""
 
     def __init__(self, power=1):
         self.power = power
@@ -61,7 +61,7 @@ class PathDetector(OutlierMixin, BaseEstimator):
         return np.array([len(self.letters_ & set(path)) for path in X]) ** self.power
 
 
-# Promises ---------------------------------------------------------------------------
+# Guarantees -------------------------------------------------------------------------
 
 
 @st.composite
@@ -80,7 +80,7 @@ def one_class_problems(draw, grouped=False):
     groups = np.array(
         draw(st.lists(st.integers(0, 12), min_size=len(y), max_size=len(y)))
     )
-    # As many groups as must be: of normal samples alone, and of anomalies alone.
+    # The minimum number of groups of only normal samples, and of only anomalies.
     for label, offset in ((1, 100), (-1, 200)):
         rows = np.flatnonzero(y == label)[:n_splits]
         groups[rows] = offset + np.arange(len(rows))
@@ -99,7 +99,7 @@ def test_every_normal_is_tested_once_and_no_anomaly_is_trained_on(problem):
         assert np.all(np.diff(test) > 0)
         assert np.all(y[train] == 1)
         assert not set(train) & set(test)
-        # Every normal sample is on one of the two sides, and both have some.
+        # Every normal sample is on one side, and both sides have some.
         assert (y[test] == 1).sum() + len(train) == (y == 1).sum()
         assert len(train)
         assert (y[test] == 1).any()
@@ -161,7 +161,7 @@ def test_another_seed_gives_other_folds():
 
 @pytest.mark.parametrize("params", [{}, {"shuffle": True, "random_state": 3}])
 @pytest.mark.parametrize("groups", [None, np.arange(20) // 3])
-def test_without_anomalies_it_is_sklearns_own(params, groups):
+def test_without_anomalies_it_equals_the_splitters_of_sklearn(params, groups):
     y = np.ones(20)
     reference = KFold(4, **params) if groups is None else GroupKFold(4, **params)
     expected = reference.split(y, groups=groups)
@@ -170,7 +170,7 @@ def test_without_anomalies_it_is_sklearns_own(params, groups):
         assert_array_equal(ours[1], theirs[1])
 
 
-def test_anomalies_of_one_kind_spread_over_the_folds():
+def test_anomalies_of_one_kind_are_distributed_over_the_folds():
     y = np.repeat([1, -1], [6, 8])
     kinds = np.repeat(["good", "crack", "stain"], [6, 4, 4])
     for _, test in split(y, n_splits=4, outliers="split"):
@@ -185,7 +185,7 @@ def test_an_anomaly_is_tested_where_its_group_is_held_out():
         assert 5 in test
 
 
-def test_dealing_makes_up_for_anomalies_that_have_their_fold():
+def test_free_anomalies_balance_those_with_a_fixed_fold():
     y = np.array([1, 1, -1, -1, -1, -1])
     splits = split(y, [0, 1, 0, 0, 2, 3], n_splits=2, outliers="split")
     assert [np.sum(y[test] == -1) for _, test in splits] == [2, 2]
@@ -221,7 +221,11 @@ def test_it_is_a_splitter_of_sklearn():
     ("y", "params", "message"),
     [
         (None, {}, r"needs y, the labels \+1 \(normal\) and -1 .*got y=None"),
-        ([0, 0, 1], {}, r"y must hold .*got 0, 1\. If 1 .*np\.where\(y == 1, -1, 1\)"),
+        (
+            [0, 0, 1],
+            {},
+            r"y must contain .*got 0, 1\. If 1 .*np\.where\(y == 1, -1, 1\)",
+        ),
         (["good", "bad", "good"], {}, r"got 'bad', 'good'.*np\.where\(y == 'good'"),
         ([1.0, np.nan, -1.0], {}, "got -1.0, 1.0, nan"),
         ([-1, -1], {}, r"None of the 2 samples is labelled \+1"),
@@ -234,7 +238,7 @@ def test_it_is_a_splitter_of_sklearn():
         ),
     ],
 )
-def test_unfit_labels_are_refused(y, params, message):
+def test_invalid_labels_are_refused(y, params, message):
     X = np.zeros((3 if y is None else len(y), 1))
     with pytest.raises(ValueError, match=message):
         next(OneClassKFold(**params).split(X, y))
@@ -255,12 +259,12 @@ def test_unfit_labels_are_refused(y, params, message):
         ([1, 1, -1], [0, 1, np.nan], "all", "groups contains NaN"),
     ],
 )
-def test_unfit_groups_are_refused(y, groups, outliers, message):
+def test_invalid_groups_are_refused(y, groups, outliers, message):
     with pytest.raises(ValueError, match=message):
         split(y, groups, n_splits=2, outliers=outliers)
 
 
-def test_labels_and_samples_must_agree_in_number():
+def test_the_numbers_of_labels_and_samples_must_agree():
     with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[3, 4\]"):
         split([1, 1, 1, -1], X=["a", "b", "c"], n_splits=2)
 
@@ -275,7 +279,7 @@ def test_labels_and_samples_must_agree_in_number():
         ({"outliers": None}, 'outliers must be "all" or "split", got None'),
     ],
 )
-def test_wrong_parameters_are_refused_at_once(params, message):
+def test_wrong_parameters_are_refused_on_creation(params, message):
     with pytest.raises(ValueError, match=message):
         OneClassKFold(**params)
 
@@ -285,13 +289,13 @@ def test_wrong_parameters_are_refused_at_once(params, message):
 
 @pytest.fixture
 def samples():
-    """Normal samples first, then anomalies, as folders are listed."""
+    """Return normal samples followed by anomalies, as loaders list folders."""
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(90, 2)), rng.normal(4, 1, size=(30, 2))])
     return X, np.repeat([1, -1], [90, 30])
 
 
-def test_it_does_what_sklearns_splitters_cannot(samples):
+def test_it_gives_finite_scores_where_sklearns_splitters_do_not(samples):
     X, y = samples
     detector = LocalOutlierFactor(novelty=True)
     scoring = {"scoring": "roc_auc", "return_indices": True}
@@ -323,7 +327,7 @@ def test_searches_refit_on_it(samples, search, routing):
 
 
 @pytest.mark.parametrize("routing", [False, True])
-def test_groups_reach_it_with_and_without_routing(samples, routing):
+def test_it_gets_groups_with_and_without_routing(samples, routing):
     X, y = samples
     groups = np.arange(len(y)) // 6
     cv = OneClassKFold(3)

@@ -9,6 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 
+from helpers import DTYPES, assert_nearest, nearest, sample
 from skpatchcore._neighbors import _index, _projected
 from skpatchcore._neighbors._index import (
     CandidateIndex,
@@ -23,7 +24,6 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA G
 EXACT = ["torch", "faiss"]
 # Numba compiles PyNNDescent anew in every process.
 BACKENDS = [*EXACT, pytest.param("pynndescent", marks=pytest.mark.slow)]
-DTYPES = [np.float32, np.float64]
 
 
 # Data and definitions ---------------------------------------------------------------
@@ -33,32 +33,6 @@ def make_index(bank, algorithm, **params):
     if algorithm in ("faiss", "pynndescent"):
         pytest.importorskip(algorithm)
     return build_index(bank, algorithm=algorithm, **params)
-
-
-def sample(n, d, dtype=np.float32, seed=0, n_blobs=20):
-    rng = np.random.default_rng(seed)
-    centers = 3 * np.random.default_rng(99).normal(size=(n_blobs, d))
-    return (centers[rng.integers(n_blobs, size=n)] + rng.normal(size=(n, d))).astype(
-        dtype
-    )
-
-
-def nearest(bank, queries, k):
-    """Return squared distances and rows, one query at a time, in float64."""
-    bank = bank.astype(np.float64)
-    squared, rows = [], []
-    for query in queries.astype(np.float64):
-        distances = np.square(bank - query).sum(axis=1)
-        order = np.argsort(distances, kind="stable")[:k]
-        squared.append(distances[order])
-        rows.append(order)
-    return np.array(squared), np.array(rows)
-
-
-def assert_nearest(found, bank, queries, k):
-    squared, rows = nearest(bank, queries, k)
-    assert_allclose(found[0], squared, rtol=1e-12)
-    assert_array_equal(found[1], rows)
 
 
 class FirstRows(CandidateIndex):

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
-from test_index import DTYPES, assert_nearest, sample
 
+from helpers import DTYPES, assert_nearest, sample
 from skpatchcore import CoresetSampler, PatchMemoryBank
 from skpatchcore._neighbors import _projected
 from skpatchcore._neighbors._projected import (

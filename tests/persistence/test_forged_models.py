@@ -24,14 +24,8 @@ from sklearn.model_selection import KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.random_projection import SparseRandomProjection
-from test_save_load import (
-    assert_rejected,
-    params_of,
-    seal,
-    unzip,
-    write,
-)
 
+from helpers import assert_rejected, params_of, seal, unzip, write_zip
 from skpatchcore import (
     CoresetSampler,
     PatchCoreDetector,
@@ -71,7 +65,7 @@ def forged(detector, change, path):
     manifest = json.loads(members["model.json"])
     arrays = safetensors.numpy.load(members["arrays.safetensors"])
     change(manifest["detector"], arrays)
-    return write(path, seal(manifest, safetensors.numpy.save(arrays)))
+    return write_zip(path, seal(manifest, safetensors.numpy.save(arrays)))
 
 
 @pytest.fixture(scope="module")
@@ -563,7 +557,7 @@ def test_deep_descriptions_are_refused(depth, detector, tmp_path):
     opening = '{"estimator": {"class": "FrozenEstimator", "fitted": {}, "params": '
     deep = f'{opening}{{"estimator": ' * depth + "null" + "}}}" * depth
     forged = {**text, "model.json": text["model.json"].replace('"DEEP"', deep)}
-    assert_rejected(write(tmp_path / "m", forged), "nested|recursion|must be")
+    assert_rejected(write_zip(tmp_path / "m", forged), "nested|recursion|must be")
 
 
 @pytest.mark.parametrize("name", ["__class__", "__dict__", "fit", "_network", "_index"])
@@ -612,7 +606,7 @@ def test_json_that_readers_disagree_about_is_refused(
     text = members["model.json"].decode()
     assert old in text
     changed = {**members, "model.json": text.replace(old, new, 1)}
-    assert_rejected(write(tmp_path / "m", changed), match)
+    assert_rejected(write_zip(tmp_path / "m", changed), match)
 
 
 def test_an_error_shows_no_more_than_a_line_of_a_long_value(detector, tmp_path):
@@ -642,7 +636,7 @@ def test_links_and_folders_in_the_zip_are_refused(kind, members, tmp_path):
 
 @pytest.mark.parametrize("bit", [0, 6, 5], ids=["encrypted", "strongly", "patched"])
 def test_encrypted_members_are_refused(bit, members, tmp_path):
-    path = write(tmp_path / "m", members)
+    path = write_zip(tmp_path / "m", members)
     data = bytearray(path.read_bytes())
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = data.index(signature) + offset
@@ -656,14 +650,14 @@ def test_names_that_are_cut_at_a_null_character_are_one_name(members, tmp_path):
     pairs = [*members.items(), ("model.jsonX", members["model.json"])]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = write(tmp_path / "m", pairs)
+        path = write_zip(tmp_path / "m", pairs)
     path.write_bytes(path.read_bytes().replace(b"model.jsonX", b"model.json\0"))
     assert_rejected(path, "same name|differ")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
 def test_a_compressed_description_is_refused(compression, members, tmp_path):
-    path = write(tmp_path / "m", members, compression)
+    path = write_zip(tmp_path / "m", members, compression)
     assert_rejected(path, "compressed")
 
 
@@ -691,14 +685,14 @@ def with_header(members, shapes, data=b""):
 )
 def test_arrays_of_odd_headers_are_refused(shape, dtype, offsets, members, tmp_path):
     described = {"dtype": dtype, "shape": shape, "data_offsets": offsets}
-    path = write(tmp_path / "m", with_header(members, {"x": described}, b"\0" * 2))
+    path = write_zip(tmp_path / "m", with_header(members, {"x": described}, b"\0" * 2))
     assert_rejected(path, "cannot be used")
 
 
 @pytest.mark.parametrize("length", [2**63, 2**32, 0])
 def test_headers_of_odd_lengths_are_refused(length, members, tmp_path):
     arrays = struct.pack("<Q", length) + b"{}"
-    path = write(tmp_path / "m", seal(json.loads(members["model.json"]), arrays))
+    path = write_zip(tmp_path / "m", seal(json.loads(members["model.json"]), arrays))
     assert_rejected(path, "cannot be used")
 
 
@@ -759,7 +753,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
         "model.json": json.dumps(manifest),
         "backbone.safetensors": changed,
     }
-    assert_rejected(write(tmp_path / "m", members), "'bn1.weight' .* not finite")
+    assert_rejected(write_zip(tmp_path / "m", members), "'bn1.weight' .* not finite")
 
 
 @pytest.mark.parametrize(
@@ -767,7 +761,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path):
 )
 def test_odd_hashes_of_networks_are_refused(hashes, members, tmp_path):
     manifest = json.loads(members["model.json"]) | {"backbone_sha256": hashes}
-    path = write(tmp_path / "m", seal(manifest, members["arrays.safetensors"]))
+    path = write_zip(tmp_path / "m", seal(manifest, members["arrays.safetensors"]))
     assert_rejected(path, "backbone_sha256")
 
 

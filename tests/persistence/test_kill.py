@@ -6,8 +6,8 @@ import time
 
 import numpy as np
 import pytest
-from saver import save_forever
 
+from helpers import save_forever
 from skpatchcore import CoresetSampler, PatchMemoryBank
 from skpatchcore.persistence import load, save
 

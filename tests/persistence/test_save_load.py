@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import hashlib
 import io
 import json
 import os
@@ -31,6 +30,7 @@ from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.random_projection import SparseRandomProjection
 from torch import nn
 
+from helpers import assert_rejected, params_of, seal, unzip, write_zip
 from skpatchcore import (
     CoresetSampler,
     PatchCoreDetector,
@@ -92,27 +92,6 @@ def members(detector, tmp_path_factory):
     path = tmp_path_factory.mktemp("models") / "model.skpc"
     save(detector, path)
     return unzip(path)
-
-
-def unzip(path):
-    with zipfile.ZipFile(path) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
-
-
-def write(path, members, compression=zipfile.ZIP_STORED):
-    """Write a zip as the package does not; `members` are a dict or pairs."""
-    pairs = members.items() if isinstance(members, dict) else members
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        for name, data in pairs:
-            archive.writestr(name, data)
-    return path
-
-
-def seal(manifest, arrays: bytes):
-    """Return members whose manifest describes the arrays, as a forger would."""
-    described = {"size": len(arrays), "sha256": hashlib.sha256(arrays).hexdigest()}
-    manifest = {**manifest, "members": {"arrays.safetensors": described}}
-    return {"model.json": json.dumps(manifest), "arrays.safetensors": arrays}
 
 
 def assert_same(loaded, detector, images=TEST):
@@ -438,7 +417,7 @@ def test_network_given_as_module_is_asked_for(tmp_path):
 
 
 def test_device_is_chosen_when_loading(members, tmp_path):
-    path = write(tmp_path / "m", members)
+    path = write_zip(tmp_path / "m", members)
     assert load(path).device is None
     loaded = load(path, device="cpu")
     assert (
@@ -600,7 +579,7 @@ def test_tampered_calibrations_are_rejected(change, match, tmp_path):
     arrays = safetensors.numpy.load(members["arrays.safetensors"])
     arrays = {name: array.copy() for name, array in arrays.items()}
     change(fitted_of(manifest["detector"]), arrays)
-    path = write(path, seal(manifest, safetensors.numpy.save(arrays)))
+    path = write_zip(path, seal(manifest, safetensors.numpy.save(arrays)))
     assert_rejected(path, match)
 
 
@@ -649,7 +628,7 @@ def test_size_on_real_images(assets, tmp_path):
 def test_arrays_that_are_one_are_stored_once(detector, members, tmp_path):
     names = safetensors.numpy.load(members["arrays.safetensors"]).keys()
     assert len({"training_scores_", "memory_bank_.training_scores_"} & names) == 1
-    loaded = load(write(tmp_path / "m", members))
+    loaded = load(write_zip(tmp_path / "m", members))
     assert loaded.training_scores_ is loaded.memory_bank_.training_scores_
 
 
@@ -695,12 +674,6 @@ def test_missing_file(tmp_path):
         load(tmp_path / "nowhere.skpc")
 
 
-def assert_rejected(path, match):
-    with pytest.raises(ModelFileError, match=match) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-
-
 @pytest.mark.parametrize("data", [b"", b"no zip", pickle.dumps({}), b"PK\x05\x06"])
 def test_other_files_are_rejected(data, tmp_path):
     path = tmp_path / "model.skpc"
@@ -724,25 +697,25 @@ def test_other_files_are_rejected(data, tmp_path):
 def test_wrong_members_are_rejected(change, match, members, tmp_path):
     members = dict(members)
     change(members)
-    assert_rejected(write(tmp_path / "m", members), match)
+    assert_rejected(write_zip(tmp_path / "m", members), match)
 
 
 def test_members_of_one_name_are_rejected(members, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        path = write(tmp_path / "m", [*members.items(), *members.items()])
+        path = write_zip(tmp_path / "m", [*members.items(), *members.items()])
     assert_rejected(path, "same name")
 
 
 def test_zip_bombs_are_rejected(members, tmp_path):
     bomb = {**members, "arrays.safetensors": bytes(2**24)}
-    path = write(tmp_path / "m", bomb, zipfile.ZIP_DEFLATED)
+    path = write_zip(tmp_path / "m", bomb, zipfile.ZIP_DEFLATED)
     assert path.stat().st_size < 2**16
     assert_rejected(path, "compressed")
 
 
 def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
-    path = write(tmp_path / "m", members)
+    path = write_zip(tmp_path / "m", members)
     data = bytearray(path.read_bytes())
     # Both sizes in the last central directory entry, APPNOTE.TXT 4.3.12.
     struct.pack_into("<II", data, data.rindex(b"PK\x01\x02") + 20, 2**30, 2**30)
@@ -769,12 +742,8 @@ def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
     ],
 )
 def test_malformed_manifests_are_rejected(text, match, members, tmp_path):
-    path = write(tmp_path / "m", {**members, "model.json": text})
+    path = write_zip(tmp_path / "m", {**members, "model.json": text})
     assert_rejected(path, match)
-
-
-def params_of(record):
-    return record["estimator"]["params"]
 
 
 def fitted_of(record, *names):
@@ -858,7 +827,7 @@ TAMPERED = {
 def test_tampered_manifests_are_rejected(change, match, members, tmp_path):
     manifest = json.loads(members["model.json"])
     change(manifest["detector"])
-    path = write(tmp_path / "m", seal(manifest, members["arrays.safetensors"]))
+    path = write_zip(tmp_path / "m", seal(manifest, members["arrays.safetensors"]))
     assert_rejected(path, match)
 
 
@@ -894,7 +863,7 @@ def test_wrong_arrays_are_rejected(change, match, members, tmp_path):
     arrays = safetensors.numpy.load(members["arrays.safetensors"])
     arrays = safetensors.numpy.save(arrays | change(arrays))
     members = seal(json.loads(members["model.json"]), arrays)
-    assert_rejected(write(tmp_path / "m", members), match)
+    assert_rejected(write_zip(tmp_path / "m", members), match)
 
 
 PLACED = {"outlier_filter": "nearest", "outlier_fraction": 0.1, "position_window": 3}
@@ -935,7 +904,7 @@ def test_wrong_places_are_rejected(change, match, tmp_path):
     change(manifest["detector"], arrays)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     members = seal(manifest, safetensors.numpy.save(arrays))
-    assert_rejected(write(tmp_path / "m", members), match)
+    assert_rejected(write_zip(tmp_path / "m", members), match)
 
 
 def tamper_projection(path, projection, change):
@@ -945,7 +914,7 @@ def tamper_projection(path, projection, change):
     manifest = json.loads(members["model.json"])
     arrays = safetensors.numpy.load(members["arrays.safetensors"])
     change(fitted_of(manifest["detector"], "features_", "projection_"), arrays)
-    return write(path, seal(manifest, safetensors.numpy.save(arrays)))
+    return write_zip(path, seal(manifest, safetensors.numpy.save(arrays)))
 
 
 def widen(fitted, arrays):
@@ -998,7 +967,7 @@ def test_tampered_network_is_rejected(detector, tmp_path):
         manifest["members"]["backbone.safetensors"] = _model_file._describe(changed)
         text = json.dumps(manifest)
         forged = {"model.json": text, "backbone.safetensors": changed}
-        assert_rejected(write(path, members | forged), match)
+        assert_rejected(write_zip(path, members | forged), match)
 
 
 # Random damage: a file loads as it was, or is rejected, and nothing else happens.
@@ -1015,7 +984,7 @@ def assert_equal_or_rejected(data, path, detector):
 
 
 def test_flipped_bytes(detector, members, tmp_path):
-    original = write(tmp_path / "m", members).read_bytes()
+    original = write_zip(tmp_path / "m", members).read_bytes()
     rng = np.random.default_rng(0)
     start = original.index(b"PK", 4)
     # Zip headers and the directory are small; damage there is the interesting one.
@@ -1034,7 +1003,7 @@ def test_flipped_bytes(detector, members, tmp_path):
 
 
 def test_truncated_files(members, tmp_path):
-    original = write(tmp_path / "m", members).read_bytes()
+    original = write_zip(tmp_path / "m", members).read_bytes()
     rng = np.random.default_rng(0)
     lengths = {*range(20), *rng.integers(0, len(original), 60).tolist()}
     for length in lengths | {len(original) - n for n in range(1, 40)}:
@@ -1056,7 +1025,7 @@ def test_damage_under_right_checksums(name, members, tmp_path):
         else:
             forged = seal(json.loads(manifest), bytes(data))
         try:
-            load(write(tmp_path / "m", forged))
+            load(write_zip(tmp_path / "m", forged))
         except (ModelFileError, FileNotFoundError):
             continue
 
@@ -1283,6 +1252,6 @@ def test_forged_ensembles_are_refused(ensemble, change, message, tmp_path):
     members = unzip(tmp_path / "model.skpc")
     manifest = json.loads(members["model.json"])
     change(manifest["detector"]["estimator"]["fitted"])
-    write(tmp_path / "forged.skpc", seal(manifest, members["arrays.safetensors"]))
+    write_zip(tmp_path / "forged.skpc", seal(manifest, members["arrays.safetensors"]))
     with pytest.raises(ModelFileError, match=message):
         load(tmp_path / "forged.skpc")

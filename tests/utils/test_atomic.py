@@ -1,4 +1,4 @@
-"""Files are written as a whole or not at all, and nothing else about them changes."""
+"""Files are written completely or not at all, and keep their other properties."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def old(tmp_path):
     return path
 
 
-# Whole or not at all ------------------------------------------------------------------
+# Complete or not at all ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize("as_given", [str, os.fsencode, lambda path: path])
@@ -95,7 +95,7 @@ def test_data_reach_the_disk_before_the_name(old, monkeypatch):
     assert steps[:2] == ["fsync", "replace"]
 
 
-def test_text_is_written_with_line_ends_as_they_are(tmp_path):
+def test_line_ends_are_written_unchanged(tmp_path):
     with atomic_write(tmp_path / "file", "w") as file:
         file.write("ä\r\nb\n")
     assert (tmp_path / "file").read_bytes() == "ä\r\nb\n".encode()
@@ -111,7 +111,7 @@ def test_text_that_cannot_be_encoded_leaves_the_old_file(old):
     assert names_in(old.parent) == ["file"]
 
 
-def test_names_that_are_not_text_may_be_kept_as_bytes(tmp_path):
+def test_names_may_be_bytes(tmp_path):
     with atomic_write(tmp_path / "file", "w", errors="surrogateescape") as file:
         file.write("a\udc80")
     assert (tmp_path / "file").read_bytes() == b"a\x80"
@@ -176,7 +176,7 @@ def test_an_existing_file_keeps_its_owner(old):
 
 
 @posix
-def test_nobody_else_may_look_into_a_private_file_while_it_is_written(old):
+def test_a_private_file_stays_private_while_it_is_written(old):
     old.chmod(0o600)
     with atomic_write(old):
         modes = {path.name: mode_of(path) for path in old.parent.iterdir()}
@@ -195,7 +195,7 @@ def test_a_read_only_file_is_refused(old):
 
 
 @posix
-def test_a_read_only_folder_is_refused_by_the_name_of_the_file(old):
+def test_the_error_of_a_read_only_folder_names_the_file(old):
     old.parent.chmod(0o555)
     try:
         with pytest.raises(PermissionError, match="is read-only") as caught:
@@ -221,14 +221,14 @@ def test_a_folder_is_not_replaced(tmp_path):
 
 
 @posix
-def test_a_file_is_no_folder(old):
+def test_a_file_in_the_place_of_the_folder_is_refused(old):
     with pytest.raises(NotADirectoryError) as caught:
         write(old / "file")
     assert caught.value.filename == str(old / "file")
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", b"a\0b"])
-def test_names_that_no_file_can_have_are_refused(path):
+def test_invalid_names_are_refused(path):
     with pytest.raises(ValueError, match="Could not write"):
         write(path)
 
@@ -240,7 +240,7 @@ def test_names_that_no_file_can_have_are_refused(path):
         pytest.param(lambda path: (path.touch(), path.chmod(0o444)), marks=posix),
     ],
 )
-def test_what_cannot_be_written_is_known_before(tmp_path, prepare):
+def test_a_check_raises_the_errors_of_writing(tmp_path, prepare):
     prepare(tmp_path / "file")
     with pytest.raises(OSError, match="Could not write"):
         check_writable(tmp_path / "file")
@@ -272,7 +272,7 @@ def test_a_link_is_followed(tmp_path, exists):
 
 
 @posix
-def test_links_in_a_circle_are_an_error(tmp_path):
+def test_circular_links_are_an_error(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(OSError, match="symbolic links") as caught:
@@ -336,7 +336,7 @@ def test_a_full_device_is_named():
 
 
 @posix
-def test_an_open_file_goes_on_where_it_is(old, tmp_path):
+def test_an_open_file_continues_at_its_position(old, tmp_path):
     with open(old, "r+b") as file:
         file.seek(0, os.SEEK_END)
         number = file.fileno()
@@ -370,10 +370,10 @@ def test_a_file_that_is_not_open_is_an_error():
     assert caught.value.errno == errno.EBADF
 
 
-# What was written before --------------------------------------------------------------
+# Finished parts -----------------------------------------------------------------------
 
 
-def test_a_finished_part_gets_its_name(old):
+def test_a_finished_part_is_renamed(old):
     part = old.with_name("part")
     part.write_bytes(b"new")
     move_into_place(part, old)
@@ -382,7 +382,7 @@ def test_a_finished_part_gets_its_name(old):
 
 
 @posix
-def test_a_part_replaces_no_read_only_file(old):
+def test_a_part_does_not_replace_a_read_only_file(old):
     part = old.with_name("part")
     part.write_bytes(b"new")
     old.chmod(0o444)

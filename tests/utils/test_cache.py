@@ -26,7 +26,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
-from skpatchcore._backbones._backbone import Backbone, load_backbone
+from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._coreset._greedy import GreedyRun
 from skpatchcore._images._input import load_image
 from skpatchcore._utils._cache import check_cache, content_key
@@ -52,7 +52,7 @@ def test_equal_contents_have_equal_keys():
     assert found.stdout.decode().strip() == content_key(x, "a", None)
 
 
-def test_other_contents_have_other_keys():
+def test_different_contents_have_different_keys():
     x = np.arange(12.0)
     different = [
         (x,),
@@ -83,7 +83,7 @@ def test_other_contents_have_other_keys():
 # The store --------------------------------------------------------------------------
 
 
-def test_what_was_put_is_found_again(tmp_path):
+def test_stored_entries_are_found(tmp_path):
     cache = check_cache(tmp_path)
     assert cache.get("kind", KEY) is None
     cache.put("kind", KEY, (np.arange(3), "text"))
@@ -94,13 +94,13 @@ def test_what_was_put_is_found_again(tmp_path):
     assert check_cache(tmp_path).get("another kind", KEY) is None
 
 
-def test_no_cache_is_asked_for():
+def test_no_memory_means_no_cache():
     assert check_cache(None) is None
     assert check_cache(Memory(None)) is None
 
 
 @pytest.mark.parametrize("memory", [3, object(), ["a"]])
-def test_what_is_no_memory(memory):
+def test_a_wrong_type_of_memory_is_refused(memory):
     with pytest.raises(TypeError, match=r"expected a folder, a joblib\.Memory or None"):
         check_cache(memory)
 
@@ -122,7 +122,7 @@ def double(x):
     return 2 * x
 
 
-def test_a_bounded_memory_keeps_what_was_used_last(tmp_path):
+def test_a_bounded_memory_keeps_the_most_recently_used_entries(tmp_path):
     memory = BoundedMemory(tmp_path, bytes_limit="100K")
     of_others = memory.cache(double)
     assert of_others(3) == 6
@@ -133,7 +133,7 @@ def test_a_bounded_memory_keeps_what_was_used_last(tmp_path):
         assert cache.get("kind", keys[0]) is not None
         ours = entries(tmp_path / "joblib" / "skpatchcore")
         assert sum(entry.stat().st_size for entry in ours) <= memory.bytes_limit
-        # Time stamps must tell one entry from the next.
+        # Each entry needs a time stamp of its own.
         time.sleep(0.002)
     assert cache.get("kind", keys[-1]) is not None
     assert cache.get("kind", keys[1]) is None
@@ -141,7 +141,7 @@ def test_a_bounded_memory_keeps_what_was_used_last(tmp_path):
 
 
 @pytest.mark.parametrize("limit", [None, "1M", 2**20])
-def test_a_limit_of_joblib_before_1_5_is_taken(limit, tmp_path):
+def test_the_limit_of_joblib_before_1_5_is_used(limit, tmp_path):
     memory = Memory(str(tmp_path), verbose=0)
     memory.bytes_limit = limit
     cache = check_cache(memory)
@@ -150,7 +150,7 @@ def test_a_limit_of_joblib_before_1_5_is_taken(limit, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [0, -1, "20X", "much", None])
-def test_limits_that_are_none(limit, tmp_path):
+def test_invalid_limits_are_refused(limit, tmp_path):
     with pytest.raises(ValueError, match="expected a positive number of bytes"):
         BoundedMemory(tmp_path, bytes_limit=limit)
 
@@ -184,23 +184,23 @@ def test_a_full_disk_is_a_warning(tmp_path, full_disk):
     assert len(record) == 1
     assert str(tmp_path) in str(record[0].message)
     assert cache.get("kind", KEY) is None
-    # Nothing half written is left behind.
+    # No partial file is left.
     assert not any(path.is_file() for path in (tmp_path / "joblib").rglob("kind/**/*"))
 
 
-def test_what_a_full_disk_does_not_keep_is_returned(tmp_path, full_disk):
+def test_results_are_returned_although_the_disk_is_full(tmp_path, full_disk):
     X = np.random.default_rng(0).normal(size=(100, 6))
     with pytest.warns(UserWarning, match="No space left on device"):
         found = sampler(tmp_path).fit(X)
     assert_same_coreset(found, sampler().fit(X))
 
 
-def test_what_is_claimed_nobody_else_gets(tmp_path):
+def test_claimed_keys_are_not_given_to_other_processes(tmp_path):
     cache = check_cache(tmp_path)
     others = [content_key(i) for i in range(8)]
     with cache.claim([KEY], wait=True):
         code = f"""
-            from skpatchcore._cache import check_cache
+            from skpatchcore._utils import check_cache
             cache = check_cache({str(tmp_path)!r})
             with cache.claim({[KEY, *others]!r}, wait=False) as claimed:
                 print(*claimed)
@@ -211,12 +211,11 @@ def test_what_is_claimed_nobody_else_gets(tmp_path):
     assert sorted(found.stdout.decode().split()) == sorted(free)
 
 
-def test_a_worker_killed_in_the_middle_of_writing_does_no_harm(tmp_path):
-    """Neither what it wrote nor what it had claimed is in anybody's way."""
+def test_a_worker_killed_while_writing_does_no_harm(tmp_path):
+    """Its partial file is ignored, and its claim ends."""
     code = f"""
         import os, signal, numpy as np
-        from skpatchcore import _cache
-        from skpatchcore._cache import check_cache
+        from skpatchcore._utils import _cache, check_cache
 
         def torn(file, *args):
             file.write(b"half of it")
@@ -243,17 +242,9 @@ def test_a_worker_killed_in_the_middle_of_writing_does_no_harm(tmp_path):
 
 
 @pytest.fixture
-def n_passed(monkeypatch):
-    """Count the images that pass a network."""
-    passed = []
-    forward = Backbone.__call__
-
-    def count(network, batch):
-        passed.extend([1] * len(batch))
-        return forward(network, batch)
-
-    monkeypatch.setattr(Backbone, "__call__", count)
-    return passed.__len__
+def n_passed(batch_sizes):
+    """Return a function that counts the images that have passed a network."""
+    return lambda: sum(batch_sizes)
 
 
 def transformer(memory, **params):
@@ -268,7 +259,7 @@ def images(n=5, size=(40, 40), seed=0):
     return rng.integers(0, 256, (n, *size, 3), dtype=np.uint8)
 
 
-def test_features_are_those_without_a_cache(tmp_path, n_passed):
+def test_features_are_equal_with_and_without_a_cache(tmp_path, n_passed):
     X = [*images(3), *images(3, (64, 40)), *images(2)]
     params = {"output": "mean", "batch_size": 3}
     expected = transformer(None, **params).fit(X).transform(X)
@@ -276,7 +267,7 @@ def test_features_are_those_without_a_cache(tmp_path, n_passed):
     for _ in range(2):
         found = transformer(tmp_path, **params).fit(X).transform(X)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-    # The last two are the first two again.
+    # The last two images are copies of the first two.
     assert n_passed() == n_before + 6
     assert_array_equal(transformer(tmp_path, **params).fit_transform(X), found)
 
@@ -308,7 +299,7 @@ def test_known_images_are_not_decoded(tmp_path, monkeypatch):
         {"backbone": "resnet10t"},
     ],
 )
-def test_what_shapes_the_maps_is_in_the_key(params, tmp_path, n_passed):
+def test_parameters_that_affect_the_maps_are_in_the_key(params, tmp_path, n_passed):
     X = images(2)
     transformer(tmp_path).fit(X)
     other = transformer(tmp_path).set_params(**params).fit(X)
@@ -329,7 +320,7 @@ def test_what_shapes_the_maps_is_in_the_key(params, tmp_path, n_passed):
         {"output": "mean"},
     ],
 )
-def test_what_comes_after_the_network_is_not(params, tmp_path, n_passed):
+def test_parameters_of_later_steps_are_not_in_the_key(params, tmp_path, n_passed):
     X = images(2)
     transformer(tmp_path).fit(X)
     found = transformer(tmp_path, **params).fit_transform(X)
@@ -345,7 +336,7 @@ def test_a_changed_file_is_another_image(tmp_path, n_passed):
     features = transformer(tmp_path / "cache").fit([path])
     stamp = path.stat()
     Image.fromarray(second).save(path)
-    # Not even to be seen by its time stamp.
+    # With the same time stamp.
     os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     assert_array_equal(features.transform([path]), features.transform([second]))
     assert n_passed() == 3
@@ -367,7 +358,7 @@ def test_a_cached_image_that_is_gone_is_an_error(tmp_path):
 
 
 class Scaled(nn.Module):
-    """One layer, and a plain number that its output depends on."""
+    """One layer whose output is scaled by a plain number."""
 
     def __init__(self, scale):
         super().__init__()
@@ -384,7 +375,7 @@ def fingerprint(module):
     ).fingerprint
 
 
-def test_a_module_is_known_by_weights_settings_and_code():
+def test_a_module_is_identified_by_weights_settings_and_code():
     torch.manual_seed(0)
     module = Scaled(1.0)
     first = fingerprint(module)
@@ -408,7 +399,7 @@ def test_changed_weights_in_a_file_are_another_network(tmp_path, n_passed):
     for seed in range(2):
         torch.manual_seed(seed)
         torch.save(timm.create_model("resnet18").state_dict(), path)
-        # Or the process's own cache of networks would not look at the file again.
+        # Otherwise the network comes from memory and the file is not read again.
         os.utime(path, ns=(seed * 10**9, seed * 10**9))
         transformer(tmp_path / "cache", weights=path).fit(X)
     assert n_passed() == 4
@@ -430,7 +421,7 @@ def assert_same_coreset(first, second):
     "order", [(0.02, 0.1, 0.5), (0.5, 0.1, 0.02), (0.1, 1.0, 0.013)]
 )
 @pytest.mark.parametrize("duplicates", [False, True])
-def test_cut_and_continued_runs_are_those_made_in_one_go(order, duplicates, tmp_path):
+def test_cut_and_continued_runs_equal_complete_runs(order, duplicates, tmp_path):
     X = np.random.default_rng(0).normal(size=(1500, 6)).astype(np.float32)
     if duplicates:
         X = np.round(X[:, :2])
@@ -469,7 +460,7 @@ def test_max_fraction_is_at_least_the_fraction():
         {"method": "random"},
     ],
 )
-def test_what_shapes_a_coreset_is_in_the_key(change, tmp_path):
+def test_parameters_that_affect_a_coreset_are_in_the_key(change, tmp_path):
     X = np.random.default_rng(0).normal(size=(300, 6))
     sampler(tmp_path).fit(X)
     cached = sampler(tmp_path, **change).fit(X)
@@ -478,13 +469,13 @@ def test_what_shapes_a_coreset_is_in_the_key(change, tmp_path):
     assert_same_coreset(sampler(tmp_path).fit(X), sampler().fit(X))
 
 
-def test_without_a_seed_the_first_draw_is_remembered(tmp_path):
+def test_without_a_seed_the_first_result_is_reused(tmp_path):
     X = np.random.default_rng(0).normal(size=(300, 6))
     first = sampler(tmp_path, random_state=None).fit(X)
     assert_same_coreset(sampler(tmp_path, random_state=None).fit(X), first)
 
 
-def test_a_random_state_instance_draws_anew(tmp_path):
+def test_a_random_state_instance_is_not_cached(tmp_path):
     X = np.random.default_rng(0).normal(size=(300, 6))
     state = np.random.RandomState(0)
     first, second = (sampler(tmp_path, random_state=state).fit(X) for _ in range(2))
@@ -516,7 +507,7 @@ def test_a_bank_scores_the_same_with_a_cache(algorithm, metric, tmp_path):
 @pytest.mark.parametrize("order", [(0.1, 0.2, 0.5), (0.5, 0.1, 0.2)])
 @pytest.mark.parametrize("duplicates", [False, True])
 def test_banks_of_one_run_share_their_neighbours(order, duplicates, tmp_path):
-    """A smaller coreset begins a larger one: only the further rows are searched."""
+    """A larger coreset starts with a smaller one, so only other rows are searched."""
     X = np.random.default_rng(0).normal(size=(12, 30, 3)).astype(np.float32)
     X = np.round(X) if duplicates else X
     for fraction in order:
@@ -553,13 +544,13 @@ def test_a_saved_detector_has_no_cache(tmp_path):
 
 
 def test_two_processes_with_one_cache(tmp_path):
-    """Both search at once, both are right, and no image passes twice."""
+    """Both run a search at once, get the same result, and pass each image only once."""
     code = f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         import time
         from pathlib import Path
-        from skpatchcore._backbone import Backbone
+        from skpatchcore._backbones import Backbone
         import test_search
 
         n_passed = 0
@@ -573,7 +564,7 @@ def test_two_processes_with_one_cache(tmp_path):
         Backbone.__call__ = count
         surfaces = test_search.make_surfaces()
         detector = test_search.make_detector({str(tmp_path / "cache")!r})
-        # None begins before the other one is there.
+        # Each waits until the other one has started.
         name, other = sys.argv[1:]
         Path(name).touch()
         while not Path(other).exists():

@@ -1,4 +1,4 @@
-"""Damaged cache entries: computed again, said once, never other scores."""
+"""Damaged cache entries are computed again with a warning, and change no score."""
 
 import os
 import pickle
@@ -26,10 +26,10 @@ def images(seed=0):
 
 
 def score(memory, fractions=(0.2, 0.3)):
-    """Fit detectors; the second needs a run, where the first finds its coreset."""
+    """Return scores of detectors with coresets of these fractions."""
     scores = []
     for fraction in fractions:
-        # One by one, as larger batches round differently.
+        # One image at a time, because larger batches round differently.
         features = PatchFeatureTransformer(
             "gabor", ("coarse",), image_size=32, batch_size=1
         )
@@ -42,7 +42,7 @@ def score(memory, fractions=(0.2, 0.3)):
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """A cache with entries of every kind."""
+    """Return a cache with entries of every kind."""
     folder = tmp_path_factory.mktemp("filled")
     score(folder, (0.5, 0.2))
     return folder
@@ -70,7 +70,7 @@ def flip_bit(path, rng, folder):
 
 def zero(path, rng, folder):
     data = bytearray(path.read_bytes())
-    # Not a part that is zero anyway.
+    # Not a part that contains only zeros.
     start = rng.integers(60)
     data[start : start + 64] = bytes(64)
     path.write_bytes(data)
@@ -95,7 +95,7 @@ def old_format(path, rng, folder):
 
 
 def other_content(path, rng, folder):
-    """Write what the checksum says is right, but no such entry can be."""
+    """Write an entry with a correct checksum but invalid contents."""
     name = "/".join(path.parts[-3:-1])
     with path.open("rb") as file:
         value = read_entry(file, name)
@@ -109,7 +109,7 @@ DAMAGES = [
 ]
 
 
-def test_damage_is_told_and_changes_no_score(filled, expected, tmp_path):
+def test_damage_gives_a_warning_and_changes_no_score(filled, expected, tmp_path):
     rng = np.random.default_rng(0)
     assert {path.parts[-3] for path in entries(filled)} == set(KINDS)
     n_told = 0
@@ -123,7 +123,7 @@ def test_damage_is_told_and_changes_no_score(filled, expected, tmp_path):
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             assert_array_equal(score(folder), expected)
-            # By then it is whole again.
+            # The entry has been computed again by then.
             assert_array_equal(score(folder), expected)
         told = [str(warning.message) for warning in caught]
         assert len(told) <= 1, told
@@ -133,7 +133,7 @@ def test_damage_is_told_and_changes_no_score(filled, expected, tmp_path):
             n_told += 1
         shutil.rmtree(folder)
     print(f"\n{N_DAMAGES} damaged entries, {n_told} of them read and told")
-    # Some are for the larger coreset alone, which nobody asks for again.
+    # Some entries belong only to the larger coreset, which is not used again.
     assert n_told > N_DAMAGES / 2
 
 
@@ -164,7 +164,7 @@ def test_a_hostile_pickle_is_not_executed(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_unreadable_entry_counts_as_not_there(tmp_path, monkeypatch):
+def test_an_unreadable_entry_counts_as_missing(tmp_path, monkeypatch):
     cache, key = check_cache(tmp_path), content_key("a key")
     cache.put("kind", key, 1)
 
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_a_cache_is_named(tmp_path):
         check_cache(tmp_path / "file" / "cache")
 
 
-def test_readers_and_writers_of_one_entry_see_whole_values(tmp_path):
+def test_readers_and_writers_of_one_entry_see_complete_values(tmp_path):
     cache, key = check_cache(tmp_path), content_key("a key")
     stop, wrong = threading.Event(), []
 
@@ -211,7 +211,7 @@ def test_readers_and_writers_of_one_entry_see_whole_values(tmp_path):
     assert cache.get("kind", key) is not None
 
 
-def test_writing_survives_others_who_make_room(tmp_path):
+def test_writing_survives_deletions_by_other_processes(tmp_path):
     cache, key = check_cache(tmp_path), content_key("a key")
     stop = threading.Event()
 

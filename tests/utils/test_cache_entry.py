@@ -32,14 +32,14 @@ def written(value, level=0, name="kind/key") -> bytes:
         np.array([np.nan, -np.inf, -0.0]),
     ],
 )
-def test_arrays_come_back_bit_by_bit_and_writable(array, level):
+def test_arrays_are_restored_exactly_and_writable(array, level):
     found = read_entry(io.BytesIO(written(array, level)), "kind/key")
     assert (found.dtype, found.shape) == (array.dtype, array.shape)
     assert found.tobytes() == array.tobytes()
     found[...] = 1
 
 
-def test_nested_values_come_back():
+def test_nested_values_are_restored():
     value = {"a": [1, (2.5, None), "text"], "b": np.arange(3), "c": {"array": True}}
     found = read_entry(io.BytesIO(written(value)), "kind/key")
     assert_array_equal(found.pop("b"), np.arange(3))
@@ -47,18 +47,18 @@ def test_nested_values_come_back():
 
 
 @pytest.mark.parametrize("value", [object(), np.array(["a"]), np.array([None]), {1}])
-def test_other_values_are_no_entries(value):
-    with pytest.raises(TypeError, match="Cache entries hold no"):
+def test_other_values_are_refused(value):
+    with pytest.raises(TypeError, match="Cache entries cannot contain"):
         written(value)
 
 
-def test_another_entry_is_noticed():
+def test_the_file_of_another_entry_is_detected():
     with pytest.raises(DamagedEntryError, match="checksum"):
         read_entry(io.BytesIO(written(1, name="kind/other")), "kind/key")
 
 
 @pytest.mark.parametrize("level", [0, 3])
-def test_every_changed_byte_is_noticed(level):
+def test_every_changed_byte_is_detected(level):
     whole = written([np.arange(5), "text"], level)
     for i in range(len(whole)):
         data = bytearray(whole)
@@ -67,7 +67,7 @@ def test_every_changed_byte_is_noticed(level):
             read_entry(io.BytesIO(data), "kind/key")
 
 
-def test_every_cut_is_noticed():
+def test_every_truncation_is_detected():
     whole = written([np.arange(5), "text"])
     for n in range(len(whole)):
         with pytest.raises(DamagedEntryError):

@@ -1,4 +1,4 @@
-"""Locks on files, and file systems that have none."""
+"""File locks, and file systems that do not support them."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ def refuse_with(monkeypatch, number):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_is_told_once(number, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_gives_one_warning(number, tmp_path, monkeypatch):
     refuse_with(monkeypatch, number)
     with pytest.warns(UserWarning, match="cannot be locked"):
         assert is_held(tmp_path / "a.lock")
@@ -43,7 +43,7 @@ def test_a_file_system_without_locks_is_told_once(number, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lock_refused_later_is_told(tmp_path, monkeypatch):
+def test_a_lock_that_is_refused_later_gives_a_warning(tmp_path, monkeypatch):
     with file_lock(tmp_path / "a.lock", wait=True):
         pass
     refuse_with(monkeypatch, errno.ENOLCK)
@@ -70,7 +70,7 @@ def test_errors_of_the_block_are_passed_on_and_free_the_lock(tmp_path):
         assert held
 
 
-def test_a_lock_is_held_by_one(tmp_path):
+def test_only_one_holder_gets_a_lock(tmp_path):
     path = str(tmp_path / "a.lock")
     with file_lock(path, wait=True):
         other = filelock.FileLock(path)
@@ -82,7 +82,7 @@ def test_a_killed_process_frees_its_lock(tmp_path):
     path = str(tmp_path / "a.lock")
     code = f"""
         import os, signal
-        from skpatchcore._file_locks import file_lock
+        from skpatchcore._utils._file_locks import file_lock
         with file_lock({path!r}, wait=True):
             os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -92,6 +92,6 @@ def test_a_killed_process_frees_its_lock(tmp_path):
         assert held
 
 
-def test_filelock_is_one_that_does_not_hang():
-    """Up to 3.20 it tries again for ever where flock is refused."""
+def test_the_installed_filelock_does_not_hang():
+    """Up to 3.20, it retries for ever if flock is refused."""
     assert tuple(map(int, version("filelock").split(".")[:2])) >= (3, 21)

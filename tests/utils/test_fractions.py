@@ -21,7 +21,7 @@ HUNDREDTHS = range(1, 101)
 
 
 @pytest.mark.parametrize("kind", [float, np.float64, np.float32])
-def test_hundredths_of_any_count_are_those_of_decimals(kind):
+def test_hundredths_of_any_count_are_exact(kind):
     for percent in HUNDREDTHS:
         for n in range(1, 400):
             exact, fraction = Fraction(percent, 100) * n, kind(percent / 100)
@@ -29,7 +29,7 @@ def test_hundredths_of_any_count_are_those_of_decimals(kind):
             assert ceil_fraction(fraction, n) == -(-exact // 1)
 
 
-def test_quotients_are_those_of_whole_numbers():
+def test_quotients_of_whole_numbers_are_exact():
     for n in range(1, 200):
         for k in range(n + 1):
             assert floor_fraction(k / n, n) == ceil_fraction(k / n, n) == k
@@ -38,7 +38,7 @@ def test_quotients_are_those_of_whole_numbers():
 @pytest.mark.parametrize(
     ("fraction", "n", "count"), [(1 - 0.9, 100, 10), (0.7 + 0.1, 100, 80)]
 )
-def test_fractions_that_were_computed_are_read_as_meant(fraction, n, count):
+def test_computed_fractions_are_interpreted_as_decimals(fraction, n, count):
     assert floor_fraction(fraction, n) == ceil_fraction(fraction, n) == count
 
 
@@ -52,35 +52,33 @@ def test_quantiles_leave_their_fraction_out():
 
 
 @pytest.mark.parametrize("fraction", [0.01, 0.25, 0.333, 0.5, 1.0])
-def test_quantiles_between_values_are_those_of_numpy(fraction):
+def test_quantiles_between_values_equal_those_of_numpy(fraction):
     scores = np.random.default_rng(0).normal(size=58)
     expected = np.quantile(scores, [fraction, 1 - fraction])
     found = lower_quantile(scores, fraction), upper_quantile(scores, fraction)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-# Where fractions are given ----------------------------------------------------------
+# Users of fractions -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["greedy", "random"])
 @pytest.mark.parametrize(
     ("fraction", "n", "n_selected"), [(0.29, 100, 29), (0.57, 200, 114), (0.35, 9, 3)]
 )
-def test_a_sampler_keeps_the_rows_that_the_decimal_says(
-    method, fraction, n, n_selected
-):
+def test_a_sampler_selects_the_decimal_fraction(method, fraction, n, n_selected):
     X = np.random.default_rng(0).normal(size=(n, 3))
     sampler = CoresetSampler(fraction, method=method, random_state=0).fit(X)
     assert len(sampler.sample_indices_) == n_selected
 
 
-def test_a_run_made_in_advance_has_the_rows_that_the_decimal_says(tmp_path):
+def test_max_fraction_selects_the_decimal_fraction(tmp_path):
     X = np.random.default_rng(0).normal(size=(100, 3))
     sampler = CoresetSampler(29, max_fraction=0.29, memory=tmp_path, random_state=0)
     assert len(sampler.fit(X).sample_indices_) == 29
 
 
-def test_the_top_fraction_is_that_of_the_decimal():
+def test_a_reduction_averages_the_decimal_fraction():
     distances = np.arange(100.0)
     assert (
         reduce_patches(distances, np.array([0, 100]), 0.29) == np.arange(71, 100).mean()
@@ -88,7 +86,7 @@ def test_the_top_fraction_is_that_of_the_decimal():
 
 
 @pytest.mark.parametrize("contamination", [0.14, 0.28])
-def test_contamination_flags_no_sample_too_many(contamination):
+def test_contamination_flags_the_decimal_fraction(contamination):
     X = np.random.default_rng(0).normal(size=(101, 3))
     bank = PatchMemoryBank(
         CoresetSampler(0.1), contamination=contamination, random_state=0
@@ -97,7 +95,7 @@ def test_contamination_flags_no_sample_too_many(contamination):
     assert np.sum(labels == -1) == round(100 * contamination)
 
 
-def test_a_filter_leaves_no_patch_too_many_out():
+def test_an_outlier_filter_removes_the_decimal_fraction():
     rng = np.random.default_rng(0)
     patches, shapes = rng.normal(size=(76, 3)), np.ones((76, 2), dtype=np.int64)
     kept = inlying_patches(patches, shapes, "nearest", 0.32, "cpu")
@@ -105,7 +103,7 @@ def test_a_filter_leaves_no_patch_too_many_out():
 
 
 @pytest.mark.parametrize("n", [48, 97, 102])
-def test_the_samples_that_a_small_alpha_needs_are_enough(n):
+def test_the_number_of_samples_for_a_small_alpha_is_sufficient(n):
     assert n_supported(1 / (n + 1), n) == 1
     with pytest.raises(ValueError, match=f"needs at least {n} normal samples"):
         check_supported(1 / (n + 1), n - 1)

@@ -37,7 +37,7 @@ FRAMES = 5
 
 
 class NearestDistance(OutlierMixin, BaseEstimator):
-    """Score by the distance to the nearest sample fitted on."""
+    """Score samples by the distance to the nearest training sample."""
 
     def fit(self, X, y=None):
         self.X_ = np.asarray(X)
@@ -48,7 +48,7 @@ class NearestDistance(OutlierMixin, BaseEstimator):
 
 
 class DistanceToMean(NearestDistance):
-    """Unlike those of mutual nearest neighbours, its scores do not tie."""
+    """Score samples without ties, unlike those of mutual nearest neighbours."""
 
     def score_samples(self, X):
         return -np.linalg.norm(X - self.X_.mean(axis=0), axis=1)
@@ -72,7 +72,7 @@ def rng():
 
 
 def make_parts(rng, n_parts, frames=FRAMES, d=8):
-    """Return images of parts, as rows of numbers, and which part each is of."""
+    """Return rows that represent images of parts, and the part of each row."""
     parts = np.repeat(np.arange(n_parts), frames)
     X = rng.normal(size=(n_parts, d))[parts]
     return X + 0.2 * rng.normal(size=X.shape), parts
@@ -84,7 +84,7 @@ def conformal(estimator=None, **params):
 
 
 def p_values_by_definition(detector, X):
-    """Sum in loops what Notes of ConformalDetector document, one row at a time."""
+    """Compute the documented sums in loops, one row at a time."""
     groups = detector.calibration_groups_
     fold_scores = [estimator.score_samples(X) for estimator in detector.estimators_]
     p_values = []
@@ -128,14 +128,14 @@ def test_no_estimator_saw_the_group_of_a_row_that_it_calibrates(rng, method):
 @pytest.mark.parametrize(
     "cv", [4, None, GroupKFold(4), LeaveOneGroupOut(), OneClassKFold(4)]
 )
-def test_splitters_that_take_groups(rng, cv):
+def test_splitters_that_accept_groups(rng, cv):
     X, parts = make_parts(rng, 12)
     detector = conformal(cv=cv).fit(X, np.ones(len(X)), groups=parts)
     assert_array_equal(np.sort(detector.calibration_indices_), np.arange(60))
     assert detector.min_alpha_ == 1 / 13
 
 
-def test_splitters_get_labels_and_groups_of_normal_rows_alone(rng):
+def test_splitters_get_labels_and_groups_of_normal_rows_only(rng):
     X, parts = make_parts(rng, 14)
     y = np.where(parts < 2, -1, 1)
     seen = {}
@@ -157,7 +157,7 @@ def test_blocks_that_keep_groups_together_are_accepted(rng):
     assert_array_equal(detector.calibration_groups_, parts)
 
 
-def test_splitter_that_tears_a_group_apart_is_refused(rng):
+def test_a_splitter_that_splits_a_group_is_refused(rng):
     X, parts = make_parts(rng, 20)
     with pytest.raises(ValueError, match=r"both sides of split 0.*GroupKFold"):
         conformal(cv=KFold(5, shuffle=True, random_state=0)).fit(X, groups=parts)
@@ -171,7 +171,7 @@ def test_row_on_both_sides_of_a_split_is_refused(rng):
         conformal(cv=cv).fit(X)
 
 
-def test_too_few_groups_are_an_error_however_many_images(rng):
+def test_too_few_groups_are_an_error_even_with_many_images(rng):
     X, parts = make_parts(rng, 18, frames=20)
     with pytest.raises(ValueError, match=r"19 groups of normal samples .* got 18"):
         conformal(alpha=0.05).fit(X, groups=parts)
@@ -213,7 +213,7 @@ def test_an_ensemble_holds_groups_out_too(rng):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_p_values_weigh_groups_of_one_size_as_documented(rng, method):
+def test_p_values_weight_groups_of_equal_size_as_documented(rng, method):
     X, parts = make_parts(rng, 20, frames=3)
     detector = conformal(DistanceToMean(), method=method).fit(X, groups=parts)
     new = 1.5 * make_parts(rng, 10)[0]
@@ -238,7 +238,7 @@ def test_p_values_of_unequal_groups_are_never_too_small(rng, method):
     assert_array_equal(detector.predict(new) == -1, p_values <= 0.1)
 
 
-def test_groups_of_one_are_no_groups(rng):
+def test_groups_of_one_sample_change_nothing(rng):
     X = rng.normal(size=(40, 3))
     with_groups = conformal(method="split").fit(X, groups=np.arange(40))
     scores, folds = with_groups.calibration_scores_, with_groups.calibration_folds_
@@ -250,8 +250,8 @@ def test_groups_of_one_are_no_groups(rng):
     assert with_groups.offset_ == plain.offset(0.1)
 
 
-def test_a_group_photographed_often_counts_no_more_than_others():
-    """Ten images of one bad part would else set the threshold alone."""
+def test_a_group_with_many_images_has_the_weight_of_one_group():
+    """Otherwise ten images of one bad part would determine the threshold."""
     scores = np.r_[np.full(10, -9.0), np.arange(-8.0, 1.0)]
     groups = np.r_[np.zeros(10, int), np.arange(1, 10)]
     calibration = Calibration(scores, np.zeros(19, int), groups)
@@ -288,7 +288,7 @@ def test_groups_of_a_model_file_must_be_numbers_without_gaps(rng, wrong):
 
 
 def false_alarms(method, groups_of, frames):
-    """Return the mean share of images of new parts that are flagged, and its error."""
+    """Return the mean share of flagged images of new parts, and its standard error."""
     shares = []
     for seed in range(20):
         rng = np.random.default_rng(seed)
@@ -312,7 +312,7 @@ def test_false_alarm_rate_by_groups_is_at_most_alpha(method, frames):
 
 
 def test_without_groups_most_new_parts_are_flagged():
-    """What groups are for."""
+    """This is the reason to pass groups."""
     assert false_alarms("cross", lambda parts: None, 5)[0] > 0.8
 
 
@@ -324,14 +324,14 @@ NEAR_DUPLICATE = r"near-duplicate.*groups=.*--group-pattern"
 @pytest.mark.parametrize("frames", [5, 10])
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("method", ["cross", "split"])
-def test_frames_of_parts_are_warned_of(rng, method, frames, shuffled):
+def test_frames_of_parts_give_a_warning(rng, method, frames, shuffled):
     X, _ = make_parts(rng, 20, frames)
     X = rng.permutation(X) if shuffled else X
     with pytest.warns(UserWarning, match=NEAR_DUPLICATE):
         conformal(method=method).fit(X)
 
 
-def test_images_of_parts_are_warned_of(rng):
+def test_images_of_parts_give_a_warning(rng):
     surfaces = make_surface_defects(6, 0, 0, image_size=32, random_state=0).data
     noise = rng.normal(0, 3, (6, 5, *np.shape(surfaces[0])))
     images = np.clip(np.asarray(surfaces)[:, None] + noise, 0, 255).astype(np.uint8)
@@ -349,7 +349,7 @@ def _gabor_detector():
 
 @pytest.mark.parametrize("n", [20, 100])
 @pytest.mark.parametrize("d", [1, 2, 5, 50])
-def test_independent_samples_are_not_warned_of(rng, n, d):
+def test_independent_samples_give_no_warning(rng, n, d):
     conformal().fit(rng.normal(size=(n, d)))
 
 
@@ -366,7 +366,7 @@ def test_numbers_that_overflow_are_left_to_the_estimator(rng):
     assert duplication(1e200 * rng.normal(size=(30, 2)))[1] == 0
 
 
-def test_saying_that_all_are_independent_silences_the_warning(rng):
+def test_declaring_samples_independent_silences_the_warning(rng):
     X, _ = make_parts(rng, 20)
     conformal().fit(X, groups=range(len(X)))
 
@@ -381,7 +381,7 @@ def test_tuned_threshold_warns_too(rng):
 # Routing ----------------------------------------------------------------------------
 
 
-def test_an_estimator_that_takes_groups_gets_those_of_its_rows(rng):
+def test_an_estimator_that_accepts_groups_gets_those_of_its_rows(rng):
     X, parts = make_parts(rng, 12)
     detector = conformal(TakesGroups(), cv=3).fit(X, groups=parts)
     for k, estimator in enumerate(detector.estimators_):
@@ -416,7 +416,7 @@ def test_groups_with_metadata_routing_enabled(rng, cv):
     assert_array_equal(routed.calibration_scores_, plain.calibration_scores_)
 
 
-def test_a_search_hands_groups_to_its_folds_and_to_the_calibration(rng):
+def test_a_search_passes_groups_to_its_folds_and_to_the_calibration(rng):
     X, parts = make_parts(rng, 40)
     X[150:] += 9
     y = np.where(np.arange(200) < 150, 1, -1)
@@ -450,11 +450,11 @@ def test_tuned_threshold_holds_groups_out(labelled, cv):
     X, y, parts = labelled
     detector = TunedThresholdDetector(NearestDistance(), cv=cv)
     detector.fit(X, y, groups=parts)
-    # Scores of held-out parts: the nearest is another part, and not a sibling.
+    # Scores of held-out parts: the nearest sample shows another part.
     assert detector.offset_ < NearestDistance().fit(X[1:]).score_samples(X[:1])[0]
 
 
-def test_tuned_threshold_refuses_a_splitter_that_tears_groups_apart(labelled):
+def test_tuned_threshold_refuses_a_splitter_that_splits_groups(labelled):
     X, y, parts = labelled
     with pytest.raises(ValueError, match="both sides of split 0"):
         TunedThresholdDetector(
@@ -462,7 +462,7 @@ def test_tuned_threshold_refuses_a_splitter_that_tears_groups_apart(labelled):
         ).fit(X, y, groups=parts)
 
 
-def test_tuned_threshold_says_that_a_fitted_estimator_needs_no_groups(labelled):
+def test_tuned_threshold_warns_of_unused_groups_with_a_fitted_estimator(labelled):
     X, y, parts = labelled
     with pytest.warns(UserWarning, match="groups was not used"):
         TunedThresholdDetector(NearestDistance().fit(X)).fit(X, y, groups=parts)
@@ -498,7 +498,7 @@ def test_pattern_names_a_group_by_its_parentheses():
     assert groups_by_pattern(PATHS, r"part_(\d+)").tolist() == ["007", "012"]
 
 
-def test_pattern_without_parentheses_names_it_by_the_match():
+def test_pattern_without_parentheses_uses_the_whole_match():
     assert groups_by_pattern(PATHS, r"shift_.").tolist() == ["shift_a", "shift_b"]
 
 
@@ -531,7 +531,7 @@ def test_wrong_lists(tmp_path, text, message):
         groups_from_list([tmp_path / "a.png"], tmp_path / "list.csv")
 
 
-def test_detectors_that_do_not_look_at_neighbours_take_groups(rng):
+def test_detectors_without_neighbours_accept_groups(rng):
     X, parts = make_parts(rng, 12)
     forest = IsolationForest(n_estimators=5, random_state=0)
     assert conformal(forest).fit(X, groups=parts).predict(X[:1] + 50) == -1

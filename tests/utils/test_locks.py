@@ -1,4 +1,4 @@
-"""A process forked while other threads are at work can work itself."""
+"""A process that is forked while other threads work is not blocked."""
 
 import os
 import subprocess
@@ -10,24 +10,26 @@ import pytest
 
 from skpatchcore._utils._locks import fork_safe_lock
 
-# What a process does that forks while other threads are at work. Of each fork it says
-# how it ended.
+# The script of a process that forks while other threads work. It prints the outcome
+# of each fork.
 SCRIPT = """
 import os, signal, threading, time
 import numpy as np
 import torch
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore import _backbone, _cache, _distances, _fingerprint, _images
-from skpatchcore._layer_hooks import FORWARD_LOCK
+from skpatchcore._backbones import _backbone, _fingerprint
+from skpatchcore._backbones._hooks import FORWARD_LOCK
+from skpatchcore._images import _input
+from skpatchcore._utils import _cache, _precision
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 LOCKS = (
     FORWARD_LOCK,
     _backbone._BUILD_LOCK,
     _cache._growth._lock,
-    _distances._PRECISION_LOCK,
     _fingerprint._LOCK,
-    _images._PIL_LOCK,
+    _input._PIL_LOCK,
+    _precision._PRECISION_LOCK,
 )
 
 class Slow(torch.nn.Module):
@@ -67,14 +69,14 @@ def fork(name, work):
         os.kill(child, signal.SIGKILL)
     print(name, outcome, sep=":", flush=True)
 
-# Cores of the parent: threads of OpenMP.
+# Threads of OpenMP in the parent.
 torch.rand(2000, 2000) @ torch.rand(2000, 2000)
 detector = make(Slow(), ("conv", "norm"), n_neighbors=2).fit(IMAGES)
 module = detector.features_._network.module
 expected = detector.score_samples(255 - IMAGES)
 fork("cores", lambda: make("gabor", ("fine",)).fit(np.tile(IMAGES, (1, 8, 8, 1))))
 
-# A pass that another thread is in.
+# Another thread is passing images through the network.
 torch.set_float32_matmul_precision("high")
 
 def score():
@@ -129,15 +131,15 @@ def forks() -> list[str]:
     return done.stdout.splitlines()
 
 
-def test_a_fork_does_not_wait_for_cores_of_its_parent(forks):
+def test_a_fork_does_not_wait_for_threads_of_its_parent(forks):
     assert [line for line in forks if "cores" in line] == ["cores:has ended"]
 
 
-def test_a_pass_that_another_thread_is_in_does_not_disturb_a_fork(forks):
+def test_a_pass_in_another_thread_does_not_disturb_a_fork(forks):
     assert [line for line in forks if "pass" in line] == ["pass:has ended"]
 
 
-def test_locks_that_another_thread_holds_are_free_in_a_fork(forks):
+def test_locks_held_by_another_thread_are_free_in_a_fork(forks):
     assert [line for line in forks if "locks" in line] == ["locks:has ended"]
 
 

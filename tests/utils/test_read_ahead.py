@@ -1,4 +1,4 @@
-"""Threads that work ahead: order, bounds, errors, and nothing left of them."""
+"""Reading ahead with threads: order, bounds, errors and cleanup."""
 
 import contextlib
 import signal
@@ -27,7 +27,7 @@ def n_threads_left():
     n_threads=st.integers(0, 4),
     n_ahead=st.integers(0, 10),
 )
-def test_results_come_in_order_whatever_takes_longest(n, n_threads, n_ahead):
+def test_results_come_in_order_regardless_of_duration(n, n_threads, n_ahead):
     def function(i):
         time.sleep(0.001 * (i % 3))
         return i * i
@@ -38,7 +38,7 @@ def test_results_come_in_order_whatever_takes_longest(n, n_threads, n_ahead):
 
 
 @pytest.mark.parametrize("n_threads", [1, 3])
-def test_no_more_is_begun_than_asked_for_at_the_time(n_threads):
+def test_no_more_is_started_than_the_bound_permits(n_threads):
     begun, bound, most = [], 0, 0
     with contextlib.closing(
         read_ahead(begun.append, 30, n_threads, lambda: bound)
@@ -57,7 +57,7 @@ def test_work_is_done_at_the_same_time():
     assert list(found) == [True] * 3
 
 
-def test_work_goes_on_while_a_result_is_used():
+def test_work_continues_while_a_result_is_used():
     later = threading.Event()
     results = read_ahead(lambda i: i < 1 or later.set(), 3, 1, lambda: 2)
     with contextlib.closing(results):
@@ -65,7 +65,7 @@ def test_work_goes_on_while_a_result_is_used():
         assert later.wait(20)
 
 
-def test_an_error_comes_where_its_result_would_and_the_first_counts():
+def test_the_first_error_is_raised_in_the_place_of_its_result():
     def function(i):
         if i == 3:
             time.sleep(0.05)
@@ -83,7 +83,7 @@ def test_an_error_comes_where_its_result_would_and_the_first_counts():
     assert n_threads_left() == 0
 
 
-def test_closing_early_leaves_no_thread_and_begins_nothing_more():
+def test_closing_early_leaves_no_thread_and_starts_no_further_work():
     begun = []
 
     def function(i):
@@ -110,12 +110,12 @@ def test_an_interrupt_stops_everything():
     started = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
         list(read_ahead(function, 1000, 2, lambda: 1000))
-    # All of it would take ten seconds.
+    # All of the work would take ten seconds.
     assert time.perf_counter() - started < 5
     assert n_threads_left() == 0
 
 
-def test_torch_starts_no_threads_of_its_own_in_there():
+def test_torch_starts_no_further_threads():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
@@ -133,8 +133,8 @@ def test_torch_starts_no_threads_of_its_own_in_there():
         torch.set_num_threads(before)
 
 
-def test_a_bound_that_falls_holds_back_what_was_submitted():
-    """Once an item is found to be large, no more than one is begun ahead."""
+def test_a_smaller_bound_delays_submitted_work():
+    """Once an item turns out to be large, at most one is started ahead."""
     begun, bound = [], 1
 
     def function(i):
@@ -157,7 +157,7 @@ def test_a_bound_that_falls_holds_back_what_was_submitted():
 
 
 @pytest.mark.parametrize("n_threads", [1, 4])
-def test_closing_wakes_threads_that_are_held_back(n_threads):
+def test_closing_wakes_waiting_threads(n_threads):
     begun, bound = [], 10
     results = read_ahead(begun.append, 20, n_threads, lambda: bound)
     next(results)
@@ -167,7 +167,7 @@ def test_closing_wakes_threads_that_are_held_back(n_threads):
     assert n_threads_left() == 0
 
 
-def test_threads_that_are_held_back_end_with_a_pool_that_nobody_closed():
+def test_waiting_threads_end_with_a_pool_that_was_not_closed():
     pool = ThreadPoolExecutor(1, "skpatchcore-read-ahead")
     gate = _Gate(lambda: 0, pool)
     later = pool.submit(gate.pass_through, lambda i: "begun", 5)

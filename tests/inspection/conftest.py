@@ -1,0 +1,9 @@
+"""Fixtures for the tests of figures."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    pytest.importorskip("matplotlib.pyplot").close("all")
