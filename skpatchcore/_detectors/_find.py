@@ -8,7 +8,6 @@ from sklearn.pipeline import Pipeline
 
 from skpatchcore._detectors._base import ImageDetector, Reference
 from skpatchcore._detectors._inspection import Inspection
-from skpatchcore._images import check_images
 from skpatchcore._utils import BaseSearchCV
 
 
@@ -26,7 +25,7 @@ class FoundDetector(NamedTuple):
 
     def inspect(self, X) -> Iterator[Inspection]:
         """Yield what the detector finds in each image."""
-        return self.detector._inspect(check_images(self.prepare(X)))
+        return self.detector.inspect(self.prepare(X))
 
     def references(self) -> list[Reference]:
         """Return what `ImageDetector._references` does.
