@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from skpatchcore._backbones import Backbone
+
 
 def assets_folder() -> Path | None:
     """Return where real weights and images lie, if anywhere."""
@@ -29,3 +31,20 @@ def assets() -> Path:
     if folder is None:
         pytest.skip("no real weights and images: set SKPATCHCORE_ASSETS")
     return folder
+
+
+@pytest.fixture
+def batch_sizes(monkeypatch):
+    """Note how many images pass any network at once, batch by batch.
+
+    A counter inside a network would be a part of what caches know it by.
+    """
+    sizes = []
+    forward = Backbone.__call__
+
+    def note(network, batch):
+        sizes.append(len(batch))
+        return forward(network, batch)
+
+    monkeypatch.setattr(Backbone, "__call__", note)
+    return sizes
