@@ -274,7 +274,7 @@ SCRIPT = """
 import collections, functools, types
 import torch
 from torch import nn
-from skpatchcore._description import Description
+from skpatchcore._backbones._description import Description
 
 SCALES = {"a", "b", "c", "d"}
 

@@ -79,6 +79,13 @@ def test_what_a_network_takes_grows_with_the_batch_and_leaves_weights_out():
     assert peaks == [n * 16 * 16 * (3 + 8 + 8) * 4 for n in (1, 3)]
 
 
+def test_tensors_without_a_storage_of_their_own_do_not_count():
+    with PeakMemory() as memory:
+        torch.eye(64).to_sparse()
+    # The dense one, and the rows and columns that it is not zero at.
+    assert memory.peak <= 4 * 64**2 + 3 * 8 * 64
+
+
 # What follows from it
 
 
