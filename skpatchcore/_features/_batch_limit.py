@@ -21,7 +21,7 @@ _FIRST_PIXELS = 4 * 256**2
 # Measured anew for images this many times larger, since attention grows faster.
 _LARGER = 4
 _STAGES = ("network", "descriptor")
-# Other subclasses of tensors may have no memory, such as those that torch compiles with.
+# Other subclasses of tensors may have no memory, such as those of torch's compiler.
 _IN_MEMORY = (torch.Tensor, torch.nn.Parameter)
 
 
