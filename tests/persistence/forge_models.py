@@ -363,7 +363,11 @@ def run_case(model: Model, manifest: dict, folder: Path, watch: Watch) -> str:
             return "refused"
         except OSError as error:
             # Of a network that timm would have to download.
-            return "refused" if "could not be had" in str(error) else f"load: {error!r}"
+            return (
+                "refused"
+                if "Could not load pretrained weights" in str(error)
+                else f"load: {error!r}"
+            )
         except Exception as error:
             return f"load: {error!r:.200}"
         try:
