@@ -59,8 +59,9 @@ class BatchLimit:
         if any(self._is_new(stage, pixels) for stage in _STAGES):
             fitting = _FIRST_PIXELS // pixels
         else:
-            fitting = self._budget // (max(self._bytes_per_pixel.values()) * pixels)
-        return max(1, min(self.batch_size, int(fitting)))
+            per_image = max(self._bytes_per_pixel.values()) * pixels
+            fitting = int(self._budget // per_image)
+        return max(1, min(self.batch_size, fitting))
 
     @contextlib.contextmanager
     def measure(self, stage: str, size: tuple[int, int], n: int) -> Iterator[None]:

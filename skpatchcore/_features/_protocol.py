@@ -1,6 +1,6 @@
 """What a detector relies on in the estimator that it is given as `features`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +26,7 @@ class PatchFeatures(Protocol):
 
     def _iter_projected(
         self, images: Sequence[NDArray]
-    ) -> Iterator[tuple[list[int], NDArray, list[Geometry]]]:
+    ) -> Generator[tuple[list[int], NDArray, list[Geometry]], None, None]:
         """Yield (indices, features (b, h, w, d), geometries) of a few images each."""
 
 

@@ -244,9 +244,7 @@ def test_a_transformer_is_fitted_on_the_training_patches_alone():
 
 
 def test_a_projection_of_very_many_patches_is_fitted_on_evenly_drawn_ones(monkeypatch):
-    monkeypatch.setattr(
-        "skpatchcore._features._transformer._MAX_PROJECTION_PATCHES", 50
-    )
+    monkeypatch.setattr("skpatchcore._features._transformer.MAX_PROJECTION_PATCHES", 50)
     X = images()
     patches = make_features().fit_transform(X).reshape(-1, 10)
     features = make_features(projection=PCA(2)).fit(X)
@@ -442,7 +440,7 @@ def peak_of(function):
 def small_samples(monkeypatch):
     monkeypatch.setattr("skpatchcore._features._transformer.MAX_BALANCE_PATCHES", 1000)
     monkeypatch.setattr(
-        "skpatchcore._features._transformer._MAX_PROJECTION_PATCHES", 1000
+        "skpatchcore._features._transformer.MAX_PROJECTION_PATCHES", 1000
     )
     monkeypatch.setattr("skpatchcore._features._projection._PROJECTION_BYTES", 2**20)
 
