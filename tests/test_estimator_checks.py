@@ -17,21 +17,32 @@ from skpatchcore import (
     PatchFeatureTransformer,
     PatchMemoryBank,
 )
+from skpatchcore._images import Images
 from skpatchcore.calibration import ConformalDetector
 
 
 class Identity(nn.Identity):
     """A backbone whose only layer map is the image itself."""
 
-    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
+    pretrained_cfg = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
 
 
-class OnePixelImages:
-    """A row of d numbers is an image of one pixel and d channels."""
+class RowImages(Images):
+    """Rows of numbers as images one pixel high, three numbers to a pixel."""
 
-    def _validate_images(self, X, *, reset):
-        X = validate_data(self, X, dtype=np.float32, reset=reset)
-        return [row.reshape(1, 1, -1) for row in X]
+    def __getitem__(self, index):
+        row = self._sources[index]
+        return np.pad(row, (0, -len(row) % 3)).reshape(1, -1, 3)
+
+    def take(self, indices):
+        return RowImages(self._sources[indices])
+
+
+class RowsAsImages:
+    """Estimators of images, given matrices of numbers."""
+
+    def _as_images(self, X, *, reset):
+        return RowImages(validate_data(self, X, dtype=np.float32, reset=reset))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -41,27 +52,32 @@ class OnePixelImages:
         return tags
 
 
-class OnePixelTransformer(OnePixelImages, PatchFeatureTransformer):
-    pass
-
-
-class OnePixelDetector(OnePixelImages, PatchCoreDetector):
-    pass
-
-
-class OnePixelMember(PatchCoreDetector):
-    """It is given what the ensemble made of rows."""
-
+class RowTransformer(RowsAsImages, PatchFeatureTransformer):
     def _validate_images(self, X, *, reset):
-        return X
+        return self._as_images(X, reset=reset)
 
 
-class OnePixelEnsemble(OnePixelImages, PatchCoreEnsemble):
+class ScoredRows(RowsAsImages):
+    """Detectors, whose other methods rely on these."""
+
+    def fit(self, X, y=None):
+        return super().fit(self._as_images(X, reset=True), y)
+
+    def score_samples(self, X):
+        return super().score_samples(self._as_images(X, reset=False))
+
+
+class RowDetector(ScoredRows, PatchCoreDetector):
+    def inspect(self, X):
+        return super().inspect(self._as_images(X, reset=False))
+
+
+class RowEnsemble(ScoredRows, PatchCoreEnsemble):
     pass
 
 
-def one_pixel_transformer():
-    return OnePixelTransformer(
+def row_transformer():
+    return RowTransformer(
         Identity(), ("",), image_size=None, patch_size=1, output="mean"
     )
 
@@ -71,10 +87,10 @@ def conformal(estimator, method):
     return ConformalDetector(estimator, alpha=0.2, method=method, random_state=0)
 
 
-def one_pixel_ensemble():
-    detector = OnePixelMember(one_pixel_transformer())
+def row_ensemble():
+    detector = PatchCoreDetector(row_transformer())
     # "auto" puts the threshold below all training scores, where the checks want some.
-    return OnePixelEnsemble(
+    return RowEnsemble(
         [("one", detector), ("other", "drop")], cv=2, contamination=0.1, random_state=0
     )
 
@@ -83,8 +99,8 @@ def one_pixel_ensemble():
 ESTIMATORS = {
     "sampler": (CoresetSampler(), 41),
     "bank": (PatchMemoryBank(), 47),
-    "transformer": (one_pixel_transformer(), 47),
-    "detector": (OnePixelDetector(one_pixel_transformer()), 47),
+    "transformer": (row_transformer(), 47),
+    "detector": (RowDetector(row_transformer()), 47),
     "conformal_forest": (
         conformal(IsolationForest(n_estimators=5, random_state=0), "cross"),
         45,
@@ -93,10 +109,10 @@ ESTIMATORS = {
     "conformal_bank_refit": (conformal(PatchMemoryBank(random_state=0), "refit"), 46),
     "conformal_bank_cross": (conformal(PatchMemoryBank(random_state=0), "cross"), 46),
     "conformal_detector": (
-        conformal(OnePixelDetector(one_pixel_transformer(), random_state=0), "cross"),
+        conformal(RowDetector(row_transformer(), random_state=0), "cross"),
         46,
     ),
-    "ensemble": (one_pixel_ensemble(), 46),
+    "ensemble": (row_ensemble(), 46),
 }
 CHECKS = [
     pytest.param(estimator, check, id=f"{name}-{check.func.__name__}-{i}")
@@ -143,8 +159,8 @@ def test_check_of_scikit_learn_itself(name, check):
 
 @pytest.mark.parametrize("check", OUTPUT_CHECKS)
 def test_output_of_transformer(check):
-    estimator = one_pixel_transformer()
-    run(getattr(estimator_checks, check), "OnePixelTransformer", estimator)
+    estimator = row_transformer()
+    run(getattr(estimator_checks, check), "RowTransformer", estimator)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

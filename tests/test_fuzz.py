@@ -186,7 +186,7 @@ def load_or_none(data: bytes, path):
         return None
     except OSError as error:
         # Of weights that would have to be downloaded.
-        assert "could not be had" in str(error)  # noqa: PT017
+        assert "Could not load pretrained weights" in str(error)  # noqa: PT017
         event("refused: weights")
         return None
     finally:

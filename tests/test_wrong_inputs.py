@@ -289,13 +289,13 @@ WRONG_PARAMETERS = {
     "unknown backbone": (
         fit(backbone="resnet19"),
         ValueError,
-        "backbone='resnet19' is no timm model; close names: .*resnet18",
+        "backbone='resnet19' is not a timm model. Did you mean .*resnet18",
     ),
     "backbone of another type": (fit(backbone=18), Invalid, "'backbone' parameter"),
     "unknown layer": (
         fit(layers=("fine", "coarser")),
         ValueError,
-        r"no layer 'coarser'; close names: \['coarse'",
+        r"no layer 'coarser'\. Did you mean 'coarse'",
     ),
     "no layer": (fit(layers=()), ValueError, r"layers must be a non-empty.*got \(\)"),
     "layers as a str": (fit(layers="fine"), Invalid, "'layers' parameter.*'fine'"),
@@ -303,7 +303,7 @@ WRONG_PARAMETERS = {
     "missing weights": (
         fit(backbone="resnet18", weights="gone.pth"),
         FileNotFoundError,
-        "weights='gone.pth' is no file",
+        "weights='gone.pth' is not a file",
     ),
     "unreadable weights": (
         fit_weights(lambda path: path.write_text("no weights")),

@@ -4,7 +4,7 @@ Builds networks by name or takes the user's own, loads weights, identifies netwo
 caches, and reads intermediate layers through hooks.
 """
 
-from skpatchcore._backbones._backbone import Backbone, _create, load_backbone
+from skpatchcore._backbones._backbone import Backbone, create_network, load_backbone
 from skpatchcore._backbones._feature_maps import name_layers
 from skpatchcore._backbones._hooks import check_layers, modules_run
 from skpatchcore._backbones._weights import WeightsNotStored
@@ -12,8 +12,8 @@ from skpatchcore._backbones._weights import WeightsNotStored
 __all__ = [
     "Backbone",
     "WeightsNotStored",
-    "_create",
     "check_layers",
+    "create_network",
     "load_backbone",
     "modules_run",
     "name_layers",

@@ -1,11 +1,10 @@
 """Networks by name or as modules, built once, and the maps of their layers."""
 
 import copy
-import difflib
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -27,6 +26,7 @@ from skpatchcore._backbones.embedded._network import load_embedded, random_embed
 from skpatchcore._utils import (
     choose_dtype,
     content_key,
+    did_you_mean,
     fork_safe_lock,
     full_precision,
     own_torch_state,
@@ -58,7 +58,15 @@ class Backbone:
     """
 
     @own_torch_state()
-    def __init__(self, module, layers, device, precision="auto", *, own=False):
+    def __init__(
+        self,
+        module: nn.Module,
+        layers: Sequence[str],
+        device: torch.device,
+        precision: str = "auto",
+        *,
+        own: bool = False,
+    ) -> None:
         self.own = own
         # Channels last is how convolutions run fastest, on CPU and GPU alike.
         self.module = module.to(memory_format=torch.channels_last)
@@ -89,7 +97,7 @@ class Backbone:
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
-        self.prepare(tuple(batch.shape[-2:]))
+        self.prepare(_size(batch))
         # From pinned memory the copy goes on while the processor does.
         batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
         batch = (batch - self.mean) / self.std
@@ -107,7 +115,7 @@ class Backbone:
         )
         with autocast, FORWARD_LOCK, full_precision():
             outputs = self._read(cast_weights(self.module, dtype), batch)
-        size = tuple(batch.shape[-2:])
+        size = _size(batch)
         given = {name: Probe(len(batch), size, out) for name, out in outputs.items()}
         if unknown := given.keys() - self._layouts.keys():
             # Of networks that none of the probes have passed: of one size, likely.
@@ -121,7 +129,7 @@ class Backbone:
     def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
         config = getattr(module, "pretrained_cfg", None) or {}
         expected = tuple(config.get("input_size", ()))[1:]
-        size = tuple(batch.shape[-2:])
+        size = _size(batch)
         try:
             return read_layers(module, self.layers, batch)
         except (AssertionError, RuntimeError) as error:
@@ -161,7 +169,15 @@ class Backbone:
 
 
 @own_torch_state()
-def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Backbone:
+def load_backbone(
+    backbone: str | nn.Module,
+    layers: Sequence[str | int],
+    *,
+    weights: str | os.PathLike[str] | None,
+    seed: int,
+    device: str | torch.device | None,
+    precision: str,
+) -> Backbone:
     """Build, or take from this process's cache, the network with given parameters."""
     device = resolve_device(device)
     if isinstance(backbone, nn.Module):
@@ -171,7 +187,8 @@ def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Back
                 "them into the module instead."
             )
         # A copy: the user's own module stays in its mode, dtype and on its device.
-        module, missing = copy.deepcopy(backbone).eval(), frozenset()
+        module = copy.deepcopy(backbone).eval()
+        missing: frozenset[str] = frozenset()
         module = module.to(device).float()
         # Before anything passes: some networks change with every pass.
         describe_network(module)
@@ -179,11 +196,16 @@ def load_backbone(backbone, layers, *, weights, seed, device, precision) -> Back
         module, missing = _build_by_name(backbone, weights, seed, device)
     layers = name_layers(module, layers)
     check_layers(module, layers)
-    if missing:
+    if missing and weights is not None:
         check_missing(module, layers, missing, weights)
     return Backbone(
         module, layers, device, precision, own=isinstance(backbone, nn.Module)
     )
+
+
+def _size(batch: torch.Tensor) -> tuple[int, int]:
+    height, width = batch.shape[-2:]
+    return height, width
 
 
 def _all_finite(maps: Sequence[torch.Tensor]) -> bool:
@@ -211,33 +233,44 @@ def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     return twins[dtype]
 
 
-def _build_by_name(name: str, weights, seed: int, device: torch.device):
+def _build_by_name(
+    name: str,
+    weights: str | os.PathLike[str] | None,
+    seed: int,
+    device: torch.device,
+) -> tuple[nn.Module, frozenset[str]]:
     stamp = None
     if weights not in (None, "random"):
         path = Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"weights={os.fspath(weights)!r} is no file.")
+            raise FileNotFoundError(f"weights={os.fspath(weights)!r} is not a file.")
         status, weights = path.stat(), str(path.resolve())
         # A copy may keep the time of its original, but hardly all of these.
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
     # The seed shapes random weights only; elsewhere it would split the cache.
-    seed = seed if weights == "random" else None
+    drawn = seed if weights == "random" else None
     with _BUILD_LOCK:
-        return _build_cached(name, weights, stamp, seed, device)
+        return _build_cached(name, weights, stamp, drawn, device)
 
 
 @functools.lru_cache(maxsize=4)
-def _build_cached(name, weights, stamp, seed, device) -> tuple[nn.Module, frozenset]:
+def _build_cached(
+    name: str,
+    weights: str | None,
+    stamp: tuple[int, ...] | None,
+    seed: int | None,
+    device: torch.device,
+) -> tuple[nn.Module, frozenset[str]]:
     """Return the network and the names of parameters its weights file did not have."""
-    module = _create(name, pretrained=weights is None, seed=seed or 0)
-    missing = frozenset()
+    module = create_network(name, pretrained=weights is None, seed=seed or 0)
+    missing: frozenset[str] = frozenset()
     if weights not in (None, "random"):
         missing = load_weights(module, weights)
     return module.eval().requires_grad_(False).to(device).float(), missing
 
 
 @own_torch_state()
-def _create(name: str, *, pretrained: bool, seed: int) -> nn.Module:
+def create_network(name: str, *, pretrained: bool, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         # torch.manual_seed would seed the GPUs' generators too, for good.
         torch.default_generator.manual_seed(seed)
@@ -254,10 +287,10 @@ def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
 
     if not timm.is_model(name):
         names = ["embedded", "gabor", *timm.list_models()]
-        close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        guess = did_you_mean(name, names, n=5, cutoff=0.5)
         raise ValueError(
-            f"backbone={name!r} is no timm model; close names: {close}. See "
-            "timm.list_models(); 'embedded' and 'gabor' come with the package."
+            f"backbone={name!r} is not a timm model.{guess} timm.list_models() lists "
+            "them; 'embedded' and 'gabor' come with the package."
         )
     try:
         return _create_for_any_size(timm.create_model, name, pretrained)
@@ -265,12 +298,14 @@ def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
         if not pretrained:
             raise ValueError(f"timm could not build {name!r}: {error}") from error
         raise OSError(
-            f"The pretrained weights of {name!r} could not be had: {error}. "
-            "Without network access give weights= a local file, or 'random'."
+            f"Could not load pretrained weights for {name!r}: {error}. Offline? Use "
+            "backbone='embedded', or pass a local file with weights=."
         ) from error
 
 
-def _create_for_any_size(create, name: str, pretrained: bool) -> nn.Module:
+def _create_for_any_size(
+    create: Callable[..., nn.Module], name: str, pretrained: bool
+) -> nn.Module:
     """Let transformers take images of any size, where timm can."""
     state = torch.default_generator.get_state()
     try:

@@ -109,7 +109,7 @@ def _hash_file(path: str) -> str:
         return ""
 
 
-def _plain_constant(constant: Any):
+def _plain_constant(constant: Any) -> Any:
     if isinstance(constant, types.CodeType):
         return plain_code(constant)
     if isinstance(constant, frozenset):

@@ -13,8 +13,8 @@ import logging
 import threading
 import types
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ from skpatchcore._backbones._code import (
 )
 from skpatchcore._utils import content_key
 
+# How pickle makes objects of most classes.
+_MAKERS = [getattr(copyreg, name) for name in ("__newobj__", "__newobj_ex__")]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _NAMED = (torch.dtype, torch.layout, torch.memory_format, torch.device, np.dtype, range)
 # What has no influence on what is computed.
@@ -86,7 +88,7 @@ class Description:
         self._seen = {}
         self.key = content_key(self.state, self._describe_code(), self._keys_of_sets)
 
-    def _describe(self, value: Any, where: str):
+    def _describe(self, value: Any, where: str) -> Any:
         """Return what `content_key` takes for `value`, found at the place `where`."""
         if isinstance(value, _PLAIN) and type(value) in _PLAIN:
             return value
@@ -107,7 +109,7 @@ class Description:
             # Objects may do anything when they are looked at; or nest too deeply.
             return self._note_gap(value, where, f"{type(error).__name__}: {error}")
 
-    def _describe_contents(self, value: Any, where: str):
+    def _describe_contents(self, value: Any, where: str) -> Any:
         # Classes derived from these may hold more than items.
         if type(value) in (list, tuple):
             return self._describe_sequence(value, where)
@@ -127,7 +129,7 @@ class Description:
 
     # Data ---------------------------------------------------------------------------
 
-    def _describe_tensor(self, tensor: torch.Tensor, where: str):
+    def _describe_tensor(self, tensor: torch.Tensor, where: str) -> Any:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             return self._note_gap(tensor, where, "not a dense tensor")
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
@@ -137,24 +139,24 @@ class Description:
         # The key alone, so that no copies from a GPU pile up.
         return (kind, str(tensor.dtype), tuple(tensor.shape), content_key(data))
 
-    def _describe_array(self, array: np.ndarray | np.generic, where: str):
+    def _describe_array(self, array: np.ndarray | np.generic, where: str) -> Any:
         if array.dtype.hasobject:
             items = [self._describe(item, where) for item in np.ravel(array).tolist()]
             return ("array", np.shape(array), items)
         return (qualified_name(type(array)), np.asarray(array))
 
-    def _describe_sequence(self, value: Sequence, where: str):
+    def _describe_sequence(self, value: Sequence, where: str) -> Any:
         items = [self._describe(v, f"{where}[{i}]") for i, v in enumerate(value)]
         return (type(value).__name__, items)
 
-    def _describe_set(self, value: Iterable, where: str):
+    def _describe_set(self, value: Iterable, where: str) -> Any:
         # Sorted by contents: the order of a set depends on the process.
         alone = [Description(item) for item in value]
         self.gaps += [f"{where}: {gap}" for part in alone for gap in part.gaps]
         self._keys_of_sets.append(sorted(part.key for part in alone))
         return (type(value).__name__, sorted(part.state for part in alone))
 
-    def _describe_mapping(self, value: Mapping, where: str):
+    def _describe_mapping(self, value: Mapping, where: str) -> Any:
         items = [
             (self._describe(k, where), self._describe(v, f"{where}[{k!r:.40}]"))
             for k, v in value.items()
@@ -163,7 +165,7 @@ class Description:
 
     # Objects ------------------------------------------------------------------------
 
-    def _describe_object(self, value: Any, where: str):
+    def _describe_object(self, value: Any, where: str) -> Any:
         """Describe by what the object holds, or by what pickle would make it from."""
         kind = self._describe(type(value), where)
         try:
@@ -188,7 +190,7 @@ class Description:
             for name, value in sorted(attributes.items(), key=lambda item: str(item[0]))
         ]
 
-    def _describe_module(self, module: nn.Module, where: str):
+    def _describe_module(self, module: nn.Module, where: str) -> Any:
         if isinstance(module, torch.jit.ScriptModule):
             return self._note_gap(module, where, "its code is compiled")
         state = vars(module)
@@ -215,20 +217,20 @@ class Description:
             ],
         )
 
-    def _describe_enum(self, value: enum.Enum, where: str):
+    def _describe_enum(self, value: enum.Enum, where: str) -> Any:
         return (qualified_name(type(value)), value.name)
 
-    def _describe_reference(self, value: weakref.ref, where: str):
+    def _describe_reference(self, value: weakref.ref, where: str) -> Any:
         return ("reference", self._describe(value(), where))
 
     # Code ---------------------------------------------------------------------------
 
-    def _describe_class(self, cls: type, where: str):
+    def _describe_class(self, cls: type, where: str) -> Any:
         where = f"{where or 'the object'}: class {cls.__qualname__}"
         self._code.setdefault(id(cls), (cls, where))
         return qualified_name(cls)
 
-    def _describe_function(self, function: types.FunctionType, where: str):
+    def _describe_function(self, function: types.FunctionType, where: str) -> Any:
         where = f"{where or 'the object'}: function {function.__qualname__}"
         self._code.setdefault(id(function), (function, where))
         return (
@@ -241,7 +243,7 @@ class Description:
 
     def _describe_code(self) -> list:
         """Describe the classes and functions found, and those that they lead to."""
-        described = []
+        described: list[Any] = []
         while len(described) < len(self._code):
             item, where = list(self._code.values())[len(described)]
             if isinstance(item, type):
@@ -250,7 +252,7 @@ class Description:
                 described.append(self._describe_function_body(item, where))
         return described
 
-    def _describe_class_body(self, cls: type, where: str):
+    def _describe_class_body(self, cls: type, where: str) -> Any:
         if is_library(cls):
             replaced = self._describe_attributes(replaced_methods(cls), where)
             return (library_code(cls), replaced)
@@ -258,34 +260,34 @@ class Description:
         bases = [self._describe(base, where) for base in cls.__bases__]
         return (bases, self._describe_attributes(own, where))
 
-    def _describe_function_body(self, function: types.FunctionType, where: str):
+    def _describe_function_body(self, function: types.FunctionType, where: str) -> Any:
         if is_library(function):
             return library_code(function)
         read = self._describe_attributes(globals_read(function), where)
         return (plain_code(function.__code__), read)
 
-    def _describe_builtin(self, value, where: str):
+    def _describe_builtin(self, value: Any, where: str) -> Any:
         owner = getattr(value, "__self__", None)
         if isinstance(owner, types.ModuleType):
             owner = owner.__name__
         return (value.__qualname__, self._describe(owner, where))
 
-    def _describe_method(self, method: types.MethodType, where: str):
+    def _describe_method(self, method: types.MethodType, where: str) -> Any:
         return (
             self._describe(method.__func__, where),
             self._describe(method.__self__, where),
         )
 
-    def _describe_wrapper(self, value, where: str):
+    def _describe_wrapper(self, value: Any, where: str) -> Any:
         """Describe what lru_cache, staticmethod, classmethod or property wrap."""
         names = ("__wrapped__", "__func__", "fget", "fset", "fdel")
         inner = [getattr(value, name, None) for name in names]
         return (type(value).__name__, self._each(inner, where))
 
-    def _describe_python_module(self, value: types.ModuleType, where: str):
+    def _describe_python_module(self, value: types.ModuleType, where: str) -> Any:
         return ("module", value.__name__)
 
-    _METHODS = (
+    _METHODS: ClassVar[tuple[tuple[Any, Callable], ...]] = (
         (torch.Tensor, _describe_tensor),
         ((np.ndarray, np.generic), _describe_array),
         (nn.Module, _describe_module),
@@ -313,7 +315,7 @@ def _reduce(value: Any) -> list:
         return [parts]
     function, arguments, state, items, pairs = (*parts, None, None, None)[:5]
     contents = [arguments, list(items or ()), list(pairs or ())]
-    if function is copyreg.__newobj__ or function is copyreg.__newobj_ex__:
+    if any(function is maker for maker in _MAKERS):
         return contents
     return [*contents, function, state]
 

@@ -40,11 +40,8 @@ def _name_level(module: nn.Module, level: int) -> str:
 
 def _level_names(module: nn.Module) -> list[str]:
     """Return the modules whose outputs are timm's features, from input to output."""
-    levels = getattr(module, "feature_info", None)
-    if levels is None:
-        # Other libraries' vision transformers call them so, too.
-        blocks = getattr(module, "blocks", ())
-        return [f"blocks.{i}" for i in range(len(blocks))]
+    levels = getattr(module, "feature_info", ())
+    # Networks that timm builds by stages have an object around the list.
     levels = getattr(levels, "info", levels)
     return [level["module"] for level in levels]
 
@@ -66,4 +63,5 @@ def fit_to_patches(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 def whole_size(module: nn.Module, size: Sequence[int]) -> tuple[int, int]:
     """Return the size (h, w) nearest to `size` that consists of whole patches."""
     ratio = patch_ratio(module)
-    return tuple(max(1, round(n / r)) * r for n, r in zip(size, ratio, strict=True))
+    height, width = (max(1, round(n / r)) * r for n, r in zip(size, ratio, strict=True))
+    return height, width

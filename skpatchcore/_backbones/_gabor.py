@@ -31,7 +31,7 @@ class GaborBank(nn.Module):
 
     pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.fine = GaborScales(range(2))
         self.coarse = GaborScales(range(2, 4))
@@ -43,6 +43,9 @@ class GaborBank(nn.Module):
 
 class GaborScales(nn.Module):
     """Channels of several octaves, brought to a stride of 8 pixels."""
+
+    filters: torch.Tensor
+    opponent: torch.Tensor
 
     def __init__(self, octaves: range, stride: int = 8):
         super().__init__()
@@ -57,7 +60,9 @@ class GaborScales(nn.Module):
         colors = torch.einsum("oc,bchw->bohw", self.opponent, images)
         return torch.cat([self._octave(colors, o, grid) for o in self.octaves], dim=1)
 
-    def _octave(self, colors: torch.Tensor, octave: int, grid) -> torch.Tensor:
+    def _octave(
+        self, colors: torch.Tensor, octave: int, grid: list[int]
+    ) -> torch.Tensor:
         size = [max(1, s >> octave) for s in colors.shape[-2:]]
         small = F.interpolate(
             colors, size, mode="bilinear", antialias=True, align_corners=False

@@ -1,15 +1,15 @@
 """Outputs of a network's layers, by hooks that live no longer than a pass."""
 
 import contextlib
-import difflib
 import itertools
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from skpatchcore._utils import fork_safe_lock, own_torch_state
+from skpatchcore._utils import did_you_mean, fork_safe_lock, own_torch_state
 
 # Hooks belong to the module, not to the thread: two forward passes at once through one
 # cached network would read each other's maps.
@@ -25,11 +25,11 @@ def check_layers(module: nn.Module, layers: Sequence[str]) -> None:
     names = [name for name, _ in module.named_modules()]
     for layer in layers:
         if layer not in names:
-            close = difflib.get_close_matches(str(layer), names, n=5, cutoff=0.4)
+            guess = did_you_mean(str(layer), names, n=5, cutoff=0.4)
             top = [name for name, _ in module.named_children()]
             raise ValueError(
-                f"The backbone has no layer {layer!r}; close names: {close}; top-level "
-                f"modules: {top}."
+                f"The backbone has no layer {layer!r}.{guess} Its top-level modules "
+                f"are {', '.join(top)}; named_modules() lists all."
             )
 
 
@@ -40,7 +40,7 @@ def read_layers(
     outputs: dict[str, torch.Tensor] = {}
     over, process = False, os.getpid()
 
-    def keep(name, output):
+    def keep(name: str, output: Any) -> None:
         # An interrupt may have come before a handle was there to remove the hook by;
         # and a process forked from another thread's pass has its hooks, but no thread
         # to remove them.
@@ -67,7 +67,7 @@ def read_layers(
     return outputs
 
 
-def _copy(output):
+def _copy(output: Any) -> Any:
     """Copy tensors: the next operation of the network may well work in place."""
     if isinstance(output, list | tuple):
         return [_copy(part) for part in output]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from skpatchcore._backbones._token_grids import (
     ROUNDING,
@@ -37,8 +38,7 @@ class Probe(NamedTuple):
     @property
     def parts(self) -> Sequence:
         """The output as a sequence, of length 1 if it is none."""
-        several = isinstance(self.output, list | tuple)
-        return self.output if several else (self.output,)
+        return self.output if isinstance(self.output, list | tuple) else (self.output,)
 
     def tensor(self, part: int) -> torch.Tensor | None:
         """Return a part that is a tensor with an entry for each image."""
@@ -61,14 +61,14 @@ class Hints(NamedTuple):
     channel_axis: int | None = None
 
     @classmethod
-    def of(cls, module) -> "Hints":
+    def of(cls, module: nn.Module) -> "Hints":
         """Return the hints of a network that follows timm's conventions."""
         n_prefix = getattr(module, "num_prefix_tokens", None)
         axes = getattr(module, "output_fmt", None)
         return cls(
             None if n_prefix is None else (n_prefix, 0),
             patch_ratio(module),
-            _DECLARED_AXES.get(getattr(axes, "value", axes)),
+            _DECLARED_AXES.get(str(getattr(axes, "value", axes))),
         )
 
 
@@ -135,7 +135,7 @@ class Layout(NamedTuple):
                 "pixels, which fill no grid of their proportions; choose another "
                 "layer, or an image_size that suits the network."
             )
-        return min(near, key=near.get)
+        return min(near, key=lambda grid: near[grid])
 
 
 def find_layout(probes: Sequence[Probe], hints: Hints, layer: str = "") -> Layout:
@@ -157,8 +157,8 @@ def find_layout(probes: Sequence[Probe], hints: Hints, layer: str = "") -> Layou
     """
     for part in range(min(len(probe.parts) for probe in probes)):
         tensors = [probe.tensor(part) for probe in probes]
-        if all(tensor is not None for tensor in tensors):
-            shapes = [tuple(tensor.shape) for tensor in tensors]
+        shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
+        if len(shapes) == len(probes):
             layout = _layout_of(part, shapes, [p.size for p in probes], hints, layer)
             if layout is not None:
                 return layout
@@ -231,16 +231,16 @@ def _token_layout(part, shapes, sizes, hints: Hints, steady) -> Layout | None:
     off, k, grid = min(grids, default=(ROUNDING, 0, (0, 0)))
     if off >= (ROUNDING if size[0] != size[1] else 1e-6):
         return None
-    stride = None if len(sizes) == 2 else divide(size, grid)
-    return layout._replace(n_prefix=prefixes[k], stride=stride, grid=grid)
+    layout = layout._replace(n_prefix=prefixes[k], grid=grid)
+    return layout if len(sizes) == 2 else layout._replace(stride=divide(size, grid))
 
 
-def patch_ratio(module) -> tuple[int, int]:
+def patch_ratio(module: nn.Module) -> tuple[int, int]:
     """Return how many pixels a token is high and wide, (1, 1) where it is no matter."""
-    embed = getattr(module, "patch_embed", None)
-    if not hasattr(embed, "feat_ratio"):
+    feat_ratio = getattr(getattr(module, "patch_embed", None), "feat_ratio", None)
+    if feat_ratio is None:
         return 1, 1
-    ratio = embed.feat_ratio(as_scalar=False)
+    ratio = feat_ratio(as_scalar=False)
     return int(ratio[0]), int(ratio[1])
 
 
@@ -249,7 +249,7 @@ def _given(probes: Sequence[Probe]) -> str:
     return f"{outputs} for images of {_text([p.size for p in probes])} pixels"
 
 
-def _describe(parts: Sequence):
+def _describe(parts: Sequence) -> object:
     got = [
         tuple(part.shape) if isinstance(part, torch.Tensor) else type(part).__name__
         for part in parts
@@ -257,5 +257,5 @@ def _describe(parts: Sequence):
     return got[0] if len(got) == 1 else got
 
 
-def _text(sizes) -> str:
+def _text(sizes: Sequence[Sequence[int]]) -> str:
     return " and ".join(f"{h} x {w}" for h, w in sizes)

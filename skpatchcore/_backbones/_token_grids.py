@@ -47,7 +47,7 @@ def find_stride(
     return best
 
 
-def _likely_factors(n: int, size, unit) -> range:
+def _likely_factors(n: int, size: Sequence[int], unit: Sequence[int]) -> range:
     """Return for which k patches of k times `unit` pixels may be `n` in an image."""
     if n < 1:
         return range(0)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -36,7 +37,7 @@ class WeightsNotStored(os.PathLike):
             "detector with include_backbone=True where it was fitted."
         )
 
-    def __eq__(self, other) -> bool:
+    def __eq__(self, other: object) -> bool:
         return isinstance(other, WeightsNotStored) and self.name == other.name
 
     def __hash__(self) -> int:
@@ -103,7 +104,12 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def check_missing(module, layers, missing: frozenset, weights) -> None:
+def check_missing(
+    module: nn.Module,
+    layers: Sequence[str],
+    missing: frozenset[str],
+    weights: str | os.PathLike[str],
+) -> None:
     """Tolerate a misfit of file and network only where no layer asked for looks."""
     complete = _COMPLETE_LAYERS.setdefault(module, set())
     if tuple(layers) in complete:

@@ -16,7 +16,7 @@ from skpatchcore._detectors._foreground import Foreground, fit_foreground
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._maps import anomaly_map
 from skpatchcore._detectors._matches import stack_matches
-from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._features import PatchFeatureTransformer, check_features, thaw
 from skpatchcore._images import (
     AUGMENTATIONS,
     Augmented,
@@ -312,7 +312,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             grids.patches, grids.shapes, foreground=kept, n_given=len(rows)
         )
         with unchanged_on_error(self):
-            self.features_ = features
+            self.features_ = thaw(features)
             self.memory_bank_ = bank
             self.training_indices_ = rows
             self._training_shapes = grids.shapes
@@ -373,7 +373,8 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
 
     def _make_features(self) -> PatchFeatureTransformer:
         features = self.features
-        features = PatchFeatureTransformer() if features is None else clone(features)
+        features = PatchFeatureTransformer() if features is None else features
+        features = clone(check_features(features))
         features = inherit_params(
             features,
             random_state=self.random_state,
@@ -381,7 +382,8 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             memory=self.memory,
             verbose=self.verbose,
         )
-        features._validate_params()
+        if hasattr(features, "_parameter_constraints"):
+            features._validate_params()
         return features
 
     def _bank_params(self) -> dict:

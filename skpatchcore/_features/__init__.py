@@ -5,6 +5,13 @@ of the feature maps, and aligns, weights, concatenates and projects the layers.
 """
 
 from skpatchcore._features._descriptors import describe
-from skpatchcore._features._transformer import PatchFeatureTransformer, _check_sizes
+from skpatchcore._features._protocol import check_features, thaw
+from skpatchcore._features._transformer import PatchFeatureTransformer, check_sizes
 
-__all__ = ["PatchFeatureTransformer", "_check_sizes", "describe"]
+__all__ = [
+    "PatchFeatureTransformer",
+    "check_features",
+    "check_sizes",
+    "describe",
+    "thaw",
+]

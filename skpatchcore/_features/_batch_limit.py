@@ -3,10 +3,10 @@
 import contextlib
 import weakref
 from collections.abc import Iterator
+from typing import Any, cast
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
 # On a CPU, activations that leave its caches are slow: two cores with 32 MB take 20, 22
 # and 26 ms for an image of 224 pixels through ResNet-18 at 8, 16 and 32 a pass. But
@@ -21,6 +21,8 @@ _FIRST_PIXELS = 4 * 256**2
 # Measured anew for images this many times larger, since attention grows faster.
 _LARGER = 4
 _STAGES = ("network", "descriptor")
+# Other subclasses of tensors may have no memory, such as those of torch's compiler.
+_IN_MEMORY = (torch.Tensor, torch.nn.Parameter)
 
 
 class BatchLimit:
@@ -57,8 +59,9 @@ class BatchLimit:
         if any(self._is_new(stage, pixels) for stage in _STAGES):
             fitting = _FIRST_PIXELS // pixels
         else:
-            fitting = self._budget // (max(self._bytes_per_pixel.values()) * pixels)
-        return max(1, min(self.batch_size, int(fitting)))
+            per_image = max(self._bytes_per_pixel.values()) * pixels
+            fitting = int(self._budget // per_image)
+        return max(1, min(self.batch_size, fitting))
 
     @contextlib.contextmanager
     def measure(self, stage: str, size: tuple[int, int], n: int) -> Iterator[None]:
@@ -80,10 +83,11 @@ class BatchLimit:
         return pixels > _LARGER * self._measured[stage]
 
 
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(TorchFunctionMode):
     """Count the bytes of tensors made within the block and alive at the same time.
 
-    What a kernel needs for itself while it runs is not seen.
+    It sees what functions of torch return to Python, in the calling thread. What a
+    function needs for itself while it runs is not seen, nor what scripted modules do.
 
     Attributes
     ----------
@@ -91,37 +95,46 @@ class PeakMemory(TorchDispatchMode):
         Most bytes so far.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.peak = self._now = 0
-        self._alive: dict[int, weakref.ref] = {}
+        # By address, which is free for others only when the storage is gone.
+        self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """Run an operation of torch and account for what it returns."""
+    def __torch_function__(self, function, types, args=(), kwargs=None) -> Any:
+        """Run a function of torch and account for what it returns."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(result):
-            # Views and what works in place take nothing.
-            if storage._cdata not in given and storage._cdata not in self._alive:
-                self._add(storage)
+        new = {storage.data_ptr(): storage for storage in _storages(result)}
+        # Views and results of work in place need no memory of their own.
+        given = {storage.data_ptr() for storage in _storages((args, kwargs))}
+        for address in new.keys() - given - self._alive.keys():
+            self._add(address, new[address])
         return result
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        key, n_bytes = storage._cdata, storage.nbytes()
+    def _add(self, address: int, storage: torch.UntypedStorage) -> None:
+        n_bytes = storage.nbytes()
 
-        def forget(_):
-            del self._alive[key]
+        def forget(_: weakref.ref[torch.UntypedStorage]) -> None:
+            del self._alive[address]
             self._now -= n_bytes
 
-        self._alive[key] = weakref.ref(storage, forget)
+        self._alive[address] = weakref.ref(storage, forget)
         self._now += n_bytes
         self.peak = max(self.peak, self._now)
 
 
-def _storages(tree) -> list[torch.UntypedStorage]:
-    tensors = [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
-    return [tensor.untyped_storage() for tensor in tensors]
+def _storages(value: object) -> Iterator[torch.UntypedStorage]:
+    """Yield the storages of tensors in arguments or results, however nested."""
+    if type(value) in _IN_MEMORY:
+        tensor = cast(torch.Tensor, value)
+        if tensor.layout == torch.strided:
+            yield tensor.untyped_storage()
+    elif isinstance(value, dict):
+        yield from _storages(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _storages(part)
 
 
 def _memory_budget(device: torch.device) -> int:

@@ -20,7 +20,7 @@ def describe(
     *,
     patch_size: int,
     patch_stride: int,
-    descriptor,
+    descriptor: str | int,
     layer_weights: Sequence[float],
 ) -> torch.Tensor:
     """Return patch features (b, d, h, w) from layer maps (b, c_i, h_i, w_i)."""
@@ -101,7 +101,9 @@ def _spread(block: np.ndarray) -> tuple[float, float]:
     return variance, float(np.exp(entr(eigenvalues / max(variance, _TINY)).sum()))
 
 
-def pool_neighborhood(features, patch_size: int, stride: int, length: int):
+def pool_neighborhood(
+    features: torch.Tensor, patch_size: int, stride: int, length: int
+) -> torch.Tensor:
     """Pool each position's flattened window (c * patch_size^2) to `length` channels.
 
     The first half of the descriptor of the authors' code (their ``MeanMapper``).

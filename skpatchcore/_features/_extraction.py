@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from weakref import WeakSet
 
@@ -29,6 +29,7 @@ _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. Rounding, also in half precision or by another number of
 # threads, is well below.
 _TOLERANCE = 0.02
+_Batches = Generator[tuple[list[int], list[torch.Tensor], list[Geometry]], None, None]
 # Networks of the user's own whose output agrees with the cache.
 _CONFIRMED: WeakSet[nn.Module] = WeakSet()
 
@@ -41,7 +42,7 @@ def iter_layer_maps(
     crop_size,
     limit: BatchLimit,
     cache: Cache | None = None,
-) -> Iterator[tuple[list[int], list[torch.Tensor], list[Geometry]]]:
+) -> _Batches:
     """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
 
     Without a cache batches are those of `iter_batches`. With it, an image passes the
@@ -50,13 +51,15 @@ def iter_layer_maps(
     """
     sizes = (image_size, crop_size)
     fingerprint = None if cache is None else network.fingerprint
-    if fingerprint is None:
+    if cache is None or fingerprint is None:
         yield from _extract(images, network, sizes, limit)
         return
     prefix = content_key(fingerprint, _ARRANGEMENT, *map(_as_plain, sizes))
-    pending, wait, n = range(len(images)), False, 1
+    pending: Sequence[int] = range(len(images))
+    wait, n = False, 1
     while pending:
-        busy, remaining = [], iter(pending)
+        busy: list[int] = []
+        remaining = iter(pending)
         while window := list(itertools.islice(remaining, n)):
             known = _Window(images, window, prefix, cache, len(network.layers))
             if not known.agrees_with(network, sizes, limit):
@@ -80,7 +83,7 @@ def _extract(
     sizes,
     limit: BatchLimit,
     rows: Sequence[int] | None = None,
-) -> Iterator[tuple]:
+) -> _Batches:
     """Yield indices, layer maps and geometries straight from the network.
 
     Of all images, or of those in `rows`.
@@ -88,7 +91,9 @@ def _extract(
     if rows is not None:
         images = take_images(images, rows)
     pinned = network.device.type == "cuda"
-    with closing(iter_batches(images, *sizes, limit, pinned=pinned)) as batches:
+    image_size, crop_size = sizes
+    inputs = iter_batches(images, image_size, crop_size, limit, pinned=pinned)
+    with closing(inputs) as batches:
         for indices, batch, geometries in batches:
             network.prepare(geometries[0].crop)
             with limit.measure("network", geometries[0].crop, len(indices)):
@@ -178,7 +183,7 @@ class _Window:
             self.entries[key] = entry
             self.cache.put(_KIND, key, entry)
 
-    def batches(self, sizes, device, limit: BatchLimit) -> Iterator:
+    def batches(self, sizes, device, limit: BatchLimit) -> _Batches:
         """Yield what is known, batched by the shapes of maps."""
         known = [i for i, key in self.keys.items() if key in self.entries]
         by_shape: dict[tuple, list[int]] = {}
@@ -220,7 +225,7 @@ def _as_plain(size):
     return size if size is None or np.isscalar(size) else tuple(map(int, size))
 
 
-def _batched(indices: Sequence[int], n: int) -> Iterator[list[int]]:
+def _batched(indices: Sequence[int], n: int) -> Generator[list[int], None, None]:
     # itertools.batched came with Python 3.12.
     remaining = iter(indices)
     while window := list(itertools.islice(remaining, n)):

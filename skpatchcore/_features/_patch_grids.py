@@ -1,10 +1,12 @@
 """Patch features of several images, one below the other."""
 
 import itertools
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from skpatchcore._images import Geometry
 from skpatchcore._utils import draw_evenly
@@ -37,30 +39,32 @@ class PatchGrids(NamedTuple):
         return self.patches[kept[draw_evenly(sizes[rows], n_most)]]
 
 
-def collect_grids(batches, n_images: int) -> PatchGrids:
+def collect_grids(batches: Iterable[tuple], n_images: int) -> PatchGrids:
     """Gather batches of patch features (b, h, w, d) into one matrix, in image order.
 
     Where all grids agree, as they mostly do, features are written once to their place.
     """
-    block, strays = None, {}
+    block: NDArray | None = None
+    strays: dict[int, NDArray] = {}
     shapes = np.zeros((n_images, 2), dtype=np.int64)
-    geometries = [None] * n_images
+    geometries: dict[int, Geometry] = {}
     for indices, features, batch_geometries in batches:
         features = np.asarray(features.cpu() if torch.is_tensor(features) else features)
         if block is None:
             block = np.empty((n_images, *features.shape[1:]), dtype=np.float32)
         shapes[indices] = features.shape[1:3]
-        for i, geometry in zip(indices, batch_geometries, strict=True):
-            geometries[i] = geometry
+        geometries.update(zip(indices, batch_geometries, strict=True))
         if features.shape[1:] == block.shape[1:]:
             block[indices] = features
         else:
             strays.update(zip(indices, features, strict=True))
+    assert block is not None, "no images"
     d = block.shape[-1]
+    ordered = [geometries[i] for i in range(n_images)]
     if not strays:
-        return PatchGrids(block.reshape(-1, d), shapes, geometries)
+        return PatchGrids(block.reshape(-1, d), shapes, ordered)
     grids = PatchGrids(np.empty((shapes.prod(axis=1).sum(), d), np.float32), shapes, [])
     for i, (start, end) in enumerate(itertools.pairwise(grids.offsets)):
         # Each is given back once it is copied.
         grids.patches[start:end] = strays.pop(i, block[i]).reshape(-1, d)
-    return grids._replace(geometries=geometries)
+    return grids._replace(geometries=ordered)

@@ -1,10 +1,12 @@
 """Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from numbers import Integral
+from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.base import (
     BaseEstimator,
@@ -26,10 +28,10 @@ from skpatchcore._features._descriptors import (
 from skpatchcore._features._extraction import iter_layer_maps
 from skpatchcore._features._patch_grids import PatchGrids, collect_grids
 from skpatchcore._features._projection import (
-    _MAX_PROJECTION_PATCHES,
-    _fit_projection,
-    _project,
-    _project_all,
+    MAX_PROJECTION_PATCHES,
+    fit_projection,
+    project,
+    project_all,
 )
 from skpatchcore._images import check_images, take_images
 from skpatchcore._utils import (
@@ -262,7 +264,7 @@ class PatchFeatureTransformer(
         self.verbose = verbose
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: npt.ArrayLike | None = None) -> Self:
         """Build the network, learn layer weights and fit the projection.
 
         All images are passed through the network if there is something to learn from
@@ -297,7 +299,9 @@ class PatchFeatureTransformer(
             return self
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit_transform(self, X, y=None):
+    def fit_transform(
+        self, X: Any, y: npt.ArrayLike | None = None
+    ) -> npt.NDArray[np.float32]:
         """Fit, and return the features of the same images, extracted only once.
 
         Parameters
@@ -320,7 +324,7 @@ class PatchFeatureTransformer(
         whole = features.base is None or features.base.size == features.size
         return features if whole else features.copy()
 
-    def transform(self, X):
+    def transform(self, X: Any) -> npt.NDArray[np.float32]:
         """Return the patch features of images.
 
         Parameters
@@ -360,7 +364,7 @@ class PatchFeatureTransformer(
         With `rows`, nothing is learned from other images than these. Without `whole`,
         features are not needed beyond those that something is learned from.
         """
-        _check_sizes(self)
+        check_sizes(self)
         weights = _explicit_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
@@ -368,7 +372,7 @@ class PatchFeatureTransformer(
         learns_weights = self._learns_weights(network)
         if not (whole or learns_weights or hasattr(self.projection, "fit")):
             images = take_images(images, [0])
-        n_channels = []
+        n_channels: list[int] = []
         batches = self._iter_grids(images, network, weights, n_channels)
         with closing(batches):
             grids = collect_grids(batches, len(images))
@@ -378,12 +382,12 @@ class PatchFeatureTransformer(
             )
             scale = np.repeat(weights, n_channels).astype(np.float32)
             np.multiply(grids.patches, scale, out=grids.patches)
-        sample = grids.sample(rows, _MAX_PROJECTION_PATCHES)
-        projection = _fit_projection(self.projection, sample, random_state)
+        sample = grids.sample(rows, MAX_PROJECTION_PATCHES)
+        projection = fit_projection(self.projection, sample, random_state)
         del sample
         shape = grids.shapes[0 if rows is None else rows[0]]
         # What a transformer was fitted on may be a part of it, and must be left alone.
-        patches = _project_all(
+        patches = project_all(
             projection, grids.patches, in_place=isinstance(self.projection, Integral)
         )
         grids = grids._replace(patches=patches)
@@ -419,7 +423,7 @@ class PatchFeatureTransformer(
 
     def _iter_grids(
         self, images, network: Backbone, layer_weights, n_channels: list | None = None
-    ) -> Iterator[tuple]:
+    ) -> Generator[tuple, None, None]:
         """Yield (indices, patch features (b, h, w, d), geometries) batch by batch.
 
         The widths of the layers' blocks are put into the list `n_channels`.
@@ -458,7 +462,9 @@ class PatchFeatureTransformer(
         )
         return features.permute(0, 2, 3, 1)
 
-    def _iter_projected(self, images) -> Iterator[tuple[list[int], np.ndarray, list]]:
+    def _iter_projected(
+        self, images
+    ) -> Generator[tuple[list[int], np.ndarray, list], None, None]:
         """Yield what `_iter_grids` does, as arrays, through the fitted projection."""
         batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)
         with closing(batches):
@@ -466,7 +472,7 @@ class PatchFeatureTransformer(
                 features = features.cpu().numpy()
                 if self.projection_ is not None:
                     flat = features.reshape(-1, features.shape[-1])
-                    flat = _project(self.projection_, flat)
+                    flat = project(self.projection_, flat)
                     features = flat.reshape(*features.shape[:-1], -1)
                 yield indices, features, geometries
 
@@ -500,7 +506,7 @@ class PatchFeatureTransformer(
         return tags
 
 
-def _check_sizes(params) -> None:
+def check_sizes(params) -> None:
     if params.patch_size % 2 == 0:
         raise ValueError(f"patch_size must be odd, got {params.patch_size}.")
     if len(params.layers) == 0 or isinstance(params.layers, str):
@@ -515,7 +521,7 @@ def _check_sizes(params) -> None:
         value = getattr(params, name)
         if isinstance(value, (tuple, list)) and (
             len(value) != 2
-            or not all(isinstance(v, Integral) and v >= 1 for v in value)
+            or not all(isinstance(v, Integral) and int(v) >= 1 for v in value)
         ):
             raise ValueError(
                 f"{name} must be an int or (height, width) of positive ints, got "

@@ -54,6 +54,7 @@ from skpatchcore._utils._patches import (
 from skpatchcore._utils._precision import full_precision
 from skpatchcore._utils._read_ahead import read_ahead
 from skpatchcore._utils._scores import check_scores, normality
+from skpatchcore._utils._suggestions import did_you_mean
 from skpatchcore._utils._threads import map_threads, shares
 from skpatchcore._utils._torch_state import own_torch_state
 
@@ -81,6 +82,7 @@ __all__ = [
     "check_writable",
     "choose_dtype",
     "content_key",
+    "did_you_mean",
     "draw_evenly",
     "encode_groups",
     "file_lock",

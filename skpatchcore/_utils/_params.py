@@ -44,7 +44,9 @@ def inherit_params(estimator: Any, **params: Any) -> Any:
         for name, value in params.items()
         if name in own and value is not None and _is_unset(name, own[name])
     }
-    return estimator.set_params(**unset)
+    if unset:
+        estimator.set_params(**unset)
+    return estimator
 
 
 def _is_unset(name: str, value: Any) -> bool:

@@ -1,12 +1,11 @@
 """Load MVTec AD and data sets in its folder layout."""
 
-import difflib
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from skpatchcore._utils import StrOptions, validate_params
+from skpatchcore._utils import StrOptions, did_you_mean, validate_params
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
@@ -245,8 +244,7 @@ def find_category(root: Path, category: str) -> Path:
     elif not categories:
         hint = "No subfolder contains train/good."
     else:
-        close = difflib.get_close_matches(category, categories)
-        guess = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        guess = did_you_mean(category, categories)
         hint = f"The categories in it are {', '.join(categories)}.{guess}"
     raise ValueError(f"Found no category {category!r} in {root}. {hint}")
 

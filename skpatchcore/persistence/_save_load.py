@@ -14,8 +14,8 @@ from torch import nn
 
 from skpatchcore._backbones import (
     Backbone,
-    _create,
     check_layers,
+    create_network,
     modules_run,
     name_layers,
 )
@@ -401,7 +401,7 @@ def _filled_module(backbone: str, state: dict[str, torch.Tensor]) -> nn.Module:
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise ValueError(f"weights {name!r:.80} have values that are not finite.")
-    module = _create(backbone, pretrained=False, seed=0)
+    module = create_network(backbone, pretrained=False, seed=0)
     unknown = module.load_state_dict(state, strict=False).unexpected_keys
     if unknown:
         raise ValueError(f"{backbone!r} has no parameters {unknown[:5]}.")

@@ -13,7 +13,7 @@ from skpatchcore._detectors import (
     has_maps,
     unwrap,
 )
-from skpatchcore._features import _check_sizes
+from skpatchcore._features import check_sizes
 from skpatchcore._images import find_transforms
 from skpatchcore._neighbors import check_window
 from skpatchcore._utils import resolve_device
@@ -315,7 +315,7 @@ def _check_positions(bank, n_bank: int) -> None:
 
 
 def _check_features(features, n_features: int) -> None:
-    _check_sizes(features)
+    check_sizes(features)
     for name in ("image_size", "crop_size"):
         value = getattr(features, name)
         if isinstance(value, tuple | list) and value[0] * value[1] > _LARGEST_AREA:

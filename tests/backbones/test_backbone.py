@@ -406,7 +406,7 @@ def test_wrong_weights_are_refused_by_name(name, timm, tmp_path):
 
 @pytest.mark.parametrize("name", ["missing.pth", "."])
 def test_weights_that_are_no_file(name, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"weights='.*' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"weights='.*' is not a file"):
         transformer(weights=tmp_path / name).fit(IMAGES)
 
 
@@ -432,7 +432,7 @@ def test_weights_of_a_network_without_any_are_refused(state, tmp_path):
 )
 def test_unknown_layer_is_named_with_close_ones(layer, close):
     with pytest.raises(
-        ValueError, match=rf"no layer '{layer}'; close names: \[.*'{close}'"
+        ValueError, match=rf"no layer '{layer}'\. Did you mean .*'{close}'"
     ):
         random_resnet(layers=("layer1", layer)).fit(IMAGES)
 
@@ -446,7 +446,7 @@ def test_unknown_layer_is_named_with_close_ones(layer, close):
     ],
 )
 def test_unknown_backbone_is_named_with_close_ones(name, close, timm):
-    message = rf"backbone='{name}' is no timm model; close names: \[.*'{close}'"
+    message = rf"backbone='{name}' is not a timm model\. Did you mean .*'{close}'"
     with pytest.raises(ValueError, match=message):
         transformer(name, weights="random").fit(IMAGES)
 
@@ -458,8 +458,8 @@ def test_pretrained_weights_out_of_reach(timm, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", create_model)
     message = (
-        "weights of 'resnet26' could not be had: no route to host.*"
-        "weights= a local file, or 'random'"
+        "load pretrained weights for 'resnet26': no route to host.*"
+        "pass a local file with weights="
     )
     with pytest.raises(OSError, match=message):
         transformer("resnet26").fit(IMAGES)

@@ -2,6 +2,7 @@
 
 import pickle
 import tracemalloc
+from contextlib import closing
 
 import joblib
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
-from sklearn.base import clone
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.pipeline import make_pipeline
@@ -25,6 +28,8 @@ from skpatchcore import (
     PatchMemoryBank,
 )
 from skpatchcore._detectors._base import gather
+from skpatchcore._features._patch_grids import collect_grids
+from skpatchcore._images import plan_geometry
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import aupro, image_auroc, image_auroc_scorer, pixel_auroc
 
@@ -45,9 +50,6 @@ SETTINGS = [
 class TwoLayers(nn.Module):
     """Layers of 6 channels at stride 4 and of 8 at stride 8."""
 
-    # Of all copies, since every fit works on one.
-    n_images = 0
-
     def __init__(self):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
@@ -56,9 +58,6 @@ class TwoLayers(nn.Module):
             self.second = nn.Conv2d(6, 8, 3, stride=2, padding=1)
 
     def forward(self, x):
-        # Probes of the layout have shapes alone.
-        if not x.is_meta:
-            TwoLayers.n_images += len(x)
         return self.second(torch.relu(self.first(x)))
 
 
@@ -98,9 +97,8 @@ def surfaces():
 
 
 @pytest.fixture
-def count_passes(monkeypatch):
-    monkeypatch.setattr(TwoLayers, "n_images", 0)
-    return lambda: TwoLayers.n_images
+def count_passes(batch_sizes):
+    return lambda: sum(batch_sizes)
 
 
 # Parameters -------------------------------------------------------------------------
@@ -618,3 +616,87 @@ def test_arrays_aregathered_into_one_if_they_can_be(order, odd):
     for ours, expected in zip(found, arrays, strict=True):
         assert ours.dtype == np.float32
         assert_array_equal(ours, expected)
+
+
+# Features ---------------------------------------------------------------------------
+
+
+class WiderFeatures(PatchFeatureTransformer):
+    """A subclass with a parameter of its own."""
+
+    def __init__(self, backbone="gabor", layers=("fine",), *, image_size=None, extra=1):
+        super().__init__(backbone, layers, image_size=image_size)
+        self.extra = extra
+
+
+class ColorGrids(BaseEstimator):
+    """Keeps to the protocol, without a network: mean colours of 8 x 8 pixels."""
+
+    def fit(self, X, y=None):
+        return self
+
+    def transform(self, X):
+        return X
+
+    def _fit_extract(self, images):
+        with closing(self._iter_projected(images)) as batches:
+            return collect_grids(batches, len(images))
+
+    def _iter_projected(self, images):
+        for i, image in enumerate(images):
+            h, w = (side // 8 for side in image.shape[:2])
+            means = image[: 8 * h, : 8 * w].reshape(h, 8, w, 8, 3).mean(axis=(1, 3))
+            yield [i], means[None], [plan_geometry(image.shape[:2], None, None)]
+
+
+def test_subclasses_of_features_are_accepted():
+    detector = PatchCoreDetector(WiderFeatures(extra=3), random_state=0)
+    detector.fit(images())
+    assert detector.features_.extra == 3
+
+
+def test_other_estimators_may_keep_the_protocol():
+    X = images()
+    detector = PatchCoreDetector(ColorGrids(), random_state=0).fit(X)
+    assert detector.predict_maps(X).shape == X.shape[:3]
+    assert detector.nearest_patches(X[:1]).distance.shape == (1, 3, 4, 1)
+
+
+def test_frozen_features_are_not_fitted_again():
+    X = images()
+    features = PatchFeatureTransformer(
+        "gabor", ("fine", "coarse"), image_size=None, projection=PCA(5)
+    ).fit(X)
+    projection, weights = features.projection_, features.layer_weights_
+    frozen = PatchCoreDetector(FrozenEstimator(features), random_state=0).fit(X[:3])
+    assert features.projection_ is projection
+    assert features.layer_weights_ == weights
+    expected = PatchMemoryBank(random_state=0).fit(
+        features.transform(X[:3]).reshape(-1, 5)
+    )
+    assert frozen.memory_bank_.bank_.shape == expected.bank_.shape
+    copied = pickle.loads(pickle.dumps(frozen))
+    assert_array_equal(copied.score_samples(X), frozen.score_samples(X))
+
+
+def test_frozen_features_must_be_fitted():
+    with pytest.raises(NotFittedError):
+        PatchCoreDetector(FrozenEstimator(PatchFeatureTransformer("gabor"))).fit(
+            images()
+        )
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        make_pipeline(PatchFeatureTransformer("gabor", ("fine",))),
+        FrozenEstimator(PCA()),
+        PCA(),
+        PatchFeatureTransformer,
+    ],
+)
+def test_other_features_are_refused_before_an_image_is_read(features, tmp_path):
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"")
+    with pytest.raises(TypeError, match="features"):
+        PatchCoreDetector(features).fit([path])

@@ -770,7 +770,7 @@ TAMPERED = {
     ),
     "backbone": (
         lambda d: params_of(fitted_of(d)["features_"]).update(backbone="resnet9"),
-        "no timm model",
+        "not a timm model",
     ),
     "other network": (
         lambda d: params_of(fitted_of(d)["features_"]).update(backbone="resnet10t"),

@@ -1,5 +1,7 @@
 """Colours and oriented energies beside what the embedded backbone has learned."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -19,7 +21,10 @@ class ColorsAndEnergies(nn.Module):
     network.
     """
 
-    def __init__(self):
+    filters: torch.Tensor
+    opponent: torch.Tensor
+
+    def __init__(self) -> None:
         super().__init__()
         filters = gabor_filters()
         self.register_buffer("opponent", torch.tensor(OPPONENT), persistent=False)
@@ -29,14 +34,16 @@ class ColorsAndEnergies(nn.Module):
             1 + n_orientations
         )
 
-    def forward(self, images: torch.Tensor, grid) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         """Return (b, 69, *grid) of images (b, 3, h, w)."""
         colors = torch.einsum("oc,bchw->bohw", self.opponent, images)
         channels = [self._energies(colors[:, :1], stride=2)]
         for _ in range(_N_OCTAVES):
             colors = F.avg_pool2d(colors, 2, ceil_mode=True, count_include_pad=False)
             channels += [colors, self._energies(colors)]
-        return torch.cat([F.adaptive_avg_pool2d(c, grid) for c in channels], dim=1)
+        height, width = grid
+        pooled = [F.adaptive_avg_pool2d(c, (height, width)) for c in channels]
+        return torch.cat(pooled, dim=1)
 
     def _energies(self, colors: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """Return six orientations of each colour: (b, 6 * c, h / stride, ...)."""

@@ -31,7 +31,7 @@ class EmbeddedBackbone(nn.Module):
     # Of these, nothing is left for layer_weights="auto" to learn.
     balanced_layers = ("layer2", "layer3")
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.trunk = Trunk(normed=False)
         self.filters = ColorsAndEnergies()

@@ -43,16 +43,16 @@ class Trunk(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions round which the input is led past (He et al., CVPR 2016)."""
+    """Two convolutions, and a shortcut past them (He et al., CVPR 2016)."""
 
-    def __init__(self, n_in: int, n_out: int, stride: int, normed: bool):
+    def __init__(self, n_in: int, n_out: int, stride: int, normed: bool) -> None:
         super().__init__()
         self.residual = nn.Sequential(
             *_convolution(n_in, n_out, 3, stride, normed),
             nn.ReLU(inplace=True),
             *_convolution(n_out, n_out, 3, 1, normed),
         )
-        self.shortcut = nn.Identity()
+        self.shortcut: nn.Module = nn.Identity()
         if n_in != n_out or stride > 1:
             convolution = _convolution(n_in, n_out, 1, stride, normed)
             self.shortcut = nn.Sequential(*convolution)
@@ -69,7 +69,9 @@ def _stage(i: int, normed: bool) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-def _convolution(n_in: int, n_out: int, size: int, stride: int, normed: bool):
+def _convolution(
+    n_in: int, n_out: int, size: int, stride: int, normed: bool
+) -> tuple[nn.Module, ...]:
     """Return a convolution and its norm; an identity holds the place of one folded."""
     convolution = nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=not normed)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
