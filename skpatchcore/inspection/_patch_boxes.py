@@ -112,7 +112,10 @@ class PatchPlaces:
     ) -> np.ndarray:
         """Return the box of a patch in an image of this shape and grid of patches."""
         features = self._references[0].detector.features_
-        geometry = plan_geometry(shape, features.image_size, features.crop_size)
+        height, width = shape
+        geometry = plan_geometry(
+            (height, width), features.image_size, features.crop_size
+        )
         extent = features.patch_size / features.patch_stride
         return patch_box(geometry, grid, place, extent)
 
