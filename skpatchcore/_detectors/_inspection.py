@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from skpatchcore._images import Geometry
 
-if TYPE_CHECKING:
-    from skpatchcore._detectors._base import ImageDetector
+
+class Inspector(Protocol):
+    """What an inspection asks of the detector that made it; see `ImageDetector`."""
+
+    offset_: float
+
+    @property
+    def map_threshold_(self) -> float:
+        """Threshold of masks."""
+
+    def _map(self, seen: Inspection, size: str, border: str) -> NDArray: ...
+
+    def _peak(self, seen: Inspection) -> float: ...
+
+    def _p_value(self, score: float) -> float | None: ...
+
+    def _anomaly_score(self, score: float) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +59,7 @@ class Inspection:
     score: float
     patch_scores: NDArray[np.float64]
     geometry: Geometry
-    detector: ImageDetector = field(repr=False)
+    detector: Inspector = field(repr=False)
     parts: tuple[Inspection, ...] = field(default=(), repr=False)
 
     @property
