@@ -316,7 +316,7 @@ def test_gaps_are_given_up_where_they_would_fill_the_memory():
 def test_file_says_what_it_is_and_holds_no_pickle(members):
     manifest = json.loads(members["model.json"])
     assert manifest["format"] == "skpatchcore model"
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
     assert set(manifest["versions"]) >= {"skpatchcore", "scikit-learn", "timm", "torch"}
     assert list(members) == ["model.json", "arrays.safetensors"]
 
