@@ -512,10 +512,10 @@ WRONG_CALLS = {
         Invalid,
         "'size' parameter of .*predict_maps.*'full'",
     ),
-    "rim of maps": (
+    "border of maps": (
         lambda fitted, folder: fitted.predict_maps(IMAGES, border=0),
         Invalid,
-        "'rim' parameter of .*predict_maps",
+        "'border' parameter of .*predict_maps",
     ),
     "size of masks": (
         lambda fitted, folder: fitted.predict_masks(IMAGES, size="full"),

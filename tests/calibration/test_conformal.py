@@ -331,7 +331,7 @@ def test_too_few_samples_say_what_they_support(rng):
         ({"method": "jackknife"}, "method"),
         ({"estimator": LocalOutlierFactor()}, "estimator"),
         ({"cv": TimeSeriesSplit(3)}, "has row 0 in 0 test folds"),
-        ({"cv": ShuffleSplit(3)}, "exactly once"),
+        ({"cv": ShuffleSplit(3)}, "must be in exactly one"),
         ({"cv": 99}, "n_splits=99"),
         ({"method": "split", "calibration_size": 99}, "99"),
     ],

@@ -306,7 +306,7 @@ def test_wrong_members_are_refused_in_a_search(good, estimators):
 
 @pytest.mark.parametrize("cv", [[], [([0], range(1, 10))], [([0, 1], range(9))] * 2])
 def test_folds_must_hold_every_image_out_once(good, cv):
-    with pytest.raises(ValueError, match="each of 9 normal rows out exactly once"):
+    with pytest.raises(ValueError, match="9 normal rows must be in exactly one"):
         make_ensemble(cv=cv).fit(good)
 
 

@@ -295,7 +295,7 @@ def test_gaps_are_given_up_where_they_would_fill_the_memory():
 def test_file_says_what_it_is_and_holds_no_pickle(members):
     manifest = json.loads(members["model.json"])
     assert manifest["format"] == "skpatchcore model"
-    assert manifest["format_version"] == 1
+    assert manifest["format_version"] == 2
     assert set(manifest["versions"]) >= {"skpatchcore", "scikit-learn", "timm", "torch"}
     assert list(members) == ["model.json", "arrays.safetensors"]
 
@@ -737,8 +737,11 @@ def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
         ('{"format": "an image"}', "'an image'"),
         ('{"format": "skpatchcore model"}', "'format_version' must be"),
         ('{"format": "skpatchcore model", "format_version": true}', "format_version"),
-        ('{"format": "skpatchcore model", "format_version": 2}', "version 2.*newer"),
-        ('{"format": "skpatchcore model", "format_version": 1}', "'members' must be"),
+        (
+            '{"format": "skpatchcore model", "format_version": 3}',
+            "format version 3, written",
+        ),
+        ('{"format": "skpatchcore model", "format_version": 2}', "'members' must be"),
     ],
 )
 def test_malformed_manifests_are_rejected(text, match, members, tmp_path):
@@ -782,7 +785,7 @@ TAMPERED = {
     ),
     "other class": (
         lambda d: d.update(fitted_of(d)["features_"]),
-        "no detector but a PatchFeatureTransformer",
+        "holds a PatchFeatureTransformer instead of a detector",
     ),
     "class in the wrong place": (
         lambda d: fitted_of(d).update(features_=fitted_of(d)["memory_bank_"]),
