@@ -33,10 +33,10 @@ from skpatchcore._utils import (
     resolve_device,
 )
 
-# By module, so that networks that serve many fits are cast once.
+# By module, so that networks shared by many fits are cast once.
 _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
-# What autocast would cast the weights of, at every pass. Not subclasses: some compute
-# with their weights before they use them.
+# Autocast would cast their weights in every pass. Subclasses are left out, since some
+# compute with their weights first.
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
 # Random weights are drawn from torch's one generator: threads take turns.
 _BUILD_LOCK = fork_safe_lock()
@@ -77,7 +77,7 @@ class Backbone:
         # Whether the network gives these layers the weights that they should have.
         self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
         config = getattr(module, "pretrained_cfg", None) or {}
-        # Without a configuration of its own, a network is taken to be trained on
+        # A network without a configuration is assumed to be trained on
         # ImageNet: these are torchvision's and timm's constants.
         mean = config.get("mean", (0.485, 0.456, 0.406))
         std = config.get("std", (0.229, 0.224, 0.225))
@@ -178,7 +178,7 @@ def load_backbone(
     device: str | torch.device | None,
     precision: str,
 ) -> Backbone:
-    """Build, or take from this process's cache, the network with given parameters."""
+    """Return a network, built at the first call with these parameters."""
     device = resolve_device(device)
     if isinstance(backbone, nn.Module):
         if weights is not None:
@@ -282,7 +282,7 @@ def create_network(name: str, *, pretrained: bool, seed: int) -> nn.Module:
 
 
 def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
-    # timm takes seconds to import: only those who need a network by name wait for it.
+    # Importing timm takes seconds, so only networks by name import it.
     import timm
 
     if not timm.is_model(name):

@@ -307,7 +307,7 @@ class Description:
 
 
 def _reduce(value: Any) -> list:
-    """Return what pickle would make `value` from, beside what it holds."""
+    """Return what pickle would make `value` from, in addition to its contents."""
     reducer = copyreg.dispatch_table.get(type(value))
     parts = reducer(value) if reducer else value.__reduce_ex__(4)
     if isinstance(parts, str):

@@ -1,4 +1,4 @@
-"""What tells networks apart: weights, settings, hooks and code."""
+"""Identify networks by weights, settings, hooks and code."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from skpatchcore._backbones._description import Description
 from skpatchcore._backbones._hooks import modules_run
 from skpatchcore._utils import content_key, fork_safe_lock
 
-# Held during a description, which is made once: networks serve many fits.
+# Held while a network is described, which happens once for many fits.
 _LOCK = fork_safe_lock()
 _DESCRIPTIONS: WeakKeyDictionary[nn.Module, Description] = WeakKeyDictionary()
 _WEIGHTS_KEYS: WeakKeyDictionary[nn.Module, dict[tuple, str]] = WeakKeyDictionary()

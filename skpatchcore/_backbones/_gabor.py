@@ -26,7 +26,7 @@ class GaborBank(nn.Module):
 
     Every scale filters luminance and two opponent colours with pairs of even and odd
     Gabor filters in six orientations and keeps the square root of their energy, with
-    the mean colour beside it: 21 channels a scale.
+    the mean colour as well: 21 channels a scale.
     """
 
     pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}

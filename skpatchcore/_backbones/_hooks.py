@@ -11,13 +11,13 @@ from torch import nn
 
 from skpatchcore._utils import did_you_mean, fork_safe_lock, own_torch_state
 
-# Hooks belong to the module, not to the thread: two forward passes at once through one
+# Hooks belong to the module, not to the thread: two simultaneous passes through one
 # cached network would read each other's maps.
 FORWARD_LOCK = fork_safe_lock()
 
 
 class _LastLayerReached(Exception):
-    """Ends a forward pass whose further layers nobody asked for."""
+    """Ends a forward pass once all requested layers have answered."""
 
 
 def check_layers(module: nn.Module, layers: Sequence[str]) -> None:
@@ -41,9 +41,8 @@ def read_layers(
     over, process = False, os.getpid()
 
     def keep(name: str, output: Any) -> None:
-        # An interrupt may have come before a handle was there to remove the hook by;
-        # and a process forked from another thread's pass has its hooks, but no thread
-        # to remove them.
+        # An interrupt may leave a hook without a handle to remove it, and a process
+        # forked during another thread's pass inherits hooks that nobody removes.
         if over or os.getpid() != process:
             return
         outputs[name] = _copy(output)

@@ -1,6 +1,6 @@
-"""Where the channels of a layer's output are: found by probes, once for a network.
+"""Find the channel axis of each layer's output by probes, once for each network.
 
-The sides of one image cannot tell. A map (b, 32, 32, 33) of an image of 256 x 257
+One image is not enough. A map (b, 32, 32, 33) of an image of 256 x 257
 pixels has 32 channels or 33. But passed through the network at two sizes, rows and
 columns change, and channels do not.
 """

@@ -1,4 +1,4 @@
-"""Layouts of a network's layers, from passes of two sizes that nobody sees."""
+"""Find the layouts of a network's layers by passing blank images of two sizes."""
 
 import contextlib
 import copy
@@ -15,9 +15,9 @@ from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
 
 # By module, so that networks that serve many fits are probed once for each layer.
 _LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
-# One image could be taken for something else than a batch, such as a window.
+# With one image, a batch axis could not be distinguished from others of length 1.
 _BATCH = 2
-# Their tokens are ordered by windows, not by rows.
+# Networks whose tokens are ordered by windows, not by rows.
 _UNORDERED = {"Hiera": "its tokens are grouped by windows, not in the order of rows"}
 
 
@@ -66,8 +66,8 @@ def _probe(module, layers, size) -> list[dict[str, Probe]]:
     choices += [[base] for base in bases]
     for twin in (_shapes_only, _with_weights):
         for sizes in choices:
-            # Whatever a network raises, for a size that it was not made for or for want
-            # of numbers: if it matters, the pass of the images will say so.
+            # A network may raise anything for a size that it was not made for, or if
+            # it needs numbers. If that matters, the pass of the images fails as well.
             with contextlib.suppress(Exception):
                 return _passes(module, layers, sizes, twin)
     return []

@@ -10,15 +10,15 @@ from torch import nn
 
 from skpatchcore._backbones._hooks import modules_run
 
-# By module, so that networks that serve many fits are looked at once.
+# By module, so that networks shared by many fits are checked once.
 _COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
 
 
 class WeightsNotStored(os.PathLike):
     """Stands for the local weights file of a fit in what a model file describes.
 
-    A model file gives no path, and none that it gave would be opened. Whoever needs
-    the weights of such a network learns here how to name their file.
+    A model file never holds a path, and a path in one would not be opened. Using this
+    object as a path raises an error that says how to pass the file.
 
     Parameters
     ----------
@@ -110,7 +110,7 @@ def check_missing(
     missing: frozenset[str],
     weights: str | os.PathLike[str],
 ) -> None:
-    """Tolerate a misfit of file and network only where no layer asked for looks."""
+    """Raise if parameters that the requested layers depend on do not fit the file."""
     complete = _COMPLETE_LAYERS.setdefault(module, set())
     if tuple(layers) in complete:
         return

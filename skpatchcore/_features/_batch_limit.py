@@ -1,4 +1,4 @@
-"""How many images pass a network at once, from what one of them takes."""
+"""Batch sizes from the memory that one image takes in the network."""
 
 import contextlib
 import weakref

@@ -47,7 +47,7 @@ def describe(
 def average_neighborhood(
     features: torch.Tensor, patch_size: int, stride: int, centered: bool = False
 ) -> torch.Tensor:
-    """Mean over the window of each position; zeros beyond the rim are counted.
+    """Mean over the window of each position; zeros beyond the border are counted.
 
     With `centered` the window's centre counts twice, as the authors' adaptive pooling
     makes it for maps of 512 channels.
@@ -83,7 +83,7 @@ def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[floa
     """
     ends = np.cumsum(n_channels)[:-1]
     blocks = np.split(patches.astype(np.float64), ends, axis=1)
-    variances, ranks = zip(*map(_spread, blocks), strict=True)
+    variances, ranks = zip(*map(_variance_and_rank, blocks), strict=True)
     if min(variances) == 0:
         return (1.0,) * len(blocks)
     return tuple(
@@ -92,7 +92,7 @@ def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[floa
     )
 
 
-def _spread(block: np.ndarray) -> tuple[float, float]:
+def _variance_and_rank(block: np.ndarray) -> tuple[float, float]:
     """Return the total variance of a block (n, c), and its effective rank."""
     centered = block - block.mean(axis=0)
     eigenvalues = np.linalg.eigvalsh(centered.T @ centered / len(block))

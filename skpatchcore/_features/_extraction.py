@@ -1,4 +1,4 @@
-"""Layer maps of images, each through the network once where there is a cache."""
+"""Layer maps of images. With a cache, each image passes the network once."""
 
 import itertools
 import warnings
@@ -24,7 +24,7 @@ from skpatchcore._utils import Cache, content_key, is_array
 _KIND = "maps"
 # Part of their keys: raise it when outputs of layers are arranged in another way.
 _ARRANGEMENT = 2
-# What is held of the cache at once: 200 images of 224 pixels through Wide ResNet-50.
+# Most bytes of cached maps held at once: 200 images of 224 pixels (Wide ResNet-50).
 _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. Rounding, also in half precision or by another number of
 # threads, is well below.
@@ -46,8 +46,9 @@ def iter_layer_maps(
     """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
 
     Without a cache batches are those of `iter_batches`. With it, an image passes the
-    network only where its maps are not there, whoever works on it; known ones are not
-    even decoded. Close the iterator to stop the threads that decode ahead.
+    network only if its maps are missing, also if several processes work on it; known
+    images are not even decoded. Close the iterator to stop the threads that decode
+    ahead.
     """
     sizes = (image_size, crop_size)
     fingerprint = None if cache is None else network.fingerprint
@@ -73,7 +74,8 @@ def iter_layer_maps(
             busy += [i for i in window if known.keys[i] not in known.entries]
             yield from known.batches(sizes, network.device, limit)
             n = known.affordable(limit.batch_size)
-        # What somebody else was extracting comes last, when it is likely to be there.
+        # Entries that another process was working on come last: by then they are
+        # likely to be complete.
         pending, wait = busy, True
 
 

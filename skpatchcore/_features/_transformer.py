@@ -94,7 +94,7 @@ class PatchFeatureTransformer(
 
     patch_size : int, default=3
         Side of the neighbourhood, in positions of each layer's own grid; odd. Beyond
-        the rim zeros are counted, as in both published implementations.
+        the border zeros are counted, as in both published implementations.
 
     patch_stride : int, default=1
         Step between neighbourhoods, in positions of each layer's own grid.
@@ -139,8 +139,8 @@ class PatchFeatureTransformer(
 
     memory : str, path-like, joblib.Memory or None, default=None
         Cache on disk for the layer maps of images: an image passes the network once,
-        whatever the fold of a cross-validation, the candidate of a search or the
-        method that asks, also in other processes and later runs. An image is known by
+        for all folds of a cross-validation, candidates of a search and methods, also in
+        other processes and later runs. An image is known by
         the contents of its file or its pixels, together with everything its maps depend
         on, such as the network's weights. See :class:`BoundedMemory`.
 
@@ -552,7 +552,7 @@ def _check_unchanged(features, network: Backbone) -> None:
 
 
 def _explicit_layer_weights(layer_weights, layers) -> tuple[float, ...]:
-    """Return the weights given, or ones where they are learned or all alike."""
+    """Return the given weights, or ones where weights are learned or equal."""
     if layer_weights is None or isinstance(layer_weights, str):
         return (1.0,) * len(layers)
     try:

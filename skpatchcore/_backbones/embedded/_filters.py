@@ -1,4 +1,4 @@
-"""Colours and oriented energies beside what the embedded backbone has learned."""
+"""Colours and oriented energies that complement the embedded backbone's channels."""
 
 from collections.abc import Sequence
 

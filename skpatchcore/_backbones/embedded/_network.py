@@ -12,7 +12,7 @@ from skpatchcore._backbones.embedded._trunk import STAGE_WIDTHS, Trunk
 
 WEIGHTS_PATH = Path(__file__).with_name("embedded.safetensors")
 MEAN, STD = 0.5, 0.25
-# What is beside the learned channels of a layer weighs as much as these, in all.
+# Together, the other channels of a layer weigh as much as the learned ones.
 _BESIDE = 0.5**0.5
 # More of the third stage blurs maps and hides small defects (see the model card).
 _COARSE = 0.6
@@ -22,7 +22,7 @@ class EmbeddedBackbone(nn.Module):
     """A small network whose weights come with the package.
 
     Its layers for patch features are "layer2", at a stride of 8 pixels: 128 learned
-    channels, and beside them 69 of filters and the means of 48 learned at a stride of
+    channels, and in addition 69 of filters and the means of 48 learned at a stride of
     4; and "layer3", 256 learned channels at a stride of 16. Both are standardised and
     weighed against each other: what they give is compared by Euclidean distances.
     """
@@ -47,7 +47,7 @@ class EmbeddedBackbone(nn.Module):
         shallow = self.trunk.stage1(self.trunk.stem(images))
         fine = self.trunk.stage2(shallow)
         grid = fine.shape[-2:]
-        # Called in passing: whoever asks for this layer hooks it.
+        # The result is read by a hook, if this layer is requested.
         self.layer2(
             fine, self.filters(images, grid), F.adaptive_avg_pool2d(shallow, grid)
         )
