@@ -485,7 +485,7 @@ WRONG_LABELS = {
     "all anomalous": (
         fit(y=[-1] * 4),
         ValueError,
-        r"All 4 samples are labelled -1.*labelled \+1, are needed",
+        r"All 4 samples are labelled -1.*Add normal samples, labelled \+1",
     ),
     "words": (
         fit(y=["good", "good", "good", "bad"]),

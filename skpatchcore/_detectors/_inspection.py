@@ -36,7 +36,7 @@ class Inspection:
 
     Maps and masks are computed at their first use; everything else is there already.
 
-    Attributes
+    Parameters
     ----------
     index : int
         Position of the image in the `X` that was inspected.
@@ -98,5 +98,18 @@ class Inspection:
         return float(self.detector._peak(self))
 
     def make_map(self, size: str = "original", border: str = "nearest") -> NDArray:
-        """Return the anomaly map in another size; see `ImageDetector.predict_maps`."""
+        """Return the anomaly map in another size.
+
+        Parameters
+        ----------
+        size : {"original", "resized", "grid"}, default="original"
+            As for `PatchCoreDetector.predict_maps`.
+        border : {"nearest", "nan"}, default="nearest"
+            As for `PatchCoreDetector.predict_maps`.
+
+        Returns
+        -------
+        map : ndarray of shape (height, width)
+            Higher is more anomalous.
+        """
         return self.detector._map(self, size, border)

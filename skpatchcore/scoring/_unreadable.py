@@ -17,7 +17,17 @@ _LOOK_AHEAD = 64
 
 
 class UnreadableImage(NamedTuple):
-    """An image that could not be used: its position in `X`, its name, and why."""
+    """An image that could not be used, and why.
+
+    Parameters
+    ----------
+    index : int
+        Position of the image in `X`.
+    image : str
+        Its name in messages: its position, and its path if it has one.
+    reason : str
+        What is wrong with it.
+    """
 
     index: int  # type: ignore[assignment]  # Hides tuple.index, which nobody needs.
     image: str

@@ -488,7 +488,7 @@ def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
 def test_cuda_without_cuda(device):
-    with pytest.raises(ValueError, match=r"device=.*cuda.*torch sees no CUDA GPU"):
+    with pytest.raises(ValueError, match=r"device=.*cuda.*requested, but no CUDA GPU"):
         random_resnet(device=device).fit(IMAGES)
 
 

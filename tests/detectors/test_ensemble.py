@@ -232,7 +232,7 @@ def test_maps_of_crops_are_put_together_in_the_image(good, new):
     assert maps.shape == new.shape[:3]
     assert np.isfinite(maps).all()
     for size in ("resized", "grid"):
-        with pytest.raises(ValueError, match="needs members that agree"):
+        with pytest.raises(ValueError, match="needs members with equal sizes"):
             ensemble.predict_maps(new, size=size)
 
 
@@ -326,7 +326,7 @@ def test_few_images_are_held_out_one_by_one(new):
     ensemble = make_ensemble(cv=5).fit(images(2))
     assert len(ensemble.held_out_scores_) == 2
     assert np.isfinite(ensemble.score_samples(new)).all()
-    with pytest.raises(ValueError, match=r"at least 2 are needed; got n_samples = 1"):
+    with pytest.raises(ValueError, match=r"needs at least 2; got n_samples = 1"):
         make_ensemble().fit(images(1))
 
 

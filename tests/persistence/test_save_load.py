@@ -883,7 +883,7 @@ WRONG_PLACES = {
     "grid": (lambda b, a: fitted_of(b).update(position_grid_=[8, 8]), "a tuple"),
     "smaller grid": (
         lambda b, a: fitted_of(b).update(position_grid_={"tuple": [1, 1]}),
-        "out of the grid",
+        "outside bank_ or position_grid_",
     ),
     "rows": (lambda b, a: a["_bank_positions"].__iadd__(1000), "outside bank_"),
     "one axis": (

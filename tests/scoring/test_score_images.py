@@ -167,7 +167,7 @@ def test_command_fits_without_unreadable_images(tmp_path):
     result = run(*args, "--on-error", "skip")
     assert result.exit_code == 0, result.output
     assert "1 of 6 were unreadable" in result.stderr
-    assert "Learning from 5 images" in result.stderr
+    assert "Fitting on 5 images" in result.stderr
     assert [one.index for one in find_unreadable(paths)] == [2]
 
 

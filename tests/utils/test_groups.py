@@ -205,7 +205,7 @@ def test_an_ensemble_holds_groups_out_too(rng):
     torn = PatchCoreEnsemble(members, cv=KFold(3, shuffle=True, random_state=0))
     with pytest.raises(ValueError, match="both sides of split"):
         torn.fit(images, groups=np.arange(12) // 2)
-    with pytest.raises(ValueError, match="at least 2 are needed; got n_samples = 1"):
+    with pytest.raises(ValueError, match="needs at least 2; got n_samples = 1"):
         PatchCoreEnsemble(members).fit(images, groups=np.zeros(12))
 
 
