@@ -71,6 +71,14 @@ def layouts_of(module, layers, sizes) -> dict[str, Layout]:
     return found
 
 
+def arranged_shape(layout: Layout, probe) -> tuple[int, ...] | None:
+    """Return channels, height and width of a layer's map; None if it is refused."""
+    try:
+        return tuple(layout.arrange(probe).shape[1:])
+    except ValueError:
+        return None
+
+
 def chosen_by_proportions(shape, size) -> int:
     """Return the axis of channels that the proportions of one image speak for."""
 
@@ -112,10 +120,21 @@ def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
                 # Some networks take multiples of 32 only.
                 continue
             seen[whole] = {
-                layer: tuple(layouts[layer].arrange(probe).shape[1:])
+                layer: shape
                 for layer, probe in given.items()
+                if (shape := arranged_shape(layouts[layer], probe)) is not None
             }
         squares[side] = seen[whole]
+    # A layer that is refused by an error at some size is not read wrongly.
+    kept = set.intersection(*map(set, seen.values()))
+    refused = layouts.keys() - kept
+    if refused:
+        print(f"{name}: {len(refused)} layers refused at some size, not counted")
+    layouts = {layer: layouts[layer] for layer in layouts if layer in kept}
+    squares = {
+        side: {layer: shapes[layer] for layer in layouts}
+        for side, shapes in squares.items()
+    }
     pairs = [(s, t) for s in SHORT for t in range(s, ASPECT * s + 1)]
     pairs = [(s, t) for s, t in pairs if s in squares and t in squares]
     pairs += [(t, s) for s, t in pairs if s != t]
