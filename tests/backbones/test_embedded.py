@@ -2,9 +2,11 @@
 
 import hashlib
 import socket
+import zlib
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import save_file
 
@@ -12,6 +14,7 @@ from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransform
 from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._backbones._gabor import GaborScales
 from skpatchcore._backbones.embedded import _network
+from skpatchcore._backbones.embedded._byte_planes import join_bytes, split_bytes
 from skpatchcore._backbones.embedded._filters import ColorsAndEnergies
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.persistence import load, save
@@ -30,10 +33,26 @@ def _images(n, seed=0):
     return np.random.RandomState(seed).randint(0, 256, (n, 64, 64, 3), dtype=np.uint8)
 
 
-def test_weights_are_the_file_of_the_model_card():
+def test_weights_are_those_of_the_model_card():
     contents = _network.WEIGHTS_PATH.read_bytes()
     assert len(contents) <= 6_000_000
-    assert hashlib.sha256(contents).hexdigest() == WEIGHTS_SHA256
+    trained = safetensors.torch.save(join_bytes(safetensors.torch.load(contents)))
+    assert hashlib.sha256(trained).hexdigest() == WEIGHTS_SHA256
+
+
+def test_weights_take_less_of_an_archive_than_unpacked_ones():
+    contents = _network.WEIGHTS_PATH.read_bytes()
+    trained = safetensors.torch.save(join_bytes(safetensors.torch.load(contents)))
+    assert len(zlib.compress(contents)) < 0.94 * len(zlib.compress(trained))
+
+
+def test_joined_bytes_are_the_split_weights():
+    bits = torch.arange(2**16).to(torch.uint16).view(torch.float16)
+    weights = {"all": bits.reshape(2, 8, -1), "one": bits[5]}
+    joined = join_bytes(split_bytes(weights))
+    for name, values in weights.items():
+        assert joined[name].shape == values.shape
+        assert torch.equal(joined[name].view(torch.int16), values.view(torch.int16))
 
 
 def test_no_network_and_no_other_file_is_needed(monkeypatch, tmp_path):

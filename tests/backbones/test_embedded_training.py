@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from click.testing import CliRunner
 from joblib import parallel_config
 from numpy.random import RandomState
 from scipy.special import logsumexp
 
+import pack
 import train
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._backbones.embedded._network import MEAN, STD
+from skpatchcore._backbones.embedded._byte_planes import join_bytes
+from skpatchcore._backbones.embedded._network import MEAN, STD, WEIGHTS_PATH
 from skpatchcore._backbones.embedded._trunk import Trunk
 from skpatchcore.datasets import _textures
 from training import export, losses, patterns, trainer, views
@@ -392,3 +395,11 @@ def test_float16_weights_change_no_score_by_more_than_their_rounding(tmp_path):
         features = PatchFeatureTransformer(backbone, weights=weights, image_size=64)
         scores.append(features.fit(images).transform(images))
     np.testing.assert_allclose(*scores, atol=5e-3)
+
+
+def test_pack_turns_a_trained_file_into_that_of_the_package(tmp_path):
+    trained, packed = tmp_path / "trained.safetensors", tmp_path / "packed.safetensors"
+    weights = join_bytes(safetensors.torch.load_file(WEIGHTS_PATH))
+    safetensors.torch.save_file(weights, trained)
+    pack.pack(trained, packed)
+    assert packed.read_bytes() == WEIGHTS_PATH.read_bytes()

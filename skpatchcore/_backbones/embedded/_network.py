@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skpatchcore._backbones.embedded._byte_planes import join_bytes
 from skpatchcore._backbones.embedded._filters import ColorsAndEnergies
 from skpatchcore._backbones.embedded._trunk import STAGE_WIDTHS, Trunk
 
@@ -83,7 +84,7 @@ class Readout(nn.Module):
 def load_embedded() -> EmbeddedBackbone:
     """Return the backbone with the weights of the package."""
     network = EmbeddedBackbone()
-    network.load_state_dict(safetensors.torch.load_file(WEIGHTS_PATH))
+    network.load_state_dict(join_bytes(safetensors.torch.load_file(WEIGHTS_PATH)))
     return network
 
 
