@@ -14,7 +14,7 @@ from skpatchcore._images._decoding import decode_file, decode_opened
 from skpatchcore._images._errors import UnreadableImageError, blaming, naming
 from skpatchcore._images._files import kind_of_file, open_regular
 from skpatchcore._images._pages import ImagePage, is_file, path_of
-from skpatchcore._images._pixels import Transparency, check_array, to_rgb
+from skpatchcore._images._pixels import Notices, check_array, to_rgb
 from skpatchcore._utils import fork_safe_lock
 
 #: Images as users pass them: arrays, torch tensors, or sequences of paths, PIL images,
@@ -35,10 +35,10 @@ class Images(Sequence[NDArray[np.float32]]):
         self,
         sources: Sequence[Any],
         names: Sequence[str] | None = None,
-        transparency: Transparency | None = None,
+        notices: Notices | None = None,
     ):
         self._sources = sources
-        self.transparency = transparency or Transparency()
+        self.notices = notices or Notices()
         self._names = names or [_name(source, i) for i, source in enumerate(sources)]
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Images(Sequence[NDArray[np.float32]]):
 
     # Slices are not supported: `take` keeps the names.
     def __getitem__(self, index: int) -> NDArray[np.float32]:  # type: ignore[override]
-        return load_image(self._sources[index], self._names[index], self.transparency)
+        return load_image(self._sources[index], self._names[index], self.notices)
 
     @property
     def sources(self) -> Sequence[Any]:
@@ -62,7 +62,7 @@ class Images(Sequence[NDArray[np.float32]]):
         """Return the images at `indices`, with their original names."""
         rows = list(indices)
         sources = [self._sources[i] for i in rows]
-        return Images(sources, [self._names[i] for i in rows], self.transparency)
+        return Images(sources, [self._names[i] for i in rows], self.notices)
 
 
 def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) -> Images:
@@ -105,14 +105,14 @@ def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) ->
 
 
 def load_image(
-    source: Any, name: str, transparency: Transparency | None = None
+    source: Any, name: str, notices: Notices | None = None
 ) -> NDArray[np.float32]:
     """Decode one image to float32 (h, w, 3) in [0, 1]; note if it is transparent."""
     with blaming(name):
         if not isinstance(source, np.ndarray):
             with naming(name):
                 source = _decode(source)
-        return to_rgb(source, name, transparency)
+        return to_rgb(source, name, notices)
 
 
 def image_contents(images: Sequence[NDArray], i: int) -> NDArray | bytes:

@@ -11,30 +11,34 @@ from skpatchcore._images._containers import CHANNELS
 _RANGE_TOLERANCE = 1e-4
 
 
-class Transparency:
-    """Which images of a call have transparent pixels; said once for all of them."""
+class Notices:
+    """What is said at most once about the images of a call."""
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
-        self._was_said = False
+        self._transparent: set[str] = set()
+        self._said: set[str] = set()
 
-    def add(self, name: str) -> None:
+    def add_transparent(self, name: str) -> None:
         """Remember that an image has transparent pixels."""
-        self._names.add(name)
+        self._transparent.add(name)
 
-    def warn(self) -> None:
-        """Warn of what was remembered, unless that has already been done."""
-        if not self._names or self._was_said:
-            return
-        self._was_said = True
-        n = len(self._names)
-        warnings.warn(
-            f"{n} {'image has' if n == 1 else 'images have'} transparent pixels, for "
-            f"example {min(self._names)}. They are shown on black, whatever colour is "
-            "hidden there. For another background, flatten the images before you pass "
-            "them.",
-            stacklevel=3,
-        )
+    def warn_of_transparent(self) -> None:
+        """Warn of the images that were remembered."""
+        n = len(self._transparent)
+        if n:
+            self.say(
+                f"{n} {'image has' if n == 1 else 'images have'} transparent pixels, "
+                f"for example {min(self._transparent)}. They are shown on black, "
+                "whatever colour is hidden there. For another background, flatten the "
+                "images before you pass them.",
+                "transparent",
+            )
+
+    def say(self, message: str, kind: str) -> None:
+        """Warn, unless a message of this kind was given before."""
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(message, stacklevel=3)
 
 
 def check_array(array: NDArray, name: str) -> None:
@@ -56,11 +60,11 @@ def check_array(array: NDArray, name: str) -> None:
 
 
 def to_rgb(
-    array: NDArray, name: str, transparency: Transparency | None = None
+    array: NDArray, name: str, notices: Notices | None = None
 ) -> NDArray[np.float32]:
     """Return an image (h, w[, c]) as float32 (h, w, 3) in [0, 1], on black.
 
-    Whether it has transparent pixels is noted in `transparency`.
+    Whether it has transparent pixels is noted in `notices`.
     """
     check_array(array, name)
     image = array.astype(np.float32)
@@ -73,8 +77,8 @@ def to_rgb(
     colors, alpha = image[:, :, :n_colors], image[:, :, n_colors:]
     if alpha.size and alpha.min() < 1:
         colors = colors * alpha
-        if transparency is not None:
-            transparency.add(name)
+        if notices is not None:
+            notices.add_transparent(name)
     return np.broadcast_to(colors, (*image.shape[:2], 3))
 
 
