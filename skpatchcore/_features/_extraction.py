@@ -13,6 +13,7 @@ from torch import nn
 from skpatchcore._backbones import Backbone
 from skpatchcore._features._batch_limit import BatchLimit
 from skpatchcore._images import (
+    DECODING_VERSION,
     Geometry,
     image_contents,
     iter_batches,
@@ -23,7 +24,7 @@ from skpatchcore._utils import Cache, content_key, is_array
 
 _KIND = "maps"
 # Part of their keys: raise it when outputs of layers are arranged in another way.
-_ARRANGEMENT = 2
+_ARRANGEMENT = 3
 # Most bytes of cached maps held at once: 200 images of 224 pixels (Wide ResNet-50).
 _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. Rounding, also in half precision or by another number of
@@ -55,7 +56,8 @@ def iter_layer_maps(
     if cache is None or fingerprint is None:
         yield from _extract(images, network, sizes, limit)
         return
-    prefix = content_key(fingerprint, _ARRANGEMENT, *map(_as_plain, sizes))
+    versions = (_ARRANGEMENT, DECODING_VERSION)
+    prefix = content_key(fingerprint, *versions, *map(_as_plain, sizes))
     pending: Sequence[int] = range(len(images))
     wait, n = False, 1
     while pending:
@@ -108,7 +110,7 @@ def _extract(
 class _Window:
     """A few images, their keys, and the entries of the cache found for them.
 
-    An entry is (original size of the image, a map (h, w, c) for each layer).
+    An entry is (original size of the image, its cast, a map (h, w, c) for each layer).
     """
 
     def __init__(
@@ -132,11 +134,12 @@ class _Window:
                 self.entries[key] = entry
 
     def _is_valid(self, entry) -> bool:
-        if not (isinstance(entry, list) and len(entry) == 2):
+        if not (isinstance(entry, list) and len(entry) == 3):
             return False
-        size, maps = entry
+        size, cast, maps = entry
         return (
-            isinstance(size, list)
+            isinstance(cast, float)
+            and isinstance(size, list)
             and len(size) == 2
             and all(isinstance(side, int) and side > 0 for side in size)
             and isinstance(maps, list)
@@ -154,7 +157,7 @@ class _Window:
         if not network.own or not known or network.module in _CONFIRMED:
             return True
         ((_, maps, _),) = _extract(self.images, network, sizes, limit, known[:1])
-        expected = self.entries[self.keys[known[0]]][1]
+        expected = self.entries[self.keys[known[0]]][-1]
         if not all(map(_are_close, maps, expected)):
             warnings.warn(
                 f"{type(network.module).__name__} gives other layer maps than the "
@@ -181,7 +184,7 @@ class _Window:
         maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
         for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
             size = tuple(map(int, geometry.original))
-            entry = (size, [layer[j].copy() for layer in maps])
+            entry = (size, geometry.cast, [layer[j].copy() for layer in maps])
             self.entries[key] = entry
             self.cache.put(_KIND, key, entry)
 
@@ -190,13 +193,13 @@ class _Window:
         known = [i for i, key in self.keys.items() if key in self.entries]
         by_shape: dict[tuple, list[int]] = {}
         for i in known:
-            shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][1])
+            shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][-1])
             by_shape.setdefault(shapes, []).append(i)
         for alike in by_shape.values():
             crop = self._geometries(alike[:1], sizes)[0].crop
             for indices in _batched(alike, limit(crop)):
                 entries = [self.entries[self.keys[i]] for i in indices]
-                layers = zip(*(maps for _, maps in entries), strict=True)
+                layers = zip(*(maps for *_, maps in entries), strict=True)
                 maps = [
                     torch.from_numpy(np.stack(layer)).to(device).permute(0, 3, 1, 2)
                     for layer in layers
@@ -204,12 +207,15 @@ class _Window:
                 yield indices, maps, self._geometries(indices, sizes)
 
     def _geometries(self, indices, sizes) -> list[Geometry]:
-        originals = [self.entries[self.keys[i]][0] for i in indices]
-        return [plan_geometry(tuple(size), *sizes) for size in originals]
+        entries = [self.entries[self.keys[i]] for i in indices]
+        return [
+            plan_geometry(tuple(size), *sizes)._replace(cast=cast)
+            for size, cast, _ in entries
+        ]
 
     def affordable(self, most: int) -> int:
         """Return how many images like these to look at next: up to `most`."""
-        sizes = [sum(m.nbytes for m in maps) for _, maps in self.entries.values()]
+        sizes = [sum(m.nbytes for m in maps) for *_, maps in self.entries.values()]
         return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
 
 

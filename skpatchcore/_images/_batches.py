@@ -4,9 +4,11 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skpatchcore._images._augmentation import Augmented
 from skpatchcore._images._geometry import (
     BYTES_PER_PIXEL,
     Geometry,
@@ -54,6 +56,8 @@ def iter_batches(
                 yield from _split(pending.pop(fullest), limit(fullest), pinned)
     for size, entries in pending.items():
         yield from _split(entries, limit(size), pinned)
+    if isinstance(images, Images | Augmented):
+        images.notices.warn_of_transparent()
 
 
 def _iter_inputs(
@@ -82,7 +86,8 @@ def _iter_inputs(
         sizes = (geometry.original, geometry.resized)
         with lock:
             largest = max(largest, *(height * width for height, width in sizes))
-        return _to_input(image, geometry), geometry
+        tensor = _to_input(image, geometry)
+        return tensor, geometry._replace(cast=_find_cast(tensor))
 
     with closing(read_ahead(load_input, len(images), n_threads, n_ahead)) as inputs:
         for tensor, geometry in inputs:
@@ -97,6 +102,13 @@ def _to_input(image: NDArray, geometry: Geometry) -> torch.Tensor:
     image = image if image.flags.writeable else image.copy()
     resized = resize_and_crop(torch.from_numpy(image).permute(2, 0, 1), geometry)
     return resized.contiguous()
+
+
+def _find_cast(tensor: torch.Tensor) -> float:
+    """Return red minus blue of an input (3, h, w), averaged over its pixels."""
+    # By NumPy, whose result does not depend on the number of threads.
+    red, _, blue = tensor.numpy()
+    return float(red.mean(dtype=np.float64) - blue.mean(dtype=np.float64))
 
 
 def _split(entries: list[_Entry], n: int, pinned: bool) -> Iterator[_Batch]:

@@ -280,7 +280,7 @@ def test_known_images_are_not_decoded(tmp_path, monkeypatch):
     decoded = []
     monkeypatch.setattr(
         "skpatchcore._images._input.load_image",
-        lambda source, name: decoded.append(name) or load_image(source, name),
+        lambda source, name, *_: decoded.append(name) or load_image(source, name),
     )
     assert_array_equal(features.transform(X), expected)
     assert decoded == []
