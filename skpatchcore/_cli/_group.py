@@ -1,6 +1,8 @@
 """Run commands: one-line errors, warnings without code, and text for the terminal."""
 
 import contextlib
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +13,16 @@ import click
 if TYPE_CHECKING:
     from skpatchcore.scoring import UnreadableImage
 
+# A parameter and its value in a message: text in quotes, a tuple or list, a word.
+_PARAMETER = re.compile(
+    r"\b([a-z]\w*)=(?:'([^'\n]*)'|(\([^)\n]*\)|\[[^]\n]*\]|[\w.+-]*\w|\.\.\.|))"
+)
+# What only a Python program can do, where the message also names the option.
+_IN_PYTHON = re.compile(
+    r"\bto load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
+    r"|\b\w+= of the features, .*?\bor (?=--)| \(--[\w-]+ on the command line\)"
+    r"| on the command line"
+)
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
 
@@ -34,7 +46,8 @@ class Command(click.Command):
         except Exception as error:
             if debug:
                 raise
-            raise click.ClickException(describe_error(error)) from error
+            text = use_option_names(describe_error(error), ctx.command.params)
+            raise click.ClickException(text) from error
 
 
 @contextlib.contextmanager
@@ -53,10 +66,32 @@ def _plain_warnings() -> Iterator[None]:
 def describe_error(error: Exception) -> str:
     """Return the text that a user sees of an error."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        # Of a file that could not be renamed, the second name is the user's.
+        return f"{error.filename2 or error.filename}: {error.strerror}"
     if isinstance(error, OSError | ValueError | TypeError | ImportError):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def use_option_names(text: str, params: Sequence[click.Parameter]) -> str:
+    """Return a message about parameters in the words of the command's options.
+
+    "weights='a.pth' is not a file" becomes "--weights a.pth is not a file".
+    """
+    names = {param.name for param in params if isinstance(param, click.Option)}
+
+    def replace(match: re.Match[str]) -> str:
+        name, quoted, plain = match.groups()
+        if name not in names:
+            return match[0]
+        value = quoted if quoted is not None else plain or ""
+        if value.startswith(("(", "[")):
+            value = re.sub(r"[][()' ]", "", value)
+        if quoted is not None:
+            value = shlex.quote(value)
+        return f"--{name.replace('_', '-')}" + f" {value}" * bool(value.strip("."))
+
+    return _PARAMETER.sub(replace, _IN_PYTHON.sub("", text))
 
 
 def print_text(text: str, *, nl: bool = True) -> None:

@@ -12,7 +12,7 @@ from skpatchcore._images._augmentation import (
 )
 from skpatchcore._images._batches import iter_batches
 from skpatchcore._images._errors import UnreadableImageError
-from skpatchcore._images._files import open_image
+from skpatchcore._images._files import accepted_formats, open_image
 from skpatchcore._images._geometry import (
     Geometry,
     Size,
@@ -36,6 +36,7 @@ __all__ = [
     "Size",
     "Transform",
     "UnreadableImageError",
+    "accepted_formats",
     "check_images",
     "find_transforms",
     "image_contents",

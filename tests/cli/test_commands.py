@@ -443,13 +443,13 @@ def test_scores_go_to_standard_output_each_image_once(data_root, model):
 def test_overlays_and_masks_are_as_large_as_their_images(data_root, model, tmp_path):
     source = data_root / "wood" / "test" / "spot" / "007.png"
     with Image.open(source) as image:
-        image.resize((90, 70)).save(tmp_path / "wide.jpg")
-    image_again = tmp_path / "sub" / "wide.png"
-    image_again.parent.mkdir()
+        image_again = tmp_path / "new" / "sub" / "wide.png"
+        image_again.parent.mkdir(parents=True)
+        image.resize((90, 70)).save(tmp_path / "new" / "wide.jpg")
     shutil.copy(source, image_again)
-    shutil.copy(source, tmp_path / "wide.png")
+    shutil.copy(source, tmp_path / "new" / "wide.png")
     result = run(
-        *("score", tmp_path, "--model", model),
+        *("score", tmp_path / "new", "--model", model),
         *("--overlays", tmp_path / "o", "--masks", tmp_path / "m"),
     )
     assert result.exit_code == 0, result.output
@@ -463,7 +463,7 @@ def test_overlays_and_masks_are_as_large_as_their_images(data_root, model, tmp_p
         mode = "RGB" if folder == "o" else "L"
         assert sizes == {
             "wide.jpg.png": ((90, 70), mode),
-            "wide.png.png": ((64, 64), mode),
+            "wide.png": ((64, 64), mode),
             "sub/wide.png": ((64, 64), mode),
         }
     mask = np.asarray(Image.open(tmp_path / "m" / "sub" / "wide.png"))
@@ -475,8 +475,8 @@ def test_overlays_never_replace_the_images(data_root, model, tmp_path):
     result = run(
         *("score", tmp_path / "test", "--model", model, "--overlays", tmp_path / "test")
     )
-    assert result.exit_code == 1
-    assert "would be overwritten" in result.stderr
+    assert result.exit_code == 2
+    assert "so the next run would read these files as images" in result.stderr
 
 
 def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
