@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -22,8 +22,13 @@ from skpatchcore._cli._options import (
     exclude_option,
     max_pixels_option,
     option,
+    pages_option,
+    split_all,
 )
 from skpatchcore._cli._types import KeywordOr, Number
+
+if TYPE_CHECKING:
+    from skpatchcore._images import ImagePage
 
 
 @click.command(cls=Command)
@@ -48,6 +53,7 @@ from skpatchcore._cli._types import KeywordOr, Number
     help="If an image is unreadable, stop with an error or skip the image.",
 )
 @exclude_option
+@pages_option
 @max_pixels_option
 @detector_options
 @common_options
@@ -57,6 +63,7 @@ def fit(
     include_backbone: bool,
     on_error: str,
     exclude: Sequence[str],
+    pages: str | None,
     **settings: Any,
 ) -> None:
     """Fit a detector on images of good parts.
@@ -73,11 +80,12 @@ def fit(
             f"The folder {model.parent} does not exist. Create it first.",
             param_hint="'--model'",
         )
-    images, target = gather_training(train, exclude)
-    read: list[NamedPath] = [("TRAIN", image) for image in images]
+    files, labels = gather_training(train, exclude)
+    read: list[NamedPath] = [("TRAIN", file) for file in files]
     if settings["weights"] not in (None, "random"):
         read.append(("--weights", settings["weights"]))
     check_targets([("--model", model)], read=read)
+    images, target = _split(files, labels, pages)
     if on_error == "skip":
         images, target = _leave_out_unreadable(images, target)
     n_good = target.count(1)
@@ -127,9 +135,21 @@ def gather_training(
     return [name for name, _ in found.values()], [label for _, label in found.values()]
 
 
+def _split(
+    files: Sequence[str], labels: Sequence[int], pages: str | None
+) -> "tuple[list[str | ImagePage], list[int]]":
+    """Return the pages of files, and their labels."""
+    pairs = [
+        (page, label)
+        for file, label in zip(files, labels, strict=True)
+        for page in split_all([file], pages)
+    ]
+    return [page for page, _ in pairs], [label for _, label in pairs]
+
+
 def _leave_out_unreadable(
-    images: Sequence[str], target: Sequence[int]
-) -> tuple[list[str], list[int]]:
+    images: "Sequence[str | ImagePage]", target: Sequence[int]
+) -> "tuple[list[str | ImagePage], list[int]]":
     from skpatchcore.scoring import unreadable_images
 
     unreadable = unreadable_images(images, progress=True)

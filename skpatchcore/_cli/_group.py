@@ -20,7 +20,8 @@ _PARAMETER = re.compile(
 # What only a Python program can do, where the message also names the option.
 _IN_PYTHON = re.compile(
     r"\bto load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
-    r"|\b\w+= of the features, .*?\bor (?=--)| \(--[\w-]+ on the command line\)"
+    r"|\bPass skpatchcore\.datasets\.ImagePage.*pages=\"all\" \(loaders\) or (?=--)"
+    r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)| \(--[\w-]+ on the command line\)"
     r"| on the command line"
 )
 # What a shell reports for a process that SIGINT ended: 128 + 2.
@@ -91,6 +92,8 @@ def use_option_names(text: str, params: Sequence[click.Parameter]) -> str:
             value = shlex.quote(value)
         return f"--{name.replace('_', '-')}" + f" {value}" * bool(value.strip("."))
 
+    if "max_pixels" in {param.name for param in params}:
+        text = text.replace("PIL.Image.MAX_IMAGE_PIXELS", "--max-pixels")
     return _PARAMETER.sub(replace, _IN_PYTHON.sub("", text))
 
 
@@ -110,7 +113,9 @@ def progress_level() -> int:
 
 def report_unreadable(unreadable: "Sequence[UnreadableImage]", n_images: int) -> None:
     """Name the unreadable images on standard error."""
+    params = click.get_current_context().command.params
     for image in unreadable:
-        click.echo(f"Unreadable: {image.reason}", err=True)
+        reason = use_option_names(image.reason, params)
+        click.echo(f"Unreadable: {reason}", err=True)
     if unreadable:
         click.echo(f"{len(unreadable)} of {n_images} were unreadable.", err=True)

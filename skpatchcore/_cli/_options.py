@@ -18,6 +18,8 @@ from skpatchcore._cli._types import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from skpatchcore._images import ImagePage
+
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
@@ -74,6 +76,21 @@ exclude_option = option(
     help="Shell patterns, such as '*_GT.png', of files and folders to leave out when "
     "folders are searched.",
 )
+
+
+pages_option = option(
+    "--pages",
+    type=click.Choice(["all"]),
+    help="List each page of a file with several pages as an image of its own. Without "
+    "this option, such a file is unreadable.",
+)
+
+
+def split_all(paths: Sequence[str], pages: str | None) -> "list[str | ImagePage]":
+    """Return the pages of files if the option says so, else the paths."""
+    from skpatchcore._images import split_pages
+
+    return [page for path in paths for page in (split_pages(path) if pages else [path])]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from skpatchcore._cli._options import (
     exclude_option,
     max_pixels_option,
     option,
+    pages_option,
+    split_all,
 )
 
 
@@ -54,6 +56,7 @@ from skpatchcore._cli._options import (
     help="Local weights file of the network, if it is not where fit found it.",
 )
 @exclude_option
+@pages_option
 @max_pixels_option
 @device_option
 @common_options
@@ -67,6 +70,7 @@ def score(
     report: Path | None,
     weights: Path | None,
     exclude: Sequence[str],
+    pages: str | None,
     device: str | None,
 ) -> None:
     """Score new images.
@@ -82,7 +86,8 @@ def score(
     from skpatchcore.persistence import load
     from skpatchcore.scoring import as_results, inspect_images
 
-    paths = _score_output.find_images(images, exclude)
+    files = _score_output.find_images(images, exclude)
+    paths = split_all(files, pages)
     overlay_paths = _score_output.png_paths(paths, images, overlays)
     mask_paths = _score_output.png_paths(paths, images, masks)
     pngs = {"--overlays": (overlays, overlay_paths), "--masks": (masks, mask_paths)}
@@ -90,7 +95,7 @@ def score(
         [(n, p) for n, p in (("--output", output), ("--report", report)) if p],
         [(name, folder) for name, (folder, _) in pngs.items() if folder],
         inside=[(name, path) for name, (_, drawn) in pngs.items() for path in drawn],
-        read=_inputs([*images, *paths], model, weights),
+        read=_inputs([*images, *files], model, weights),
     )
     detector = load(model, weights=weights and str(weights), device=device)
     decoded, found, unreadable = inspect_images(detector, paths, "skip", progress=True)

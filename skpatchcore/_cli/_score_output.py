@@ -11,7 +11,7 @@ from sklearn.utils import Bunch
 
 from skpatchcore._benchmark import format_csv
 from skpatchcore._detectors import Inspection
-from skpatchcore._images import Images
+from skpatchcore._images import ImagePage, Images
 from skpatchcore.datasets import (
     ImageSearch,
     Resolver,
@@ -58,7 +58,7 @@ def _describe_empty(path: str, search: ImageSearch) -> str:
 
 
 def png_paths(
-    images: Sequence[str], arguments: Sequence[str], folder: Path | None
+    images: Sequence[str | ImagePage], arguments: Sequence[str], folder: Path | None
 ) -> list[Path]:
     """Return a PNG file in `folder` for each image, in the same subfolders.
 
@@ -72,27 +72,29 @@ def png_paths(
     given = [os.path.abspath(path) for path in arguments]
     tops = [path if os.path.isdir(path) else os.path.dirname(path) for path in given]
     root = os.path.commonpath(tops)
-    names = [os.path.relpath(os.path.abspath(image), root) for image in images]
+    names = [os.path.relpath(os.path.abspath(str(image)), root) for image in images]
     target = os.path.abspath(folder)
     return [
         Path(target, name if name.endswith(".png") else f"{name}.png") for name in names
     ]
 
 
-def as_csv(images: Sequence[str], results: Bunch) -> str:
+def as_csv(images: Sequence[str | ImagePage], results: Bunch) -> str:
     """Return a CSV table with the score, decision and label of each image."""
     columns = ["score", "decision", "p_value"]
     columns = [name for name in columns if name in results]
     table: list[list] = [["path", *columns, "label"]]
     numbers = zip(*(results[name].tolist() for name in columns), strict=True)
     for i, row, label in zip(results.index, numbers, results.label, strict=True):
-        table.append([images[i], *row, _LABELS[label]])
+        table.append([str(images[i]), *row, _LABELS[label]])
     return format_csv(table)
 
 
-def as_report(images: Sequence[str], unreadable: Sequence[UnreadableImage]) -> str:
+def as_report(
+    images: Sequence[str | ImagePage], unreadable: Sequence[UnreadableImage]
+) -> str:
     """Return a CSV table of the unreadable images, with reasons."""
-    rows = [[images[bad.index], bad.reason] for bad in unreadable]
+    rows = [[str(images[bad.index]), bad.reason] for bad in unreadable]
     return format_csv([["path", "reason"], *rows])
 
 

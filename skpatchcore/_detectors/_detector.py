@@ -277,7 +277,8 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
-            tensors (n, c, h, w). Sizes may differ.
+            tensors (n, c, h, w). Sizes may differ. Colours must be RGB: OpenCV returns
+            BGR.
 
         y : array-like of shape (n,) or None, default=None
             Images labelled -1 (anomalous) are left out; all others are learned from.

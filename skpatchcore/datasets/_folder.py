@@ -57,6 +57,7 @@ Images in {path}
         "path": [str, os.PathLike],
         "subset": [StrOptions({"all", "train", "validation", "test"})],
         "exclude": [str, list, tuple, None],
+        "pages": [StrOptions({"all"}), None],
         "return_X_y": ["boolean"],
     }
 )
@@ -65,6 +66,7 @@ def load_image_folder(
     *,
     subset: str = "all",
     exclude: str | Sequence[str] | None = None,
+    pages: str | None = None,
     return_X_y: bool = False,
 ) -> Any:
     """Load your own images from a folder.
@@ -100,6 +102,10 @@ def load_image_folder(
         Shell patterns, such as ``"*_GT.png"`` or ``"raw"``, of files to leave out. A
         pattern is compared with the name of a file, with its path relative to `path`,
         and with the name of each folder on this path.
+    pages : {"all"} or None, default=None
+        If "all", list each page of a file with several pages, such as a TIFF stack, as
+        an image of its own (:class:`ImagePage`). If None, such a file is listed once,
+        and is an error when it is read.
     return_X_y : bool, default=False
         If True, return ``(data, target)`` instead of a Bunch.
 
@@ -108,12 +114,12 @@ def load_image_folder(
     bunch : :class:`~sklearn.utils.Bunch`
         Dictionary-like, sorted by split, kind and file name, with:
 
-        data : ndarray of str, shape (n_images,), dtype object
+        data : ndarray of str or ImagePage, shape (n_images,), dtype object
             Absolute paths of the images.
         target : ndarray of shape (n_images,), dtype int64
             +1 for normal and -1 for anomalous images. Defective images in ``train/``
             are included; the detectors leave them out in ``fit(X, y)``.
-        masks : ndarray of str or None, shape (n_images,), dtype object
+        masks : ndarray of str, ImagePage or None, shape (n_images,), dtype object
             Absolute paths of the masks. None for images without a mask or a defect.
             :func:`read_masks` reads them.
         defect_types : ndarray of str, shape (n_images,), dtype object
@@ -175,7 +181,9 @@ def load_image_folder(
     report_passed_over([folder.search], stacklevel=3)  # The caller of the decorated.
     is_complete = subset == "all"
     check_masks(records, folder.mask_roots, is_complete=is_complete, stacklevel=3)
-    bunch = bunch_of_records(records, _describe(root, records), with_cv=is_complete)
+    bunch = bunch_of_records(
+        records, _describe(root, records), is_complete, all_pages=pages == "all"
+    )
     return (bunch.data, bunch.target) if return_X_y else bunch
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
+from skpatchcore._images import split_pages
 from skpatchcore.datasets._aliases import Resolver, without_aliases
 from skpatchcore.datasets._mask_files import all_masks, check_not_masks, in_short
 
@@ -17,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Record(NamedTuple):
-    """One image on disk. `mask` is None if it has no mask or needs none."""
+    """One file on disk. `mask` is None if it has no mask or needs none."""
 
     path: Path
     split: str
@@ -122,16 +123,44 @@ def _check_claims(records: Sequence[Record]) -> None:
             )
 
 
-def bunch_of_records(records: Sequence[Record], descr: str, with_cv: bool) -> Bunch:
-    """Return the Bunch of images on disk, as absolute paths."""
+def bunch_of_records(
+    records: Sequence[Record], descr: str, with_cv: bool, *, all_pages: bool = False
+) -> Bunch:
+    """Return the Bunch of images on disk, as absolute paths.
+
+    With `all_pages`, a file that has several is listed once for each page.
+    """
+    entries = [
+        (image, mask, record)
+        for record in records
+        for image, mask in (_pages if all_pages else _whole)(record)
+    ]
     return make_bunch(
-        object_array([str(record.path) for record in records]),
-        object_array([record.mask and str(record.mask) for record in records]),
-        defect_types=[record.defect_type for record in records],
-        split=[record.split for record in records],
+        object_array([image for image, _, _ in entries]),
+        object_array([mask for _, mask, _ in entries]),
+        defect_types=[record.defect_type for _, _, record in entries],
+        split=[record.split for _, _, record in entries],
         descr=descr,
         with_cv=with_cv,
     )
+
+
+def _whole(record: Record) -> list[tuple[Any, Any]]:
+    return [(str(record.path), record.mask and str(record.mask))]
+
+
+def _pages(record: Record) -> list[tuple[Any, Any]]:
+    """Return the pages of an image, each with the same page of its mask."""
+    images = split_pages(record.path)
+    if record.mask is None or len(images) == 1:
+        return [(image, record.mask and str(record.mask)) for image in images]
+    masks = split_pages(record.mask)
+    if len(masks) != len(images):
+        raise ValueError(
+            f"{record.path} has {len(images)} pages, but its mask {record.mask} has "
+            f"{len(masks)}; expected one page of the mask for each page of the image."
+        )
+    return list(zip(images, masks, strict=True))
 
 
 def make_bunch(
