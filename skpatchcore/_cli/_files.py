@@ -3,6 +3,7 @@
 No target may replace another one or an input, and all must be writable.
 """
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -112,8 +113,11 @@ def _check_writable(path: Path, shown: Path | None = None) -> None:
     while not os.path.lexists(first.parent) and first.parent != first:
         first = first.parent
     try:
+        if not first.parent.is_dir():
+            text = f"Could not write the file: {first.parent} is a file, not a folder"
+            raise OSError(errno.ENOTDIR, text)
         check_writable(first)
-        if first.parent.is_dir() and not _is_device(first):
+        if not _is_device(first):
             # Some file systems refuse what the permissions allow.
             with tempfile.TemporaryFile(dir=first.parent):
                 pass

@@ -19,10 +19,10 @@ _PARAMETER = re.compile(
 )
 # What only a Python program can do, where the message also names the option.
 _IN_PYTHON = re.compile(
-    r"\bto load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
+    r" to load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
     r"|\bPass skpatchcore\.datasets\.ImagePage.*pages=\"all\" \(loaders\) or (?=--)"
-    r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)| \(--[\w-]+ on the command line\)"
-    r"| on the command line"
+    r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)"
+    r"| \(--[\w-]+ on the command line\)| on the command line"
 )
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
