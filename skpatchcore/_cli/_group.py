@@ -21,8 +21,13 @@ _PARAMETER = re.compile(
 _IN_PYTHON = re.compile(
     r" to load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
     r"|\bPass skpatchcore\.datasets\.ImagePage.*pages=\"all\" \(loaders\) or (?=--)"
+    r"|; named_modules\(\) lists all|; give names of modules, as in named_modules\(\)"
     r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)"
     r"| \(--[\w-]+ on the command line\)| on the command line"
+)
+_LAYERS_HINT = (
+    " Choose others with --layers: names of modules, or numbers of the levels of a "
+    "timm network, such as --layers 2,3."
 )
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
@@ -94,7 +99,8 @@ def use_option_names(text: str, params: Sequence[click.Parameter]) -> str:
 
     if "max_pixels" in {param.name for param in params}:
         text = text.replace("PIL.Image.MAX_IMAGE_PIXELS", "--max-pixels")
-    return _PARAMETER.sub(replace, _IN_PYTHON.sub("", text))
+    hint = _LAYERS_HINT if "has no layer" in text and "layers" in names else ""
+    return _PARAMETER.sub(replace, _IN_PYTHON.sub("", text)) + hint
 
 
 def print_text(text: str, *, nl: bool = True) -> None:

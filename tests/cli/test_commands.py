@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageColor
 from sklearn.utils._param_validation import StrOptions
 
 from skpatchcore import (
@@ -26,6 +26,7 @@ from skpatchcore._benchmark._tables import COLUMNS
 from skpatchcore._cli import _commands as cli
 from skpatchcore._cli import _demo, _fit_command, _group
 from skpatchcore.datasets import make_surface_defects
+from skpatchcore.inspection._colors import PREDICTED_MASK, TRUE_MASK
 
 SMALL = ("--backbone", "resnet18", "--weights", "random", "--layers", "layer1,layer2")
 SMALL = (*SMALL, "--image-size", "64", "--coreset-fraction", "100")
@@ -552,6 +553,15 @@ def test_the_demo_runs_without_matplotlib(tmp_path, monkeypatch, quick_demo):
 def test_the_demo_shows_the_good_image_first():
     kinds = np.array(["crack", "crack", "dent", "good", "wear"], dtype=object)
     assert _demo.choose_images(kinds, 3) == [3, 0, 2]
+
+
+def test_the_sheet_in_the_documentation_has_the_colours_of_outlines():
+    path = Path(cli.__file__).parents[2] / "docs" / "images" / "demo_sheet.png"
+    with Image.open(path) as sheet:
+        colors = np.array([color for _, color in sheet.convert("RGB").getcolors(2**24)])
+    for outline in (TRUE_MASK, PREDICTED_MASK):
+        distances = np.abs(colors - ImageColor.getrgb(outline)).max(axis=1)
+        assert distances.min() < 12
 
 
 def test_commands_can_be_documented():

@@ -212,6 +212,16 @@ def test_words_are_those_of_the_command_that_runs(tmp_path):
     assert f"Error: --weights {tmp_path / 'gone.pth'} is not a file" in result.stderr
 
 
+def test_networks_without_the_default_layers_are_told_of_the_option(tmp_path):
+    good = save_images(tmp_path / "good", "1.png", "2.png")
+    args = ("--backbone", "mobilenetv3_small_100", "--weights", "random")
+    result = run("fit", good, "--model", tmp_path / "m.skpc", *args)
+    assert result.exit_code == 1
+    assert "has no layer 'layer2'" in result.stderr
+    assert "Choose others with --layers" in result.stderr
+    assert "named_modules" not in result.stderr
+
+
 # Settings in files --------------------------------------------------------------------
 
 
