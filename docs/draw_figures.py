@@ -1,10 +1,11 @@
-"""Draw the figures of the user guide from generated surfaces::
+"""Draw the figures of the user guide and the README from generated surfaces::
 
 python docs/draw_figures.py [FOLDER]
 """
 
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib
 
@@ -12,11 +13,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Circle, Rectangle
+from PIL import Image, ImageColor
 from sklearn.decomposition import PCA
 
 from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore._cli._demo import draw_sheet, run_demo
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
+from skpatchcore.inspection._colors import PREDICTED_MASK, TRUE_MASK
 
 # Each colour has one meaning in all figures; markers keep them distinct in greyscale.
 GOOD, DEFECT, PICKED, LINE = "#3b75af", "#d95f02", "#111111", "#666666"
@@ -155,12 +159,33 @@ def draw_threshold(surfaces, train, test):
     return figure
 
 
+def save_demo_sheet(path):
+    """Save the sheet of the demonstration with 256 colours, a quarter of its size."""
+    with TemporaryDirectory() as scratch:
+        sheet = Path(scratch, "sheet.png")
+        draw_sheet(run_demo(), sheet)
+        with Image.open(sheet) as opened:
+            image = opened.convert("RGB")
+    # Outlines have few pixels: a palette made of the image alone lacks their colours.
+    outlines = [
+        channel
+        for color in (TRUE_MASK, PREDICTED_MASK, "white", "black")
+        for channel in ImageColor.getrgb(color)
+    ]
+    others = image.quantize(252, Image.Quantize.FASTOCTREE).getpalette()[: 3 * 252]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette(outlines + others)
+    small = image.quantize(palette=palette, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
 def main(folder: Path) -> None:
     images = make_images()
     for name in ("patches", "coreset", "maps", "threshold"):
         figure = globals()[f"draw_{name}"](*images)
         figure.savefig(folder / f"guide_{name}.png", dpi=DPI)
         plt.close(figure)
+    save_demo_sheet(folder / "demo_sheet.png")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from skpatchcore._benchmark._tables import (
     format_table,
     mean_row,
     replace_text,
+    result_files,
     write_results,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "measure_images",
     "measure_pixels",
     "replace_text",
+    "result_files",
     "score_and_map",
     "try_settings",
     "write_report",

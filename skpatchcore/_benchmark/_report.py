@@ -5,6 +5,7 @@ import io
 import os
 import platform
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -52,9 +53,15 @@ _MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 class Judgement(NamedTuple):
-    """A threshold from normal images only, and its decisions on the test images."""
+    """A threshold from normal images only, and its decisions on the test images.
 
+    `alpha` is `asked_alpha`, or the smallest rate that `n_held_out` images, or groups
+    of them, support.
+    """
+
+    asked_alpha: float
     alpha: float
+    n_held_out: int
     offset: float  # lower scores are flagged
     held_out: Calibration  # scores of training images, by detectors not fitted on them
     peaks: Calibration  # likewise, the negative maxima of their maps
@@ -85,7 +92,7 @@ def judge(
     The test scores come from the detector that was fitted on all training images, as
     with ``ConformalDetector(method="refit")``. If `alpha` is smaller than the number of
     images, or of `groups`, supports, it is raised to the smallest value that they
-    support.
+    support, with a warning.
     """
     started = time.perf_counter()
     train, detector = evaluation.train, evaluation.detector
@@ -96,7 +103,17 @@ def judge(
             "A report holds good training images, or groups of them, out in turn and "
             f"needs at least 2; found {n}. Add good training images."
         )
-    alpha = max(alpha, 1 / (n + 1))
+    asked, alpha = alpha, max(alpha, 1 / (n + 1))
+    if alpha > asked:
+        what = "images" if groups is None else "groups of images"
+        warnings.warn(
+            f"{evaluation.row['category']}: {n} good training {what} cannot set a "
+            f"threshold for {100 * asked:.3g} % false alarms. The report uses "
+            f"{100 * alpha:.3g} %, the smallest possible rate. Add good training "
+            f"images ({int(np.ceil(1 / asked)) - 1} are enough), or ask for a higher "
+            "rate.",
+            stacklevel=2,
+        )
     conformal = ConformalDetector(
         clone(detector), alpha=alpha, cv=min(_N_FOLDS, n), random_state=0
     ).fit(train.data, train.target, groups=groups)
@@ -106,7 +123,9 @@ def judge(
     held_out = Calibration(conformal.calibration_scores_, one_detector, groups)
     offset = held_out.offset(alpha)
     return Judgement(
+        asked,
         alpha,
+        n,
         offset,
         held_out,
         Calibration(-conformal._calibration_peaks, one_detector, groups),

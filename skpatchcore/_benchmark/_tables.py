@@ -62,17 +62,22 @@ def write_results(
         "settings": dict(settings),
         "versions": versions(),
     }
-    texts = {
-        "csv": _as_csv(rows, comparison),
-        "json": json.dumps(report, indent=2) + "\n",
-        "md": _as_document(rows, comparison, "github"),
-        "tex": _as_document(rows, comparison, "latex_booktabs"),
-    }
-    files = [folder / f"results.{suffix}" for suffix in texts]
-    for file, text in zip(files, texts.values(), strict=True):
+    texts = [
+        _as_csv(rows, comparison),
+        json.dumps(report, indent=2) + "\n",
+        _as_document(rows, comparison, "github"),
+        _as_document(rows, comparison, "latex_booktabs"),
+    ]
+    files = result_files(folder)
+    for file, text in zip(files, texts, strict=True):
         errors = NAME_BYTES if file.suffix == ".csv" else NAME_ESCAPES
         replace_text(file, text, errors)
     return files
+
+
+def result_files(folder: Path) -> list[Path]:
+    """Return the files that `write_results` writes."""
+    return [folder / f"results.{suffix}" for suffix in ("csv", "json", "md", "tex")]
 
 
 class Comparison:

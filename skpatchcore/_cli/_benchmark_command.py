@@ -7,20 +7,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skpatchcore._cli._detector_options import detector_options
+from skpatchcore._cli._files import check_targets
 from skpatchcore._cli._group import (
     Command,
     describe_error,
     print_text,
     progress_level,
+    use_option_names,
 )
 from skpatchcore._cli._options import (
     NEW_FOLDER,
     common_options,
     group_finder,
     group_options,
+    max_pixels_option,
     option,
 )
-from skpatchcore._cli._types import CommaSeparated
+from skpatchcore._cli._types import CommaSeparated, Number
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,13 +52,14 @@ if TYPE_CHECKING:
 )
 @option(
     "--alpha",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    type=Number(0, 1, min_open=True, max_open=True),
     metavar="SHARE",
     default=0.05,
     help="False-alarm rate of the threshold in reports: the share of good images that "
     "it may flag.",
 )
 @group_options
+@max_pixels_option
 @detector_options
 @common_options
 def benchmark(
@@ -72,20 +76,24 @@ def benchmark(
     """Measure on data sets in the layout of MVTec AD.
 
     DATA_ROOT contains a folder for each category, with the subfolders train/good,
-    test/<kind> and ground_truth/<kind>. Fits a detector on each category and writes its
-    results. If results were published for the same settings, they are listed too.
+    test/<kind> (or test_public/<kind>) and ground_truth/<kind>. Fits a detector on each
+    category and writes its results. If results were published for the same settings,
+    they are listed too.
     """
     from skpatchcore._benchmark import (
         build_detector,
         check_report,
         choose_categories,
         find_groups,
+        result_files,
         try_settings,
     )
-    from skpatchcore._utils import check_writable
 
-    if output.is_dir():
-        check_writable(output / "results.csv")
+    check_targets(
+        [("--output", path) for path in result_files(output)],
+        [("--output", output / "reports" if report else output)],
+        read=[("DATA_ROOT", path) for path in _image_folders(Path(data_root))],
+    )
     finder = group_finder(group_pattern, group_list, group_column)
     if finder and not report:
         raise click.UsageError(
@@ -109,6 +117,13 @@ def benchmark(
         raise click.ClickException(
             f"{len(failures)} of {len(names)} categories failed:{listed}"
         )
+
+
+def _image_folders(data_root: Path) -> list[Path]:
+    """Return the folders of a data set, which must not receive any output."""
+    from skpatchcore.datasets import is_category
+
+    return [path for path in data_root.iterdir() if is_category(path)]
 
 
 class _Run:
@@ -143,7 +158,8 @@ class _Run:
                 self._add(clone(detector), data_root, category)
             # Any error: it must not discard hours of results from other categories.
             except Exception as error:
-                failures[category] = describe_error(error)
+                params = click.get_current_context().command.params
+                failures[category] = use_option_names(describe_error(error), params)
                 click.echo(f"  failed: {failures[category]}", err=True)
         return failures
 

@@ -10,6 +10,7 @@ import click
 
 from skpatchcore import __version__
 from skpatchcore._cli._benchmark_command import benchmark
+from skpatchcore._cli._files import check_targets
 from skpatchcore._cli._fit_command import fit
 from skpatchcore._cli._group import Command, print_text, progress_level
 from skpatchcore._cli._options import (
@@ -46,6 +47,7 @@ def demo(output: Path, random_state: int) -> None:
     from skpatchcore._cli._demo import COLUMNS, draw_sheet, run_demo
     from skpatchcore.inspection import check_matplotlib
 
+    check_targets([("--output", output / "demo_sheet.png")])
     output.mkdir(parents=True, exist_ok=True)
     click.echo("Fitting on generated images of good surfaces ...", err=True)
     found = run_demo(random_state, verbose=progress_level())

@@ -9,9 +9,16 @@ from skpatchcore._cli._options import (
     option_group,
     random_state_option,
 )
-from skpatchcore._cli._types import CommaSeparated, Fraction, KeywordOr, Size
+from skpatchcore._cli._types import (
+    CommaSeparated,
+    Fraction,
+    Integer,
+    KeywordOr,
+    Number,
+    Size,
+)
 
-_POSITIVE = click.IntRange(min=1)
+_POSITIVE = Integer(min=1)
 _AUGMENTATION = click.Choice(["rotate", "flip", "brightness"])
 
 
@@ -154,7 +161,7 @@ detector_options = option_group(
     option(
         "--reduction",
         metavar="max|SHARE",
-        type=KeywordOr(click.FloatRange(0, 1, min_open=True), "max"),
+        type=KeywordOr(Number(0, 1, min_open=True), "max"),
         default="max",
         help="Score of an image: the maximum of its patch scores, or the mean of this "
         "share of the highest.",
@@ -162,7 +169,7 @@ detector_options = option_group(
     option(
         "--reweight",
         metavar="N|none",
-        type=KeywordOr(click.IntRange(min=2), "none"),
+        type=KeywordOr(Integer(min=2), "none"),
         default="none",
         help="Reweight image scores with N neighbours, as in equation 7 of the paper.",
     ),
@@ -183,7 +190,7 @@ detector_options = option_group(
     ),
     option(
         "--outlier-fraction",
-        type=click.FloatRange(0, 1, min_open=True, max_open=True),
+        type=Number(0, 1, min_open=True, max_open=True),
         metavar="SHARE",
         default=0.15,
         help="Share that the outlier filter removes.",
@@ -204,7 +211,7 @@ detector_options = option_group(
     ),
     option(
         "--smoothing",
-        type=click.FloatRange(min=0),
+        type=Number(min=0),
         metavar="SIGMA",
         default=4.0,
         help="Standard deviation of the Gaussian that smooths maps, in pixels.",

@@ -4,20 +4,31 @@ import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from skpatchcore._cli._detector_options import detector_options
-from skpatchcore._cli._files import NamedPath, check_overwrites
+from skpatchcore._cli._files import NamedPath, check_targets
 from skpatchcore._cli._group import (
     Command,
     print_text,
     progress_level,
     report_unreadable,
 )
-from skpatchcore._cli._options import NEW_FILE, common_options, option
-from skpatchcore._cli._types import KeywordOr
+from skpatchcore._cli._options import (
+    NEW_FILE,
+    common_options,
+    exclude_option,
+    max_pixels_option,
+    option,
+    pages_option,
+    split_all,
+)
+from skpatchcore._cli._types import KeywordOr, Number
+
+if TYPE_CHECKING:
+    from skpatchcore._images import ImagePage
 
 
 @click.command(cls=Command)
@@ -31,7 +42,7 @@ from skpatchcore._cli._types import KeywordOr
 @option(
     "--contamination",
     metavar="auto|SHARE",
-    type=KeywordOr(click.FloatRange(0, 0.5, min_open=True), "auto"),
+    type=KeywordOr(Number(0, 0.5, min_open=True), "auto"),
     default="auto",
     help="Share of the training images beyond the threshold; auto: 0.01.",
 )
@@ -41,6 +52,9 @@ from skpatchcore._cli._types import KeywordOr
     default="raise",
     help="If an image is unreadable, stop with an error or skip the image.",
 )
+@exclude_option
+@pages_option
+@max_pixels_option
 @detector_options
 @common_options
 def fit(
@@ -48,15 +62,17 @@ def fit(
     model: Path,
     include_backbone: bool,
     on_error: str,
+    exclude: Sequence[str],
+    pages: str | None,
     **settings: Any,
 ) -> None:
     """Fit a detector on images of good parts.
 
-    TRAIN are image files or folders. A folder either contains images of good parts
-    directly, or has a subfolder train/good. Writes the fitted detector to a model file.
+    TRAIN are image files or folders. A folder either contains only images of good
+    parts, also in subfolders, or has a subfolder train/good. Writes the fitted detector
+    to a model file.
     """
     from skpatchcore._benchmark import build_detector
-    from skpatchcore._utils import check_writable
     from skpatchcore.persistence import save
 
     if not model.parent.is_dir():
@@ -64,16 +80,21 @@ def fit(
             f"The folder {model.parent} does not exist. Create it first.",
             param_hint="'--model'",
         )
-    check_writable(model)
-    images, target = gather_training(train)
-    read: list[NamedPath] = [("TRAIN", image) for image in images]
+    files, labels = gather_training(train, exclude)
+    read: list[NamedPath] = [("TRAIN", file) for file in files]
     if settings["weights"] not in (None, "random"):
         read.append(("--weights", settings["weights"]))
-    check_overwrites([("--model", model)], read)
+    check_targets([("--model", model)], read=read)
+    images, target = _split(files, labels, pages)
     if on_error == "skip":
         images, target = _leave_out_unreadable(images, target)
     n_good = target.count(1)
-    click.echo(f"Fitting on {n_good} image{'s' * (n_good != 1)} ...", err=True)
+    if n_good < 2:
+        raise click.ClickException(
+            f"Fitting needs at least 2 images of good parts, found {n_good}: the "
+            "threshold comes from comparing them with each other."
+        )
+    click.echo(f"Fitting on {n_good} images ...", err=True)
     started = time.perf_counter()
     detector = build_detector(settings)
     detector.set_params(verbose=detector.verbose or progress_level())
@@ -88,16 +109,20 @@ def fit(
     )
 
 
-def gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
+def gather_training(
+    paths: Sequence[str], exclude: Sequence[str] = ()
+) -> tuple[list[str], list[int]]:
     """Return the images in files and folders, and their labels; each image once."""
-    from skpatchcore.datasets import Resolver, load_image_folder
+    from skpatchcore.datasets import Resolver, check_not_masks, load_image_folder
 
     resolve = Resolver()
     found: dict[Any, tuple[str, int]] = {}
     for path in paths:
         labelled: Iterable[tuple[str, int]] = [(path, 1)]
         if os.path.isdir(path):
-            data, labels = load_image_folder(path, subset="train", return_X_y=True)
+            data, labels = load_image_folder(
+                path, subset="train", exclude=list(exclude), return_X_y=True
+            )
             labelled = zip(data.tolist(), labels.tolist(), strict=True)
         for image, label in labelled:
             name, known = found.setdefault(resolve(image), (image, label))
@@ -106,12 +131,25 @@ def gather_training(paths: Sequence[str]) -> tuple[list[str], list[int]]:
                     f"{name} and {image} are the same image, given as good and as "
                     "defective. Remove one of them."
                 )
+    check_not_masks(Path(name) for name, _ in found.values())
     return [name for name, _ in found.values()], [label for _, label in found.values()]
 
 
+def _split(
+    files: Sequence[str], labels: Sequence[int], pages: str | None
+) -> "tuple[list[str | ImagePage], list[int]]":
+    """Return the pages of files, and their labels."""
+    pairs = [
+        (page, label)
+        for file, label in zip(files, labels, strict=True)
+        for page in split_all([file], pages)
+    ]
+    return [page for page, _ in pairs], [label for _, label in pairs]
+
+
 def _leave_out_unreadable(
-    images: Sequence[str], target: Sequence[int]
-) -> tuple[list[str], list[int]]:
+    images: "Sequence[str | ImagePage]", target: Sequence[int]
+) -> "tuple[list[str | ImagePage], list[int]]":
     from skpatchcore.scoring import unreadable_images
 
     unreadable = unreadable_images(images, progress=True)

@@ -1,6 +1,8 @@
 """Run commands: one-line errors, warnings without code, and text for the terminal."""
 
 import contextlib
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +13,22 @@ import click
 if TYPE_CHECKING:
     from skpatchcore.scoring import UnreadableImage
 
+# A parameter and its value in a message: text in quotes, a tuple or list, a word.
+_PARAMETER = re.compile(
+    r"\b([a-z]\w*)=(?:'([^'\n]*)'|(\([^)\n]*\)|\[[^]\n]*\]|[\w.+-]*\w|\.\.\.|))"
+)
+# What only a Python program can do, where the message also names the option.
+_IN_PYTHON = re.compile(
+    r" to load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
+    r"|\bPass skpatchcore\.datasets\.ImagePage.*pages=\"all\" \(loaders\) or (?=--)"
+    r"|; named_modules\(\) lists all|; give names of modules, as in named_modules\(\)"
+    r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)"
+    r"| \(--[\w-]+ on the command line\)| on the command line"
+)
+_LAYERS_HINT = (
+    " Choose others with --layers: names of modules, or numbers of the levels of a "
+    "timm network, such as --layers 2,3."
+)
 # What a shell reports for a process that SIGINT ended: 128 + 2.
 _INTERRUPTED = 130
 
@@ -34,7 +52,8 @@ class Command(click.Command):
         except Exception as error:
             if debug:
                 raise
-            raise click.ClickException(describe_error(error)) from error
+            text = use_option_names(describe_error(error), ctx.command.params)
+            raise click.ClickException(text) from error
 
 
 @contextlib.contextmanager
@@ -53,10 +72,35 @@ def _plain_warnings() -> Iterator[None]:
 def describe_error(error: Exception) -> str:
     """Return the text that a user sees of an error."""
     if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.filename}: {error.strerror}"
+        # Of a file that could not be renamed, the second name is the user's.
+        return f"{error.filename2 or error.filename}: {error.strerror}"
     if isinstance(error, OSError | ValueError | TypeError | ImportError):
         return str(error)
     return f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def use_option_names(text: str, params: Sequence[click.Parameter]) -> str:
+    """Return a message about parameters in the words of the command's options.
+
+    "weights='a.pth' is not a file" becomes "--weights a.pth is not a file".
+    """
+    names = {param.name for param in params if isinstance(param, click.Option)}
+
+    def replace(match: re.Match[str]) -> str:
+        name, quoted, plain = match.groups()
+        if name not in names:
+            return match[0]
+        value = quoted if quoted is not None else plain or ""
+        if value.startswith(("(", "[")):
+            value = re.sub(r"[][()' ]", "", value)
+        if quoted is not None:
+            value = shlex.quote(value)
+        return f"--{name.replace('_', '-')}" + f" {value}" * bool(value.strip("."))
+
+    if "max_pixels" in {param.name for param in params}:
+        text = text.replace("PIL.Image.MAX_IMAGE_PIXELS", "--max-pixels")
+    hint = _LAYERS_HINT if "has no layer" in text and "layers" in names else ""
+    return _PARAMETER.sub(replace, _IN_PYTHON.sub("", text)) + hint
 
 
 def print_text(text: str, *, nl: bool = True) -> None:
@@ -75,7 +119,9 @@ def progress_level() -> int:
 
 def report_unreadable(unreadable: "Sequence[UnreadableImage]", n_images: int) -> None:
     """Name the unreadable images on standard error."""
+    params = click.get_current_context().command.params
     for image in unreadable:
-        click.echo(f"Unreadable: {image.reason}", err=True)
+        reason = use_option_names(image.reason, params)
+        click.echo(f"Unreadable: {reason}", err=True)
     if unreadable:
         click.echo(f"{len(unreadable)} of {n_images} were unreadable.", err=True)

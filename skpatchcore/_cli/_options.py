@@ -1,15 +1,24 @@
 """Options that several commands share, and functions to define them."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
-from skpatchcore._cli._types import KeywordOr, Pattern, use_config
+from skpatchcore._cli._types import (
+    CommaSeparated,
+    Integer,
+    KeywordOr,
+    Pattern,
+    use_config,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from skpatchcore._images import ImagePage
 
 Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -47,7 +56,7 @@ common_options = option_group(
 )
 random_state_option = option(
     "--random-state",
-    type=click.IntRange(min=0),
+    type=Integer(min=0),
     metavar="N",
     default=0,
     help="Seed of the random number generator.",
@@ -58,6 +67,59 @@ device_option = option(
     default="none",
     metavar="NAME|none",
     help="Device to compute on, such as cpu or cuda:1; none: a GPU if available.",
+)
+exclude_option = option(
+    "--exclude",
+    metavar="A,B",
+    type=CommaSeparated(),
+    callback=lambda ctx, param, patterns: patterns or (),
+    help="Shell patterns, such as '*_GT.png', of files and folders to leave out when "
+    "folders are searched.",
+)
+
+
+pages_option = option(
+    "--pages",
+    type=click.Choice(["all"]),
+    help="List each page of a file with several pages as an image of its own. Without "
+    "this option, such a file is unreadable.",
+)
+
+
+def split_all(paths: Sequence[str], pages: str | None) -> "list[str | ImagePage]":
+    """Return the pages of files if the option says so, else the paths."""
+    from skpatchcore._images import split_pages
+
+    return [page for path in paths for page in (split_pages(path) if pages else [path])]
+
+
+@contextlib.contextmanager
+def _pixel_limit(n_pixels: int) -> Iterator[None]:
+    from PIL import Image
+
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, n_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def _limit_pixels(
+    ctx: click.Context, param: click.Parameter, n_pixels: int | None
+) -> None:
+    if n_pixels is not None:
+        ctx.with_resource(_pixel_limit(n_pixels))
+
+
+max_pixels_option = option(
+    "--max-pixels",
+    type=Integer(min=1),
+    metavar="N",
+    expose_value=False,
+    callback=_limit_pixels,
+    help="Largest number of pixels of an image that is read without a warning; images "
+    "of more than twice as many are unreadable. Raise it for line-scan images. "
+    "[default: 89478485]",
 )
 group_options = option_group(
     option(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from skpatchcore._cli._files import NamedPath, check_overwrites
+from skpatchcore._cli._files import NamedPath, check_targets
 from skpatchcore._cli._group import Command, print_text, report_unreadable
 from skpatchcore._cli._options import (
     EXISTING_FILE,
@@ -13,7 +13,11 @@ from skpatchcore._cli._options import (
     NEW_FOLDER,
     common_options,
     device_option,
+    exclude_option,
+    max_pixels_option,
     option,
+    pages_option,
+    split_all,
 )
 
 
@@ -38,8 +42,8 @@ from skpatchcore._cli._options import (
     "--on-error",
     type=click.Choice(["raise", "skip", "nan"]),
     default="raise",
-    help="If an image is unreadable, stop with an error, skip the image, or list it "
-    "with the score nan.",
+    help="If images are unreadable: raise scores the others and exits with code 1; "
+    "skip scores the others; nan also lists the unreadable ones, with the score nan.",
 )
 @option(
     "--report",
@@ -51,6 +55,9 @@ from skpatchcore._cli._options import (
     type=EXISTING_FILE,
     help="Local weights file of the network, if it is not where fit found it.",
 )
+@exclude_option
+@pages_option
+@max_pixels_option
 @device_option
 @common_options
 def score(
@@ -62,6 +69,8 @@ def score(
     on_error: str,
     report: Path | None,
     weights: Path | None,
+    exclude: Sequence[str],
+    pages: str | None,
     device: str | None,
 ) -> None:
     """Score new images.
@@ -69,29 +78,30 @@ def score(
     IMAGES are image files or folders, which are searched with all their subfolders.
     Writes a CSV table with the path, score, decision and label of each image, and its
     p-value if the model is calibrated. Higher scores and decisions are more normal. An
-    image with a decision below 0 is anomalous.
+    image with a decision below 0 is anomalous. The last line on standard error counts
+    the images.
     """
     from skpatchcore._benchmark import NAME_BYTES, replace_text
     from skpatchcore._cli import _score_output
-    from skpatchcore._utils import check_writable
     from skpatchcore.persistence import load
     from skpatchcore.scoring import as_results, inspect_images
 
-    paths = _score_output.find_images(images)
-    overlay_paths = _score_output.png_paths(paths, overlays)
-    mask_paths = _score_output.png_paths(paths, masks)
-    tables = [(n, p) for n, p in (("--output", output), ("--report", report)) if p]
-    pngs = {"--overlays": overlay_paths, "--masks": mask_paths}
-    _check_files(paths, model, weights, tables, pngs)
-    for _, path in tables:
-        if path.parent.is_dir():
-            check_writable(path)
-    detector = load(model, weights=weights, device=device)
-    decoded, found, unreadable = inspect_images(
-        detector, paths, on_error, progress=True
+    files = _score_output.find_images(images, exclude)
+    paths = split_all(files, pages)
+    overlay_paths = _score_output.png_paths(paths, images, overlays)
+    mask_paths = _score_output.png_paths(paths, images, masks)
+    pngs = {"--overlays": (overlays, overlay_paths), "--masks": (masks, mask_paths)}
+    check_targets(
+        [(n, p) for n, p in (("--output", output), ("--report", report)) if p],
+        [(name, folder) for name, (folder, _) in pngs.items() if folder],
+        inside=[(name, path) for name, (_, drawn) in pngs.items() for path in drawn],
+        read=_inputs([*images, *files], model, weights),
     )
+    detector = load(model, weights=weights and str(weights), device=device)
+    decoded, found, unreadable = inspect_images(detector, paths, "skip", progress=True)
     kept = range(len(paths)) if on_error == "nan" else sorted(found)
-    table = _score_output.as_csv(paths, as_results(kept, found, unreadable))
+    results = as_results(kept, found, unreadable)
+    table = _score_output.as_csv(paths, results)
     if output is None:
         print_text(table, nl=False)
     else:
@@ -106,22 +116,18 @@ def score(
     if masks:
         drawn = _score_output.draw_masks(seen)
         _save_pngs(drawn, [mask_paths[one.index] for one in seen])
+    click.echo(_score_output.summarize(results, len(unreadable)), err=True)
+    if unreadable and on_error == "raise":
+        click.get_current_context().exit(1)
 
 
-def _check_files(
-    images: Sequence[str],
-    model: Path,
-    weights: Path | None,
-    tables: Sequence[tuple[str, Path]],
-    pngs: dict[str, list[Path]],
-) -> None:
-    """Raise if a file would be written twice, or written although it is read."""
+def _inputs(
+    images: Sequence[str], model: Path, weights: Path | None
+) -> list[NamedPath]:
+    """Return the files and folders that the command reads, with their names."""
     read: list[NamedPath] = [("IMAGES", image) for image in images]
     read.append(("--model", model))
-    if weights:
-        read.append(("--weights", weights))
-    drawn = [(name, path) for name, paths in pngs.items() for path in paths]
-    check_overwrites([*tables, *drawn], read)
+    return [*read, ("--weights", weights)] if weights else read
 
 
 def _save_pngs(images: Iterable, paths: Sequence[Path]) -> None:

@@ -1,7 +1,6 @@
 """Find the images of ``skpatchcore score``, and format and draw its results."""
 
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,13 @@ from sklearn.utils import Bunch
 
 from skpatchcore._benchmark import format_csv
 from skpatchcore._detectors import Inspection
-from skpatchcore._images import Images
+from skpatchcore._images import ImagePage, Images
 from skpatchcore.datasets import (
+    ImageSearch,
     Resolver,
-    list_folders,
-    list_images,
-    walk_folders,
-    without_aliases,
+    describe_passed_over,
+    image_suffixes,
+    report_passed_over,
 )
 from skpatchcore.inspection import blend_overlay, color_limits
 from skpatchcore.scoring import UnreadableImage
@@ -26,77 +25,84 @@ from skpatchcore.scoring import UnreadableImage
 _LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
-def find_images(paths: Sequence[str]) -> list[str]:
+def find_images(paths: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
     """Return the given files, and the images in the given folders.
 
     Each image is listed once, even if several paths or links lead to it. It is listed
-    under the first of them.
+    under the first of them. A warning counts the files that were passed over.
     """
     resolve = Resolver()
     found: dict[Any, str] = {}
+    searches = []
     for path in paths:
-        is_folder = os.path.isdir(path)
-        inside: Sequence[str | Path] = _search(Path(path)) if is_folder else [path]
-        if not inside:
-            raise ValueError(f"Found no images in {path} or its subfolders.")
+        inside: Sequence[str | Path] = [path]
+        if os.path.isdir(path):
+            searches.append(ImageSearch(Path(path), exclude))
+            inside = searches[-1].below(Path(path))
+            if not inside:
+                raise ValueError(_describe_empty(path, searches[-1]))
         for image in inside:
             found.setdefault(resolve(image), str(image))
+    report_passed_over(searches, stacklevel=2)
     return list(found.values())
 
 
-def _search(root: Path) -> list[Path]:
-    """Return the images in a folder, followed by those in its subfolders."""
-    folders = walk_folders(root, list_folders)
-    images = [path for folder in folders for path in list_images(folder)]
-
-    def order(path: Path) -> list[tuple[bool, str]]:
-        *above, name = path.relative_to(root).parts
-        return [*((True, part) for part in above), (False, name)]
-
-    return without_aliases(sorted(images, key=order), root)
+def _describe_empty(path: str, search: ImageSearch) -> str:
+    suffixes = ", ".join(sorted(image_suffixes()))
+    parts = [f"Found no images in {path} or its subfolders."]
+    if search.excluded:
+        parts.append(f"--exclude leaves out {len(search.excluded)} files.")
+    if passed_over := describe_passed_over([search]):
+        parts.append(f"{passed_over} Convert images to one of {suffixes}.")
+    return " ".join(parts)
 
 
-def png_paths(images: Sequence[str], folder: Path | None) -> list[Path]:
-    """Return a PNG file in `folder` for each image, in the same subfolders."""
+def png_paths(
+    images: Sequence[str | ImagePage], arguments: Sequence[str], folder: Path | None
+) -> list[Path]:
+    """Return a PNG file in `folder` for each image, in the same subfolders.
+
+    Its name is that of the image, with ``.png`` appended if it ends otherwise. It
+    depends on the image and on the command's arguments only, not on other images that
+    happen to be there, so a later run gives the same image the same name.
+    """
     if folder is None:
         return []
-    sources = [Path(os.path.abspath(image)) for image in images]
-    root = os.path.commonpath([source.parent for source in sources])
-    relative = [source.relative_to(root) for source in sources]
-    counts = Counter(path.with_suffix(".png") for path in relative)
-    names = [
-        path.with_suffix(".png")
-        if counts[path.with_suffix(".png")] == 1
-        else path.with_name(f"{path.name}.png")
-        for path in relative
+    # Absolute without resolving links, so that names are those that the user sees.
+    given = [os.path.abspath(path) for path in arguments]
+    tops = [path if os.path.isdir(path) else os.path.dirname(path) for path in given]
+    root = os.path.commonpath(tops)
+    names = [os.path.relpath(os.path.abspath(str(image)), root) for image in images]
+    target = os.path.abspath(folder)
+    return [
+        Path(target, name if name.endswith(".png") else f"{name}.png") for name in names
     ]
-    paths = [Path(os.path.abspath(folder)) / name for name in names]
-    # A link in the folder may lead to an image.
-    read = {os.path.realpath(source) for source in sources}
-    lost = [path for path in paths if os.path.realpath(path) in read]
-    if lost:
-        raise ValueError(
-            f"{min(lost)} is an input image and would be overwritten. Choose another "
-            f"folder than {folder}."
-        )
-    return paths
 
 
-def as_csv(images: Sequence[str], results: Bunch) -> str:
+def as_csv(images: Sequence[str | ImagePage], results: Bunch) -> str:
     """Return a CSV table with the score, decision and label of each image."""
     columns = ["score", "decision", "p_value"]
     columns = [name for name in columns if name in results]
     table: list[list] = [["path", *columns, "label"]]
     numbers = zip(*(results[name].tolist() for name in columns), strict=True)
     for i, row, label in zip(results.index, numbers, results.label, strict=True):
-        table.append([images[i], *row, _LABELS[label]])
+        table.append([str(images[i]), *row, _LABELS[label]])
     return format_csv(table)
 
 
-def as_report(images: Sequence[str], unreadable: Sequence[UnreadableImage]) -> str:
+def as_report(
+    images: Sequence[str | ImagePage], unreadable: Sequence[UnreadableImage]
+) -> str:
     """Return a CSV table of the unreadable images, with reasons."""
-    rows = [[images[bad.index], bad.reason] for bad in unreadable]
+    rows = [[str(images[bad.index]), bad.reason] for bad in unreadable]
     return format_csv([["path", "reason"], *rows])
+
+
+def summarize(results: Bunch, n_unreadable: int) -> str:
+    """Return the last line of a run."""
+    n_anomalous = int(np.sum(results.label == -1))
+    n_scored = n_anomalous + int(np.sum(results.label == 1))
+    return f"{n_scored} scored, {n_anomalous} anomalous, {n_unreadable} unreadable"
 
 
 def draw_overlays(

@@ -9,6 +9,18 @@ from typing import Any
 import click
 
 
+class Integer(click.IntRange):
+    """An integer in a range."""
+
+    name = "integer"
+
+
+class Number(click.FloatRange):
+    """A number in a range."""
+
+    name = "number"
+
+
 class CommaSeparated(click.ParamType):
     """Values separated by commas, or a list in a configuration file, as a tuple."""
 
@@ -34,7 +46,7 @@ class Size(CommaSeparated):
     name = "size"
 
     def __init__(self) -> None:
-        super().__init__(click.IntRange(min=1))
+        super().__init__(Integer(min=1))
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -58,13 +70,14 @@ class Fraction(click.ParamType):
         with contextlib.suppress(ValueError):
             if int(str(value)) > 1:
                 return int(str(value))
-            self.fail(
-                f"{value!r} is ambiguous; write 1.0 for all patches, a share such as "
-                "0.1, or a number of at least 2.",
-                param,
-                ctx,
-            )
-        share = click.FloatRange(0, 1, min_open=True)
+            if int(str(value)) == 1:
+                self.fail(
+                    f"{value!r} is ambiguous; write 1.0 for all patches, a share such "
+                    "as 0.1, or a number of at least 2.",
+                    param,
+                    ctx,
+                )
+        share = Number(0, 1, min_open=True)
         return share.convert(value, param, ctx)
 
 
@@ -129,7 +142,7 @@ def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) ->
             )
         if name in settings:
             raise click.BadParameter(f"{path} sets {name!r} twice.")
-        settings[name] = _check_setting(path, key, value, options[name].type)
+        settings[name] = _check_setting(path, key, value, options[name])
     ctx.default_map = {**(ctx.default_map or {}), **settings}
 
 
@@ -144,16 +157,42 @@ def _read_config(path: Path) -> dict[Any, Any]:
     if not isinstance(settings, dict):
         raise click.BadParameter(
             f"{path} must contain lines of the form 'option: value', but "
-            f"contains {type(settings).__name__}."
+            f"contains {_in_words(settings)}."
         )
     return settings
 
 
-def _check_setting(path: Path, key: Any, value: Any, kind: click.ParamType) -> Any:
+def _in_words(content: Any) -> str:
+    if content is None:
+        return "nothing"
+    return "a list" if isinstance(content, list) else f"only {str(content)!r:.40}"
+
+
+def _check_setting(path: Path, key: Any, value: Any, param: click.Option) -> Any:
+    """Return a setting in a form that its option accepts, or name the file and line."""
+    kind = param.type
     inner = kind.inner if isinstance(kind, KeywordOr) else kind
-    if isinstance(value, list) and isinstance(inner, CommaSeparated):
-        return value
-    if isinstance(value, list | dict):
+    if isinstance(value, list | dict) and not (
+        isinstance(value, list) and isinstance(inner, CommaSeparated)
+    ):
         raise click.BadParameter(f"{path}: {key!r} takes one value, but is {value!r}.")
-    # YAML's null is the word "none" on the command line.
-    return "none" if value is None else value
+    if str(value).lower() in ("none", "null"):
+        # YAML's null is the word "none" on the command line.
+        if not _accepts_none(kind):
+            raise click.BadParameter(
+                f"{path}: {key!r} has no value. Give one, or remove the line to use "
+                "the default."
+            )
+        return "none"
+    given = str(value) if isinstance(value, int | float) else value
+    try:
+        kind.convert(given, None, None)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{path}: {key!r}: {error.message}") from None
+    return given
+
+
+def _accepts_none(kind: click.ParamType) -> bool:
+    words = kind.keywords if isinstance(kind, KeywordOr) else ()
+    choices = kind.choices if isinstance(kind, click.Choice) else ()
+    return "none" in (*words, *choices)

@@ -22,6 +22,7 @@ from skpatchcore._detectors._cross_fit import (
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._detectors._ensemble import PatchCoreEnsemble
 from skpatchcore._detectors._find import (
+    check_refitted,
     find_detector,
     find_maps,
     has_maps,
@@ -39,6 +40,7 @@ __all__ = [
     "PatchCoreEnsemble",
     "Reference",
     "check_apart",
+    "check_refitted",
     "features_once",
     "find_detector",
     "find_maps",

@@ -6,6 +6,7 @@ Nothing else in the package asks what kind of estimator it was given.
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
@@ -112,6 +113,20 @@ def unwrap(estimator: Any) -> tuple[Any, list[Any]]:
         estimator, before = wrapped
         steps += before
     return estimator, steps
+
+
+def check_refitted(estimator: Any) -> None:
+    """Raise an error if a search has not fitted its best detector.
+
+    The detector in it, which `unwrap` returns, is then not what the search has found.
+    """
+    while (wrapped := _open(estimator)) is not None:
+        if isinstance(estimator, BaseSearchCV) and wrapped[0] is estimator.estimator:
+            raise NotFittedError(
+                f"This {type(estimator).__name__} has no best_estimator_. Fit it, with "
+                "refit=True; or pass a detector that you fitted with its best_params_."
+            )
+        estimator, _ = wrapped
 
 
 def is_frozen(estimator: Any) -> bool:

@@ -14,7 +14,7 @@ from skpatchcore._images._batches import iter_batches
 from skpatchcore._images._colors import learn_cast, warn_if_swapped
 from skpatchcore._images._decoding import image_size
 from skpatchcore._images._errors import UnreadableImageError
-from skpatchcore._images._files import open_image, split_pages
+from skpatchcore._images._files import accepted_formats, open_image, split_pages
 from skpatchcore._images._geometry import (
     Geometry,
     Size,
@@ -42,6 +42,7 @@ __all__ = [
     "Size",
     "Transform",
     "UnreadableImageError",
+    "accepted_formats",
     "check_images",
     "find_transforms",
     "image_contents",

@@ -1,9 +1,8 @@
 """Load a user's own folder of images."""
 
 import os
-import warnings
 from collections import Counter
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,37 @@ from skpatchcore.datasets._aliases import without_aliases
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
-    check_folder,
+    check_masks,
     collect_subset,
+)
+from skpatchcore.datasets._mask_files import MASK_ROOTS, find_kind, match_masks
+from skpatchcore.datasets._search import (
+    MASK_SUBFOLDERS,
+    ImageSearch,
+    check_folder,
+    describe_passed_over,
+    image_files,
+    image_files_below,
     list_distinct_folders,
     list_folders,
-    list_images,
-    match_masks,
+    report_passed_over,
 )
 
 _SPLIT_NAMES = {
     "train": ("train",),
     "validation": ("validation", "valid", "val"),
-    "test": ("test",),
+    # MVTec AD 2 also has test images without labels, in test_private.
+    "test": ("test", "test_public"),
 }
-_MASK_NAMES = ("ground_truth", "masks")
 _NORMAL_NAMES = ("good", "ok", "normal")
+# A folder whose images are all of good parts has no subfolder of these names.
+_DEFECTIVE_NAMES = {
+    *("anomalous", "anomaly", "bad", "broken", "defect", "defective", "defects"),
+    *("faulty", "ko", "ng", "nok", "not_ok", "reject", "rejected", "scrap"),
+}
 _LAYOUT = """\
 Arrange the folder in one of two ways:
-    folder/*.png             images of good parts only
+    folder/*.png             images of good parts only, also in subfolders
 or
     folder/train/good/*.png  images of good parts
     folder/test/good/*.png   more images of good parts (or ok/, normal/)
@@ -44,25 +56,36 @@ Images in {path}
     {
         "path": [str, os.PathLike],
         "subset": [StrOptions({"all", "train", "validation", "test"})],
+        "exclude": [str, list, tuple, None],
+        "pages": [StrOptions({"all"}), None],
         "return_X_y": ["boolean"],
     }
 )
 def load_image_folder(
-    path: str | os.PathLike, *, subset: str = "all", return_X_y: bool = False
+    path: str | os.PathLike,
+    *,
+    subset: str = "all",
+    exclude: str | Sequence[str] | None = None,
+    pages: str | None = None,
+    return_X_y: bool = False,
 ) -> Any:
     """Load your own images from a folder.
 
-    In the simplest layout, the folder directly contains images of good parts. All of
-    them are normal training images. To measure a detector as well, create the
-    subfolders ``train/``, ``test/`` and, optionally, ``validation/`` (or ``valid/``,
-    ``val/``), each with a subfolder for each kind of image. The subfolders ``good``,
-    ``ok`` and ``normal`` (upper or lower case) contain normal images; all others are
-    kinds of defects. Images directly in ``train/`` are normal. Hidden files and files
-    that are not images are ignored.
+    In the simplest layout, the folder and its subfolders contain images of good parts.
+    All of them are normal training images. To measure a detector as well, create the
+    subfolders ``train/``, ``test/`` (or ``test_public/``) and, optionally,
+    ``validation/`` (or ``valid/``, ``val/``), each with a subfolder for each kind of
+    image. The subfolders ``good``, ``ok`` and ``normal`` (upper or lower case) contain
+    normal images; all others are kinds of defects. Images directly in ``train/`` are
+    normal. A folder is searched with its subfolders, except for those that hold masks.
+    A file is an image if its suffix is one of a format that can be read. Hidden files
+    are ignored; all others that are left out are counted in a warning.
 
-    Segmentation masks are optional. Put them in ``ground_truth/<kind>/`` or
-    ``masks/<kind>/``, with one file for each defective image. The file has the same
-    name up to the extension, with or without ``_mask`` at the end.
+    Segmentation masks are optional. Put them in ``ground_truth/<kind>/``, with one file
+    for each defective image. The file has the same name up to the extension, with or
+    without a word such as ``_mask``, ``_GT`` or ``mask_``. The folder may also be named
+    ``masks``, ``gt`` or ``labels``, and it may be in ``test/``. Upper and lower case do
+    not matter where only one name fits.
 
     Symbolic links are followed, and each image or folder is listed once. If it has
     several names, a folder counts as normal if one of them is; otherwise the name that
@@ -75,6 +98,14 @@ def load_image_folder(
         The folder.
     subset : {"all", "train", "validation", "test"}, default="all"
         Which split to load.
+    exclude : str or list of str, default=None
+        Shell patterns, such as ``"*_GT.png"`` or ``"raw"``, of files to leave out. A
+        pattern is compared with the name of a file, with its path relative to `path`,
+        and with the name of each folder on this path.
+    pages : {"all"} or None, default=None
+        If "all", list each page of a file with several pages, such as a TIFF stack, as
+        an image of its own (:class:`ImagePage`). If None, such a file is listed once,
+        and is an error when it is read.
     return_X_y : bool, default=False
         If True, return ``(data, target)`` instead of a Bunch.
 
@@ -83,12 +114,12 @@ def load_image_folder(
     bunch : :class:`~sklearn.utils.Bunch`
         Dictionary-like, sorted by split, kind and file name, with:
 
-        data : ndarray of str, shape (n_images,), dtype object
+        data : ndarray of str or ImagePage, shape (n_images,), dtype object
             Absolute paths of the images.
         target : ndarray of shape (n_images,), dtype int64
             +1 for normal and -1 for anomalous images. Defective images in ``train/``
             are included; the detectors leave them out in ``fit(X, y)``.
-        masks : ndarray of str or None, shape (n_images,), dtype object
+        masks : ndarray of str, ImagePage or None, shape (n_images,), dtype object
             Absolute paths of the masks. None for images without a mask or a defect.
             :func:`read_masks` reads them.
         defect_types : ndarray of str, shape (n_images,), dtype object
@@ -112,13 +143,15 @@ def load_image_folder(
         If `path` is a file.
     ValueError
         If the folder has another layout, has no normal training images (with ``subset``
-        "all" or "train") or no images in the requested split, if a mask could belong to
-        two images, or if links list an image both as good and as defective.
+        "all" or "train") or no images in the requested split, if images are masks of
+        others in the same folder, if a mask could belong to two images, or if links
+        list an image both as good and as defective.
 
     Warns
     -----
     UserWarning
-        If some images of a kind of defect have masks and others do not.
+        If files are passed over. If there is a folder of masks, but a defective image
+        has no mask, or a mask has no image.
 
     See Also
     --------
@@ -142,68 +175,117 @@ def load_image_folder(
     ['good', 'dent', 'good']
     """
     root = check_folder(path, "path")
-    records = collect_subset(subset, partial(_list_split, root), root)
-    _check_masks(records)
-    bunch = bunch_of_records(records, _describe(root, records), subset == "all")
+    folder = _Folder(root, [exclude] if isinstance(exclude, str) else exclude or ())
+    records = collect_subset(subset, folder.list_split, root)
+    folder.pass_over_others()
+    report_passed_over([folder.search], stacklevel=3)  # The caller of the decorated.
+    is_complete = subset == "all"
+    check_masks(records, folder.mask_roots, is_complete=is_complete, stacklevel=3)
+    bunch = bunch_of_records(
+        records, _describe(root, records), is_complete, all_pages=pages == "all"
+    )
     return (bunch.data, bunch.target) if return_X_y else bunch
 
 
-def _list_split(root: Path, split: str) -> list[Record]:
-    """Return the images of one split, or an empty list if it has no folder."""
-    if split == "train":
-        return _list_training(root)
-    folder = _find_folder(root, _SPLIT_NAMES[split])
-    if folder is None:
-        return []
-    loose = list_images(folder)
-    if loose:
-        raise ValueError(
-            f"Found images directly in {folder}, for example {loose[0].name}. They "
-            f"could be good or defective. Move them to {folder / 'good'}, or to "
-            f"{folder / '<kind>'} for each kind of defect."
-        )
-    return _list_kinds(root, split, folder)
+class _Folder:
+    """A user's folder: its images, and where their masks are."""
 
+    def __init__(self, root: Path, exclude: Sequence[str]):
+        self.root = root
+        self.search = ImageSearch(root, exclude)
+        own = None if _is_flat(root) else _find_folder(root, MASK_ROOTS)
+        self.mask_roots = [own] if own else []
 
-def _list_training(root: Path) -> list[Record]:
-    """Return the training images. At least one must be good."""
-    folder = _find_folder(root, _SPLIT_NAMES["train"])
-    if folder is not None:
-        records = _list_good(folder, "train") + _list_kinds(root, "train", folder)
-    else:
-        records = _list_good(root, "train") if _is_flat(root) else []
-    if all(record.defect_type != "good" for record in records):
-        kinds = ", ".join(sorted({record.defect_type for record in records}))
-        found = f"only defective training images ({kinds})" if kinds else "none"
-        raise ValueError(
-            f"Expected training images of good parts in {root}; found {found}. "
-            f"{_LAYOUT}"
-        )
-    return records
+    def list_split(self, split: str) -> list[Record]:
+        """Return the images of one split, or an empty list if it has no folder."""
+        if split == "train":
+            return self._list_training()
+        folder = _find_folder(self.root, _SPLIT_NAMES[split])
+        if folder is None:
+            return []
+        loose = self.search.directly_in(folder)
+        if loose:
+            raise ValueError(
+                f"Found images directly in {folder}, for example {loose[0].name}. They "
+                f"could be good or defective. Move them to {folder / 'good'}, or to "
+                f"{folder / '<kind>'} for each kind of defect."
+            )
+        return self._list_kinds(split, folder)
 
+    def _list_training(self) -> list[Record]:
+        """Return the training images. At least one must be good."""
+        folder = _find_folder(self.root, _SPLIT_NAMES["train"])
+        if folder is not None:
+            loose = self.search.directly_in(folder)
+            records = [Record(image, "train", "good") for image in loose]
+            records += self._list_kinds("train", folder)
+        else:
+            records = self._list_flat() if _is_flat(self.root) else []
+        if all(record.defect_type != "good" for record in records):
+            kinds = ", ".join(sorted({record.defect_type for record in records}))
+            found = f"only defective training images ({kinds})" if kinds else "none"
+            passed_over = describe_passed_over([self.search])
+            raise ValueError(
+                f"Expected training images of good parts in {self.root}; found "
+                f"{found}. {passed_over}{' ' * bool(passed_over)}{_LAYOUT}"
+            )
+        return records
 
-def _list_kinds(root: Path, split: str, folder: Path) -> list[Record]:
-    kinds = list_distinct_folders(folder, _NORMAL_NAMES)
-    return [record for kind in kinds for record in _list_kind(root, split, kind)]
+    def _list_flat(self) -> list[Record]:
+        """Return the images of a folder without splits, all of them good."""
+        images = self.search.below(self.root)
+        folders = {name for i in images for name in i.relative_to(self.root).parts[:-1]}
+        by_name = {name.lower(): name for name in folders}
+        suspects = _DEFECTIVE_NAMES & by_name.keys()
+        tops = {
+            i.relative_to(self.root).parts[0] for i in images if i.parent != self.root
+        }
+        if any(name.lower() in _NORMAL_NAMES for name in tops):
+            suspects |= {name.lower() for name in tops} - set(_NORMAL_NAMES)
+        if suspects:
+            named = " and ".join(sorted(by_name[name] for name in suspects))
+            raise ValueError(
+                f"Expected training images of good parts in {self.root}, but the "
+                f"subfolder {named} may show defects. {_LAYOUT}"
+            )
+        return [Record(image, "train", "good") for image in images]
 
+    def _list_kinds(self, split: str, folder: Path) -> list[Record]:
+        own = _find_folder(folder, MASK_SUBFOLDERS)
+        if own is not None:
+            self.mask_roots.append(own)
+        kinds = list_distinct_folders(folder, _NORMAL_NAMES)
+        return [
+            record
+            for kind in kinds
+            if kind != own
+            for record in self._list_kind(split, kind)
+        ]
 
-def _list_good(folder: Path, split: str) -> list[Record]:
-    return [Record(image, split, "good") for image in list_images(folder)]
+    def _list_kind(self, split: str, folder: Path) -> list[Record]:
+        """Return the images of one kind, with their masks if it is a defect."""
+        images = self.search.below(folder)
+        if folder.name.lower() in _NORMAL_NAMES:
+            return [Record(image, split, "good") for image in images]
+        masks: list[Path | None] = [None] * len(images)
+        for root in self.mask_roots:
+            kind = find_kind(root, folder.name)
+            if kind is not None:
+                masks = match_masks(images, kind)
+        return [
+            Record(image, split, folder.name, mask)
+            for image, mask in zip(images, masks, strict=True)
+        ]
 
-
-def _list_kind(root: Path, split: str, folder: Path) -> list[Record]:
-    """Return the images of one kind, with their masks if it is a defect."""
-    if folder.name.lower() in _NORMAL_NAMES:
-        return _list_good(folder, split)
-    images = list_images(folder)
-    mask_root = _find_folder(root, _MASK_NAMES)
-    if mask_root is None:
-        return [Record(image, split, folder.name) for image in images]
-    masks = match_masks(images, mask_root / folder.name)
-    return [
-        Record(image, split, folder.name, mask)
-        for image, mask in zip(images, masks, strict=True)
-    ]
+    def pass_over_others(self) -> None:
+        """Remember the images that are in no split and in no folder of masks."""
+        if _is_flat(self.root):
+            return
+        self.search.pass_over(image_files(self.root))
+        known = (*sum(_SPLIT_NAMES.values(), ()), *MASK_ROOTS)
+        for folder in list_distinct_folders(self.root, known):
+            if folder.name.lower() not in known:
+                self.search.pass_over(image_files_below(folder))
 
 
 def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
@@ -221,28 +303,6 @@ def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
 def _is_flat(root: Path) -> bool:
     split_names = [name for names in _SPLIT_NAMES.values() for name in names]
     return not any(folder.name.lower() in split_names for folder in list_folders(root))
-
-
-def _check_masks(records: list[Record]) -> None:
-    """Reject a mask that fits two images; warn if only some of a kind have one."""
-    claims = Counter(record.mask for record in records if record.mask)
-    for mask, n_claims in claims.items():
-        if n_claims > 1:
-            claimants = " and ".join(str(r.path) for r in records if r.mask == mask)
-            raise ValueError(
-                f"{mask} could be the mask of {claimants}. Give these images different "
-                "names, and name a mask after each of them."
-            )
-    masked_kinds = {record.defect_type for record in records if record.mask}
-    lacking = [r for r in records if r.defect_type in masked_kinds and not r.mask]
-    if lacking:
-        warnings.warn(
-            f"{len(lacking)} defective images have no mask, although others of their "
-            f"kind have one; for example {lacking[0].path}. read_masks treats them as "
-            "free of defects. Add the masks, or leave these images out of pixel-level "
-            "metrics.",
-            stacklevel=4,  # The caller of load_image_folder, which is decorated.
-        )
 
 
 def _describe(root: Path, records: list[Record]) -> str:

@@ -1,7 +1,8 @@
-"""Find images and their masks in folders, and present them as a Bunch."""
+"""Records of images in folders, with their masks, and the Bunch made of them."""
 
-import os
-from collections.abc import Callable, Collection, Sequence
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,68 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils import Bunch
 
-from skpatchcore.datasets._aliases import Resolver, contains, without_aliases
+from skpatchcore._images import split_pages
+from skpatchcore.datasets._aliases import Resolver, without_aliases
+from skpatchcore.datasets._mask_files import all_masks, check_not_masks, in_short
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 SPLITS = ("train", "validation", "test")
 
 
 class Record(NamedTuple):
-    """One image on disk. `mask` is None if it has no mask or needs none."""
+    """One file on disk. `mask` is None if it has no mask or needs none."""
 
     path: Path
     split: str
     defect_type: str
     mask: Path | None = None
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Return the images directly inside a folder, each once, sorted by name."""
-    return without_aliases(_named_as_images(folder), folder)
-
-
-def list_folders(folder: Path) -> list[Path]:
-    """Return the subfolders of a folder, including links to them, sorted."""
-    return [Path(entry.path) for entry in _visible(folder) if _is_folder(entry)]
-
-
-def list_distinct_folders(folder: Path, preferred: Collection[str] = ()) -> list[Path]:
-    """Return the subfolders of a folder, each once, sorted by name.
-
-    If links give a subfolder several names, a name in `preferred` (in lower case)
-    counts first. Links to the folder itself, or to a folder around it, are left out.
-    """
-    folders = [path for path in list_folders(folder) if not contains(path, folder)]
-    return without_aliases(
-        folders, folder, rank=lambda path: path.name.lower() not in preferred
-    )
-
-
-def check_folder(path: str | os.PathLike, parameter: str) -> Path:
-    """Return `path` as an absolute path after checking that it is a folder."""
-    # Symbolic links are kept: data versioning tools link to files named by their hash.
-    folder = Path(path).expanduser().absolute()
-    if not folder.exists():
-        raise FileNotFoundError(f"{parameter}={os.fspath(path)!r} does not exist.")
-    if not folder.is_dir():
-        raise NotADirectoryError(
-            f"{parameter}={os.fspath(path)!r} is a file; expected a folder."
-        )
-    return folder
-
-
-def match_masks(images: Sequence[Path], folder: Path) -> list[Path | None]:
-    """Return each image's mask in a folder: ``<stem>_mask.*``, else ``<stem>.*``.
-
-    A subfolder ``<stem>`` is also accepted: in MVTec LOCO AD, it has one mask for each
-    defect.
-    """
-    if not folder.is_dir():
-        return [None] * len(images)
-    masks = {path.name: path for path in list_folders(folder)}
-    # Including links, through which several images may share a mask.
-    masks |= {path.stem: path for path in _named_as_images(folder)}
-    return [masks.get(f"{p.stem}_mask", masks.get(p.stem)) for p in images]
 
 
 def collect_subset(
@@ -85,6 +38,7 @@ def collect_subset(
     if subset != "all" and not records:
         raise ValueError(f"subset={subset!r}: found no {subset} images in {source}.")
     _check_labels(records)
+    check_not_masks(record.path for record in records)
     kept = set(without_aliases([record.path for record in records], source))
     return [record for record in records if record.path in kept]
 
@@ -102,16 +56,111 @@ def _check_labels(records: Sequence[Record]) -> None:
             )
 
 
-def bunch_of_records(records: Sequence[Record], descr: str, with_cv: bool) -> Bunch:
-    """Return the Bunch of images on disk, as absolute paths."""
+def check_masks(
+    records: Sequence[Record],
+    mask_roots: Sequence[Path],
+    *,
+    is_complete: bool,
+    stacklevel: int,
+) -> None:
+    """Reject a mask that fits two images; warn of masks and images without a partner.
+
+    `is_complete` tells whether `records` has all images that may have a mask there.
+    """
+    _check_claims(records)
+    lacking = [r for r in records if r.defect_type != "good" and not r.mask]
+    used = {record.mask for record in records}
+    unused = [
+        mask.relative_to(root).as_posix()
+        for root in mask_roots
+        for mask in all_masks(root)
+        if mask not in used
+    ]
+    parts = []
+    if lacking and mask_roots:
+        parts.append(_describe_lacking(records, lacking))
+    if unused and is_complete:
+        parts.append(
+            f"No image belongs to {_count(unused, 'mask')}: {in_short(unused)}."
+        )
+    if parts:
+        listed = " or ".join(map(str, mask_roots))
+        parts.append(
+            f"Masks are looked for in {listed}, in a folder with the name of the kind, "
+            "under the name of the image, with or without a word such as _mask or _GT."
+        )
+        warnings.warn(" ".join(parts), stacklevel=stacklevel + 1)
+
+
+def _describe_lacking(records: Sequence[Record], lacking: Sequence[Record]) -> str:
+    totals = Counter(record.defect_type for record in records)
+    kinds = defaultdict(list)
+    for record in lacking:
+        kinds[record.defect_type].append(record.path.name)
+    listed = "; ".join(
+        f"{len(names)} of {totals[kind]} in {kind} ({in_short(names)})"
+        for kind, names in kinds.items()
+    )
+    return (
+        f"{_count(lacking, 'defective image')} without a mask: {listed}. read_masks "
+        "treats them as free of defects: add the masks, or leave these images out of "
+        "pixel-level metrics."
+    )
+
+
+def _count(things: Sequence[Any], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
+def _check_claims(records: Sequence[Record]) -> None:
+    claims = Counter(record.mask for record in records if record.mask)
+    for mask, n_claims in claims.items():
+        if n_claims > 1:
+            claimants = " and ".join(str(r.path) for r in records if r.mask == mask)
+            raise ValueError(
+                f"{mask} could be the mask of {claimants}. Give these images different "
+                "names, and name a mask after each of them."
+            )
+
+
+def bunch_of_records(
+    records: Sequence[Record], descr: str, with_cv: bool, *, all_pages: bool = False
+) -> Bunch:
+    """Return the Bunch of images on disk, as absolute paths.
+
+    With `all_pages`, a file that has several is listed once for each page.
+    """
+    entries = [
+        (image, mask, record)
+        for record in records
+        for image, mask in (_pages if all_pages else _whole)(record)
+    ]
     return make_bunch(
-        object_array([str(record.path) for record in records]),
-        object_array([record.mask and str(record.mask) for record in records]),
-        defect_types=[record.defect_type for record in records],
-        split=[record.split for record in records],
+        object_array([image for image, _, _ in entries]),
+        object_array([mask for _, mask, _ in entries]),
+        defect_types=[record.defect_type for _, _, record in entries],
+        split=[record.split for _, _, record in entries],
         descr=descr,
         with_cv=with_cv,
     )
+
+
+def _whole(record: Record) -> list[tuple[Any, Any]]:
+    return [(str(record.path), record.mask and str(record.mask))]
+
+
+def _pages(record: Record) -> list[tuple[Any, Any]]:
+    """Return the pages of an image, each with the same page of its mask."""
+    images = split_pages(record.path)
+    if record.mask is None or len(images) == 1:
+        return [(image, record.mask and str(record.mask)) for image in images]
+    masks = split_pages(record.mask)
+    if len(masks) != len(images):
+        raise ValueError(
+            f"{record.path} has {len(images)} pages, but its mask {record.mask} has "
+            f"{len(masks)}; expected one page of the mask for each page of the image."
+        )
+    return list(zip(images, masks, strict=True))
 
 
 def make_bunch(
@@ -144,31 +193,3 @@ def object_array(values: Sequence[Any]) -> NDArray[np.object_]:
     array = np.empty(len(values), dtype=object)
     array[:] = values
     return array
-
-
-def _named_as_images(folder: Path) -> list[Path]:
-    """Return the files of a folder that have the suffix of an image, sorted."""
-    return [
-        Path(entry.path)
-        for entry in _visible(folder)
-        if Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and _may_be_read(entry)
-    ]
-
-
-def _visible(folder: Path) -> list[os.DirEntry[str]]:
-    with os.scandir(folder) as entries:
-        visible = [entry for entry in entries if not entry.name.startswith(".")]
-    # By name, because Windows paths are compared without regard to case.
-    return sorted(visible, key=lambda entry: entry.name)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # entry.is_dir() raises an error for circular links; os.path.isdir returns False.
-    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-
-
-def _may_be_read(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a regular file, or a link to one or to nothing."""
-    if not entry.is_symlink():
-        return entry.is_file()
-    return os.path.isfile(entry.path) or not os.path.exists(entry.path)

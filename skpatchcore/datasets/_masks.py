@@ -1,5 +1,6 @@
 """Read ground-truth masks, and check that they fit their images."""
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from skpatchcore._images import open_image
-from skpatchcore.datasets._listing import list_images
+from skpatchcore._images import ImagePage, open_image
+from skpatchcore.datasets._search import image_files
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
 _TRANSPOSED = (5, 6, 7, 8)
@@ -28,7 +29,8 @@ def read_masks(
     Parameters
     ----------
     masks : sequence of length n_images
-        For each image, the path of its mask, an array (h, w), or None for no defect.
+        For each image, the path of its mask, an array (h, w), or None for no defect. An
+        empty string, NaN and ``pandas.NA``, which tables have instead, count as None.
         Every pixel above 0 is defective. JPEG files do not preserve zeros exactly, so
         for them the limit is 127. Alpha channels are ignored. If a path is a folder,
         the defects of all masks in it are combined.
@@ -45,8 +47,8 @@ def read_masks(
     Raises
     ------
     ValueError
-        If the numbers of masks and images differ, or if a mask does not have the size
-        of its image.
+        If the numbers of masks and images differ, if a mask does not have the size of
+        its image, or if its path is the current folder.
 
     See Also
     --------
@@ -76,9 +78,14 @@ def read_masks(
 def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
     """Return a mask after checking that it has the size of its image."""
     shape = _image_shape(image)
-    if mask is None:
+    if _is_missing(mask):
         return np.zeros(shape, dtype=bool)
-    defective = _read_mask(Path(mask)) if _is_path(mask) else np.asarray(mask) > 0
+    if _is_file(mask) and str(mask) == os.curdir:
+        raise ValueError(
+            f"Mask {i} is the current folder, which is also what Path('') means. Pass "
+            "None for an image without defects."
+        )
+    defective = _read_mask(mask) if _is_file(mask) else np.asarray(mask) > 0
     if defective.shape != shape:
         raise ValueError(
             f"Mask and image differ in size: {_name(mask, 'mask', i)} has shape "
@@ -87,20 +94,34 @@ def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
     return defective
 
 
-def _read_mask(path: Path) -> NDArray[np.bool_]:
-    if not path.is_dir():
-        return _read_mask_file(path)
-    files = list_images(path)
+def _is_missing(mask: Any) -> bool:
+    """Return whether there is no mask: None, empty text, or a table's missing value."""
+    if isinstance(mask, (float, np.floating)):
+        return math.isnan(mask)
+    # pandas is not required. Its NA has no truth value, not even compared with itself.
+    return mask is None or type(mask).__name__ == "NAType" or _is_empty_text(mask)
+
+
+def _is_empty_text(mask: Any) -> bool:
+    return isinstance(mask, str) and not mask.strip()
+
+
+def _read_mask(source: str | os.PathLike | ImagePage) -> NDArray[np.bool_]:
+    if isinstance(source, ImagePage) or not os.path.isdir(source):
+        return _read_mask_file(source)
+    files = image_files(Path(source))
     if not files:
         raise ValueError(
-            f"Found no mask in the folder {path}; expected at least one image file. "
+            f"Found no mask in the folder {source}; expected at least one image file. "
             "Pass None for an image without defects."
         )
     return np.logical_or.reduce([_read_mask_file(file) for file in files])
 
 
-def _read_mask_file(path: Path) -> NDArray[np.bool_]:
-    with open_image(path) as image:
+def _read_mask_file(
+    source: str | os.PathLike | ImagePage,
+) -> NDArray[np.bool_]:
+    with open_image(source) as image:
         threshold = 127 if image.format == "JPEG" else 0
         # A palette index does not show whether its colour is black.
         is_palette = image.mode in ("P", "PA")
@@ -115,7 +136,7 @@ def _read_mask_file(path: Path) -> NDArray[np.bool_]:
 
 def _image_shape(source: Any) -> tuple[int, int]:
     """Return the size (h, w) of an image after EXIF rotation."""
-    if _is_path(source):
+    if _is_file(source):
         with open_image(source) as opened:
             return _upright_shape(opened)
     if isinstance(source, Image.Image):
@@ -133,9 +154,9 @@ def _upright_shape(image: Image.Image) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _is_path(source: Any) -> TypeGuard[str | os.PathLike]:
-    return isinstance(source, (str, os.PathLike))
+def _is_file(source: Any) -> TypeGuard[str | os.PathLike | ImagePage]:
+    return isinstance(source, (str, os.PathLike, ImagePage))
 
 
 def _name(source: Any, kind: str, i: int) -> str:
-    return f"{kind} {i} ({os.fspath(source)})" if _is_path(source) else f"{kind} {i}"
+    return f"{kind} {i} ({source})" if _is_file(source) else f"{kind} {i}"

@@ -1,7 +1,6 @@
 """Load MVTec AD and data sets in its folder layout."""
 
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,16 @@ from skpatchcore._utils import StrOptions, did_you_mean, validate_params
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
-    check_folder,
+    check_masks,
     collect_subset,
+)
+from skpatchcore.datasets._mask_files import find_kind, match_masks
+from skpatchcore.datasets._search import (
+    ImageSearch,
+    check_folder,
+    describe_passed_over,
     list_distinct_folders,
-    list_images,
-    match_masks,
+    report_passed_over,
 )
 
 _DESCR = """\
@@ -134,9 +138,10 @@ def load_mvtec_ad(
     ``validation/good/`` (optional), ``test/<kind>/`` and
     ``ground_truth/<kind>/<stem>_mask.png``. The function also reads MVTec 3D-AD, which
     has its images in ``test/<kind>/rgb/`` and its masks in ``test/<kind>/gt/``, and
-    MVTec LOCO AD, which has a folder of masks for each image. Hidden files and files
-    that are not images are ignored. Symbolic links are treated as by
-    :func:`load_image_folder`.
+    MVTec LOCO AD, which has a folder of masks for each image. Of MVTec AD 2, it loads
+    ``test_public/``, with its ``ground_truth/``, as test images; the images in
+    ``test_private/`` have no labels. Folders are searched, files passed over and
+    symbolic links treated as by :func:`load_image_folder`.
 
     Parameters
     ----------
@@ -186,7 +191,15 @@ def load_mvtec_ad(
         If `data_home` is a file.
     ValueError
         If the category does not exist, if there are no images in the requested split
-        or in ``train/good``, or if links list an image both as good and as defective.
+        or in ``train/good``, if images are masks of others in the same folder, if a
+        mask could belong to two images, or if links list an image both as good and as
+        defective.
+
+    Warns
+    -----
+    UserWarning
+        If files are passed over. If there are masks, but none for a kind of defect, or
+        if a mask has no image.
 
     See Also
     --------
@@ -218,7 +231,15 @@ def load_mvtec_ad(
     """
     root = check_folder(data_home, "data_home")
     folder = find_category(root, category)
-    records = collect_subset(subset, partial(_list_split, folder), folder)
+    category_folder = _Category(folder)
+    records = collect_subset(subset, category_folder.list_split, folder)
+    report_passed_over([category_folder.search], stacklevel=3)  # Decorated: the caller.
+    check_masks(
+        records,
+        category_folder.mask_roots if subset in ("all", "test") else [],
+        is_complete=True,
+        stacklevel=3,
+    )
     descr = _DESCR.format(category=category, data_home=root)
     bunch = bunch_of_records(records, descr, with_cv=subset == "all")
     return (bunch.data, bunch.target) if return_X_y else bunch
@@ -249,44 +270,80 @@ def find_category(root: Path, category: str) -> Path:
     raise ValueError(f"Found no category {category!r} in {root}. {hint}")
 
 
-def _list_split(folder: Path, split: str) -> list[Record]:
-    """Return the images of one split. Only the training split must have some."""
-    if split == "test":
-        test = folder / "test"
-        kinds = list_distinct_folders(test, ("good",)) if test.is_dir() else []
-        return [record for kind in kinds for record in _list_test_kind(folder, kind)]
-    good = _rgb_folder(folder / split / "good")
-    images = list_images(good) if good.is_dir() else []
-    if split == "train" and not images:
-        raise ValueError(f"Found no images in {good}; expected images of good parts.")
-    return [Record(image, split, "good") for image in images]
+class _Category:
+    """The images of a category, and their masks."""
 
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.search = ImageSearch(folder)
+        self.test = _test_folder(folder)
+        # MVTec AD 2 has the masks of its public test images next to them.
+        roots = (folder / "ground_truth", self.test / "ground_truth")
+        self.mask_roots = [root for root in roots if root.is_dir()]
 
-def _list_test_kind(folder: Path, kind: Path) -> list[Record]:
-    """Return the test images of one kind, with their masks if it is a defect."""
-    images = list_images(_rgb_folder(kind))
-    mask_folder = _mask_folder(folder, kind)
-    if kind.name == "good" or not mask_folder.is_dir():
-        return [Record(image, "test", kind.name) for image in images]
-    masks = match_masks(images, mask_folder)
-    for image, mask in zip(images, masks, strict=True):
-        if mask is None:
-            raise FileNotFoundError(
-                f"{image} has no mask; expected {image.stem}_mask.png in "
-                f"{mask_folder}. Add the mask, or remove that folder to load the kind "
-                "without masks."
+    def list_split(self, split: str) -> list[Record]:
+        """Return the images of one split. Only the training split must have some."""
+        if split == "test":
+            return self._list_test()
+        good = _rgb_folder(self.folder / split / "good")
+        images = self.search.below(good) if good.is_dir() else []
+        if split == "train" and not images:
+            found = describe_passed_over([self.search])
+            raise ValueError(
+                f"Found no images in {good}; expected images of good parts."
+                f"{' ' * bool(found)}{found}"
             )
-    return [
-        Record(image, "test", kind.name, mask)
-        for image, mask in zip(images, masks, strict=True)
-    ]
+        return [Record(image, split, "good") for image in images]
+
+    def _list_test(self) -> list[Record]:
+        kinds = (
+            list_distinct_folders(self.test, ("good",)) if self.test.is_dir() else []
+        )
+        return [
+            record
+            for kind in kinds
+            if kind not in self.mask_roots
+            for record in self._list_test_kind(kind)
+        ]
+
+    def _list_test_kind(self, kind: Path) -> list[Record]:
+        """Return the test images of one kind, with their masks if it is a defect."""
+        images = self.search.below(_rgb_folder(kind))
+        mask_folder = self._mask_folder(kind)
+        if kind.name == "good" or mask_folder is None:
+            return [Record(image, "test", kind.name) for image in images]
+        masks = match_masks(images, mask_folder)
+        for image, mask in zip(images, masks, strict=True):
+            if mask is None:
+                raise FileNotFoundError(
+                    f"{image} has no mask; expected {image.stem}_mask.png in "
+                    f"{mask_folder}. Add the mask, or remove that folder to load the "
+                    "kind without masks."
+                )
+        return [
+            Record(image, "test", kind.name, mask)
+            for image, mask in zip(images, masks, strict=True)
+        ]
+
+    def _mask_folder(self, kind: Path) -> Path | None:
+        """Return the folder with the masks of a kind, if there is one."""
+        if (kind / "rgb").is_dir():  # As in MVTec 3D-AD.
+            return kind / "gt" if (kind / "gt").is_dir() else None
+        found = (find_kind(root, kind.name) for root in self.mask_roots)
+        return next(filter(None, found), None)
+
+
+def _test_folder(folder: Path) -> Path:
+    """Return the folder of labelled test images. MVTec AD 2 calls it test_public."""
+    test, public = folder / "test", folder / "test_public"
+    if test.is_dir() and public.is_dir():
+        raise ValueError(
+            f"Found test and test_public in {folder}; expected only one of them. Move "
+            "one of them to another folder."
+        )
+    return public if public.is_dir() else test
 
 
 def _rgb_folder(kind: Path) -> Path:
     """Return the folder of the images of a kind. MVTec 3D-AD has one more level."""
     return kind / "rgb" if (kind / "rgb").is_dir() else kind
-
-
-def _mask_folder(folder: Path, kind: Path) -> Path:
-    in_3d_layout = (kind / "rgb").is_dir()
-    return kind / "gt" if in_3d_layout else folder / "ground_truth" / kind.name

@@ -20,7 +20,12 @@ from skpatchcore._backbones import (
     name_layers,
 )
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors import PatchCoreDetector, PatchCoreEnsemble, unwrap
+from skpatchcore._detectors import (
+    PatchCoreDetector,
+    PatchCoreEnsemble,
+    check_refitted,
+    unwrap,
+)
 from skpatchcore._features import describe
 from skpatchcore._utils import resolve_device
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
@@ -145,6 +150,7 @@ def save(
     >>> bool((loaded.score_samples(surfaces.data) == scores).all())
     True
     """
+    check_refitted(detector)
     detector, steps = unwrap(detector)
     if steps:
         raise TypeError(

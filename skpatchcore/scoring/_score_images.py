@@ -9,7 +9,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
-from skpatchcore._detectors import Inspection, find_detector
+from skpatchcore._detectors import Inspection, check_refitted, find_detector
 from skpatchcore._images import Images, check_images
 from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.scoring._unreadable import (
@@ -33,7 +33,7 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     detector : estimator
         A fitted detector with maps: `PatchCoreDetector`, `PatchCoreEnsemble`, or
         `ConformalDetector` or `TunedThresholdDetector` around one; also a `Pipeline`, a
-        search or a `FrozenEstimator` of one.
+        search, of which ``best_estimator_`` is used, or a `FrozenEstimator` of one.
 
     X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
         As `PatchCoreDetector` takes them.
@@ -68,6 +68,9 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
         If `detector` is of another kind, or `X` is not a container of images. A list
         that holds other things than images is an error for any `on_error`, too.
 
+    NotFittedError
+        If `detector` is not fitted, or is a search without ``best_estimator_``.
+
     OSError, ValueError
         If an image cannot be used and `on_error` is "raise".
 
@@ -91,6 +94,7 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     >>> results.unreadable[0].reason
     'image 1 contains NaN or infinity.'
     """
+    check_refitted(detector)
     check_is_fitted(detector)
     images, found, unreadable = inspect_images(detector, X, on_error)
     kept = range(len(images)) if on_error == "nan" else sorted(found)

@@ -25,6 +25,8 @@ from skpatchcore.datasets import make_surface_defects
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+# The scratches have no masks, which is said.
+pytestmark = pytest.mark.filterwarnings("ignore:1 defective image without a mask")
 # Half of the good images may be flagged: some are, and the report has what to show.
 ALPHA = 0.5
 FEATURES = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
@@ -93,15 +95,32 @@ def test_the_threshold_is_that_of_a_refitted_conformal_detector(evaluation, judg
     np.testing.assert_array_equal(judgement.flagged, labels == -1)
 
 
-def test_a_rate_that_the_images_do_not_support_is_raised(evaluation):
-    assert judge(evaluation, 0.001).alpha == 1 / 9
+def test_a_rate_that_the_images_do_not_support_is_raised_with_a_warning(evaluation):
+    message = (
+        "steel: 8 good training images cannot set a threshold for 0.1 % false alarms. "
+        r"The report uses 11.1 %, the smallest possible rate. .*999 are enough"
+    )
+    with pytest.warns(UserWarning, match=message):
+        judgement = judge(evaluation, 0.001)
+    assert (judgement.asked_alpha, judgement.alpha) == (0.001, 1 / 9)
+
+
+@pytest.mark.filterwarnings("ignore:steel. 8 good training images")
+def test_a_report_says_which_rate_was_asked_for(data_root, tmp_path):
+    arguments = ["benchmark", str(data_root), "--output", str(tmp_path), *OPTIONS]
+    result = CliRunner().invoke(cli.main, [*arguments, "--alpha", "0.01"])
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "reports" / "steel.html").read_text(encoding="utf-8")
+    assert "at most 11.1 % of new good images" in text
+    assert "1 % was asked for, but 8 good training images" in text
 
 
 def test_groups_of_training_images_are_held_out_and_counted(evaluation):
     groups = np.arange(8) // 2
     judgement = judge(evaluation, 0.3, groups)
     assert_array_equal(np.bincount(judgement.held_out.groups), [2, 2, 2, 2])
-    assert judge(evaluation, 0.001, groups).alpha == 1 / 5
+    with pytest.warns(UserWarning, match="4 good training groups of images"):
+        assert judge(evaluation, 0.001, groups).alpha == 1 / 5
 
 
 def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch):
@@ -219,7 +238,9 @@ def test_misjudged_images_are_listed_with_what_they_matched(
 def test_the_command_prints_the_path_of_the_report(command, report):
     result, _ = command
     assert f"Report: {report}\n" in result.stdout
-    assert "meant to flag at most 50 %" in report.read_text(encoding="utf-8")
+    assert "at most 50 % of new good images (false alarms), as was asked for" in (
+        report.read_text(encoding="utf-8")
+    )
     assert "%|" not in result.stderr  # No bars where no terminal is.
 
 

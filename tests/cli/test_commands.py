@@ -12,7 +12,7 @@ import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image
+from PIL import Image, ImageColor
 from sklearn.utils._param_validation import StrOptions
 
 from skpatchcore import (
@@ -26,6 +26,7 @@ from skpatchcore._benchmark._tables import COLUMNS
 from skpatchcore._cli import _commands as cli
 from skpatchcore._cli import _demo, _fit_command, _group
 from skpatchcore.datasets import make_surface_defects
+from skpatchcore.inspection._colors import PREDICTED_MASK, TRUE_MASK
 
 SMALL = ("--backbone", "resnet18", "--weights", "random", "--layers", "layer1,layer2")
 SMALL = (*SMALL, "--image-size", "64", "--coreset-fraction", "100")
@@ -443,13 +444,13 @@ def test_scores_go_to_standard_output_each_image_once(data_root, model):
 def test_overlays_and_masks_are_as_large_as_their_images(data_root, model, tmp_path):
     source = data_root / "wood" / "test" / "spot" / "007.png"
     with Image.open(source) as image:
-        image.resize((90, 70)).save(tmp_path / "wide.jpg")
-    image_again = tmp_path / "sub" / "wide.png"
-    image_again.parent.mkdir()
+        image_again = tmp_path / "new" / "sub" / "wide.png"
+        image_again.parent.mkdir(parents=True)
+        image.resize((90, 70)).save(tmp_path / "new" / "wide.jpg")
     shutil.copy(source, image_again)
-    shutil.copy(source, tmp_path / "wide.png")
+    shutil.copy(source, tmp_path / "new" / "wide.png")
     result = run(
-        *("score", tmp_path, "--model", model),
+        *("score", tmp_path / "new", "--model", model),
         *("--overlays", tmp_path / "o", "--masks", tmp_path / "m"),
     )
     assert result.exit_code == 0, result.output
@@ -463,7 +464,7 @@ def test_overlays_and_masks_are_as_large_as_their_images(data_root, model, tmp_p
         mode = "RGB" if folder == "o" else "L"
         assert sizes == {
             "wide.jpg.png": ((90, 70), mode),
-            "wide.png.png": ((64, 64), mode),
+            "wide.png": ((64, 64), mode),
             "sub/wide.png": ((64, 64), mode),
         }
     mask = np.asarray(Image.open(tmp_path / "m" / "sub" / "wide.png"))
@@ -475,8 +476,8 @@ def test_overlays_never_replace_the_images(data_root, model, tmp_path):
     result = run(
         *("score", tmp_path / "test", "--model", model, "--overlays", tmp_path / "test")
     )
-    assert result.exit_code == 1
-    assert "would be overwritten" in result.stderr
+    assert result.exit_code == 2
+    assert "so the next run would read these files as images" in result.stderr
 
 
 def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
@@ -552,6 +553,15 @@ def test_the_demo_runs_without_matplotlib(tmp_path, monkeypatch, quick_demo):
 def test_the_demo_shows_the_good_image_first():
     kinds = np.array(["crack", "crack", "dent", "good", "wear"], dtype=object)
     assert _demo.choose_images(kinds, 3) == [3, 0, 2]
+
+
+def test_the_sheet_in_the_documentation_has_the_colours_of_outlines():
+    path = Path(cli.__file__).parents[2] / "docs" / "images" / "demo_sheet.png"
+    with Image.open(path) as sheet:
+        colors = np.array([color for _, color in sheet.convert("RGB").getcolors(2**24)])
+    for outline in (TRUE_MASK, PREDICTED_MASK):
+        distances = np.abs(colors - ImageColor.getrgb(outline)).max(axis=1)
+        assert distances.min() < 12
 
 
 def test_commands_can_be_documented():

@@ -1,0 +1,146 @@
+"""Masks are matched with images by name, and what has no partner is named."""
+
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skpatchcore.datasets import load_image_folder, load_mvtec_ad, read_masks
+
+pd = pytest.importorskip("pandas")
+NFC, NFD = (unicodedata.normalize(form, "Kr\u00e4tzer") for form in ("NFC", "NFD"))
+
+
+def write(root, *names):
+    for name in names:
+        path = root / "nut" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8), 255).save(path)
+    return root
+
+
+LOADERS = {
+    "folder": lambda root, **kw: load_image_folder(root / "nut", **kw),
+    "mvtec": lambda root, **kw: load_mvtec_ad(root, "nut", **kw),
+}
+
+
+def masks_of(root, loader="folder"):
+    bunch = LOADERS[loader](root)
+    return [m and m.partition("/nut/")[2] for m in bunch.masks[bunch.target == -1]]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    "mask", ["0_GT.png", "mask_0.png", "0_label.png", "0-Mask.png", "0.seg.png"]
+)
+def test_masks_are_marked_by_one_word(tmp_path, loader, mask):
+    write(tmp_path, "train/good/0.png", "test/dent/0.png", "test/dent/1.png")
+    write(tmp_path, f"ground_truth/dent/{mask}", "ground_truth/dent/1.png")
+    assert masks_of(tmp_path, loader) == [
+        f"ground_truth/dent/{mask}",
+        "ground_truth/dent/1.png",
+    ]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("scratch", "Scratch"), (NFC, NFD), (NFD, NFC)]
+)
+def test_kinds_match_in_any_case_and_unicode_form(tmp_path, loader, kind, folder):
+    write(tmp_path, "train/good/0.png", f"test/{kind}/{kind}.png")
+    write(tmp_path, f"ground_truth/{folder}/{folder}_mask.png")
+    expected = f"ground_truth/{folder}/{folder}_mask.png"
+    assert masks_of(tmp_path, loader) == [expected]
+
+
+@pytest.mark.parametrize("root", ["mask", "GT", "label", "labels", "Masks", "test/gt"])
+def test_folders_of_masks_have_several_names(tmp_path, root):
+    write(tmp_path, "train/0.png", "test/dent/0.png", f"{root}/dent/0.png")
+    assert masks_of(tmp_path) == [f"{root}/dent/0.png"]
+
+
+def test_masks_may_lie_in_one_folder_for_all_kinds(tmp_path):
+    write(tmp_path, "train/0.png", "test/dent/1.png", "test/hole/2.png")
+    write(tmp_path, "masks/1.png", "masks/2.png")
+    assert masks_of(tmp_path) == ["masks/1.png", "masks/2.png"]
+
+
+def test_two_masks_of_the_same_name_are_not_guessed_between(tmp_path):
+    write(tmp_path, "train/0.png", "test/dent/0.png")
+    write(tmp_path, "masks/dent/0_GT.png", "masks/dent/0_label.png")
+    with pytest.warns(UserWarning, match="1 of 1 in dent .*No image belongs to 2"):
+        assert masks_of(tmp_path) == [None]
+
+
+def test_every_kind_and_image_without_a_mask_is_named(tmp_path):
+    images = [f"test/{kind}/{i}.png" for kind in ("bent", "dent") for i in range(3)]
+    write(tmp_path, "train/0.png", *images)
+    write(tmp_path, "masks/dent/0.png", "masks/dent/7.png", "masks/rust/0.png")
+    kinds = r"3 of 3 in bent \(0\.png, 1\.png, 2\.png\); 2 of 3 in dent"
+    with pytest.warns(UserWarning, match=f"5 defective images .*: {kinds}") as record:
+        bunch = load_image_folder(tmp_path / "nut")
+    (message,) = [str(warning.message) for warning in record]
+    assert "2 of 3 in dent (1.png, 2.png)." in message
+    assert "No image belongs to 2 masks: dent/7.png, rust/0.png." in message
+    assert sum(mask is not None for mask in bunch.masks) == 1
+
+
+def test_a_category_names_kinds_without_masks(tmp_path):
+    write(tmp_path, "train/good/0.png", "test/dent/0.png", "test/bent/0.png")
+    write(tmp_path, "ground_truth/dent/0_mask.png")
+    with pytest.warns(UserWarning, match=r"1 of 1 in bent \(0\.png\)") as record:
+        load_mvtec_ad(tmp_path, "nut")
+    assert record[0].filename == __file__
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_without_any_masks_nothing_is_said(tmp_path, loader):
+    write(tmp_path, "train/good/0.png", "test/dent/0.png")
+    assert masks_of(tmp_path, loader) == [None]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_public_test_images_of_mvtec_ad_2_are_loaded(tmp_path, loader):
+    write(tmp_path, "train/good/0.png", "validation/good/0.png")
+    write(tmp_path, "test_public/good/0.png", "test_public/bad/1_dark.png")
+    write(tmp_path, "test_public/ground_truth/bad/1_dark_mask.png")
+    bunch = LOADERS[loader](tmp_path)
+    assert bunch.split.tolist() == ["train", "validation", "test", "test"]
+    assert bunch.target.tolist() == [1, 1, -1, 1]
+    assert bunch.masks[2].endswith("test_public/ground_truth/bad/1_dark_mask.png")
+
+
+def test_two_folders_of_test_images_are_refused(tmp_path):
+    write(tmp_path, "train/good/0.png", "test/good/0.png", "test_public/good/0.png")
+    with pytest.raises(ValueError, match="Found test and test_public in"):
+        load_mvtec_ad(tmp_path, "nut")
+
+
+# What counts as no mask ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "missing", [None, "", " ", float("nan"), np.float32("nan"), pd.NA], ids=repr
+)
+def test_missing_values_of_tables_are_no_mask(missing):
+    (mask,) = read_masks([missing], np.zeros((1, 4, 5)))
+    assert mask.shape == (4, 5)
+    assert not mask.any()
+
+
+def test_a_column_with_missing_masks_is_read(tmp_path):
+    write(tmp_path, "m.png")
+    table = pd.DataFrame({"mask": [str(tmp_path / "nut" / "m.png"), pd.NA]})
+    masks = read_masks(table["mask"], np.zeros((2, 8, 8)))
+    assert [mask.any() for mask in masks] == [True, False]
+
+
+@pytest.mark.parametrize("path", [".", "PATH"])
+def test_the_current_folder_is_not_a_mask(tmp_path, monkeypatch, path):
+    write(tmp_path, "m.png")
+    monkeypatch.chdir(tmp_path / "nut")
+    given = type(tmp_path)("") if path == "PATH" else path
+    with pytest.raises(ValueError, match="Mask 0 is the current folder"):
+        read_masks([given], np.zeros((1, 8, 8)))
