@@ -5,16 +5,15 @@ caches, and reads intermediate layers through hooks.
 """
 
 from skpatchcore._backbones._backbone import Backbone, create_network, load_backbone
-from skpatchcore._backbones._feature_maps import name_layers
-from skpatchcore._backbones._hooks import check_layers, modules_run
+from skpatchcore._backbones._layers import resolve_layers
+from skpatchcore._backbones._used_weights import weights_used
 from skpatchcore._backbones._weights import WeightsNotStored
 
 __all__ = [
     "Backbone",
     "WeightsNotStored",
-    "check_layers",
     "create_network",
     "load_backbone",
-    "modules_run",
-    "name_layers",
+    "resolve_layers",
+    "weights_used",
 ]

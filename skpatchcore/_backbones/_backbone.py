@@ -11,14 +11,20 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from skpatchcore._backbones._feature_maps import fit_to_patches, name_layers
 from skpatchcore._backbones._fingerprint import (
     describe_network,
     fingerprint_module,
     weights_key,
 )
 from skpatchcore._backbones._gabor import GaborBank
-from skpatchcore._backbones._hooks import FORWARD_LOCK, check_layers, read_layers
+from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
+from skpatchcore._backbones._input_size import fit_to_patches
+from skpatchcore._backbones._layers import (
+    Layers,
+    are_names,
+    read_levels,
+    resolve_layers,
+)
 from skpatchcore._backbones._layouts import Layout, Probe
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
 from skpatchcore._backbones._weights import check_missing, load_weights
@@ -49,8 +55,8 @@ class Backbone:
     ----------
     module : nn.Module
         In evaluation mode, on `device`.
-    layers : sequence of str
-        Module names, as in ``module.get_submodule``.
+    layers : tuple of str or tuple of int
+        Module names, as in ``module.get_submodule``, or feature levels of timm.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
     own : bool
@@ -61,7 +67,7 @@ class Backbone:
     def __init__(
         self,
         module: nn.Module,
-        layers: Sequence[str],
+        layers: Layers,
         device: torch.device,
         precision: str = "auto",
         *,
@@ -70,7 +76,7 @@ class Backbone:
         self.own = own
         # Channels last is how convolutions run fastest, on CPU and GPU alike.
         self.module = module.to(memory_format=torch.channels_last)
-        self.layers = tuple(layers)
+        self.layers = layers
         self._layouts: dict[str, Layout] = {}
         self.device = device
         self.dtype = choose_dtype(precision, device)
@@ -86,11 +92,12 @@ class Backbone:
 
     @own_torch_state()
     def prepare(self, size: tuple[int, int]) -> None:
-        """Find out how to read the layers, before images of `size` (h, w) come.
+        """Learn how to read layers given by name, for images of `size` (h, w).
 
-        Calls do so too, but with what the probes take: it is not to be measured.
+        A call does the same. Call this first if the memory of a call is measured,
+        because the probes need memory too.
         """
-        if len(self._layouts) < len(set(self.layers)):
+        if are_names(self.layers) and len(self._layouts) < len(set(self.layers)):
             self._layouts = learn_layouts(self.module, self.layers, size)
 
     @own_torch_state()
@@ -115,23 +122,29 @@ class Backbone:
         )
         with autocast, FORWARD_LOCK, full_precision():
             outputs = self._read(cast_weights(self.module, dtype), batch)
-        size = _size(batch)
-        given = {name: Probe(len(batch), size, out) for name, out in outputs.items()}
+        if are_names(self.layers):
+            outputs = self._arrange(self.layers, outputs, len(batch), _size(batch))
+        return [outputs[layer].to(torch.float32) for layer in self.layers]
+
+    def _arrange(
+        self, names: Sequence[str], outputs: dict, n: int, size: tuple[int, int]
+    ) -> dict[str, torch.Tensor]:
+        """Return outputs of layers for n images of `size` as maps (n, c, h, w)."""
+        given = {name: Probe(n, size, out) for name, out in outputs.items()}
         if unknown := given.keys() - self._layouts.keys():
-            # Of networks that none of the probes have passed: of one size, likely.
+            # No probe passed the network: it probably accepts only one size.
             keep_layouts(self.module, [{name: given[name] for name in unknown}])
-            self._layouts = learn_layouts(self.module, self.layers, size)
-        return [
-            self._layouts[name].arrange(given[name], name).to(torch.float32)
-            for name in self.layers
-        ]
+            self._layouts = learn_layouts(self.module, names, size)
+        return {k: self._layouts[k].arrange(probe, k) for k, probe in given.items()}
 
     def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
         config = getattr(module, "pretrained_cfg", None) or {}
         expected = tuple(config.get("input_size", ()))[1:]
         size = _size(batch)
         try:
-            return read_layers(module, self.layers, batch)
+            if are_names(self.layers):
+                return read_layers(module, self.layers, batch)
+            return read_levels(module, self.layers, batch)
         except (AssertionError, RuntimeError) as error:
             # Only of another size than it was made for, the size is likely to blame.
             out_of_memory = isinstance(error, torch.OutOfMemoryError)
@@ -194,13 +207,11 @@ def load_backbone(
         describe_network(module)
     else:
         module, missing = _build_by_name(backbone, weights, seed, device)
-    layers = name_layers(module, layers)
-    check_layers(module, layers)
+    own = isinstance(backbone, nn.Module)
+    found = resolve_layers(module, layers, own=own)
     if missing and weights is not None:
-        check_missing(module, layers, missing, weights)
-    return Backbone(
-        module, layers, device, precision, own=isinstance(backbone, nn.Module)
-    )
+        check_missing(module, found, missing, weights)
+    return Backbone(module, found, device, precision, own=own)
 
 
 def _size(batch: torch.Tensor) -> tuple[int, int]:

@@ -1,14 +1,14 @@
 """Identify networks by weights, settings, hooks and code."""
 
 import warnings
-from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 from torch import nn
 from torch.nn.modules import module as torch_modules
 
 from skpatchcore._backbones._description import Description
-from skpatchcore._backbones._hooks import modules_run
+from skpatchcore._backbones._layers import Layers
+from skpatchcore._backbones._used_weights import weights_used
 from skpatchcore._utils import content_key, fork_safe_lock
 
 # Held while a network is described, which happens once for many fits.
@@ -55,32 +55,12 @@ def fingerprint_module(module: nn.Module) -> str | None:
     return content_key(description.key, everywhere.key)
 
 
-def weights_key(module: nn.Module, layers: Sequence[str]) -> str:
+def weights_key(module: nn.Module, layers: Layers) -> str:
     """Return a key of the weights that shape the output of `layers`.
 
     Weights behind the last layer do not count, as some files do not have them.
     """
     keys = _WEIGHTS_KEYS.setdefault(module, {})
-    layers = tuple(layers)
     if layers not in keys:
-        keys[layers] = Description(_weights_used(module, layers)).state
+        keys[layers] = Description(weights_used(module, layers)).state
     return keys[layers]
-
-
-def _weights_used(module: nn.Module, layers: tuple[str, ...]) -> dict:
-    names = [name for name, _ in module.named_modules()]
-    try:
-        # Those defined before the last that is called count, since some attentions use
-        # the weights of a module that they never call.
-        last = max(map(names.index, modules_run(module, layers)))
-    except (AssertionError, RuntimeError, ValueError):
-        # It cannot take an image of the size that it was tried with.
-        last = len(names)
-    inside = tuple(f"{layer}." for layer in layers)
-    used = {n for i, n in enumerate(names) if i <= last or n.startswith(inside)}
-    return {
-        name: value
-        for name, value in module.state_dict().items()
-        # The count of training batches shapes nothing, and not all files have it.
-        if name.rpartition(".")[0] in used and not name.endswith("num_batches_tracked")
-    }

@@ -9,16 +9,16 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from skpatchcore._backbones._feature_maps import whole_size
 from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
+from skpatchcore._backbones._input_size import whole_size
 from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
 
 # By module, so that networks that serve many fits are probed once for each layer.
 _LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
 # With one image, a batch axis could not be distinguished from others of length 1.
 _BATCH = 2
-# Networks whose tokens are ordered by windows, not by rows.
-_UNORDERED = {"Hiera": "its tokens are grouped by windows, not in the order of rows"}
+# Networks whose tokens are grouped by windows, not ordered by rows.
+_UNORDERED = {"Hiera"}
 
 
 def learn_layouts(
@@ -52,10 +52,14 @@ def learn_layouts(
 def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
     """Find and keep the layouts of layers, from what they gave in some passes."""
     hints, known = Hints.of(module), _LAYOUTS.setdefault(module, {})
-    reason = _UNORDERED.get(type(module).__name__)
+    if type(module).__name__ in _UNORDERED:
+        raise ValueError(
+            f"Layers of {type(module).__name__} cannot be read by module name, because "
+            "their tokens are grouped by windows, not ordered by rows. Pass the "
+            "network by its timm name, and numbers as layers, which count timm's "
+            "feature levels: layers=(1, 2)."
+        )
     for layer in passes[0] if passes else ():
-        if reason is not None:
-            raise ValueError(f"Layer {layer!r} of {type(module).__name__}: {reason}.")
         known[layer] = find_layout([given[layer] for given in passes], hints, layer)
 
 

@@ -2,13 +2,13 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from skpatchcore._backbones._hooks import modules_run
+from skpatchcore._backbones._layers import Layers
+from skpatchcore._backbones._used_weights import modules_run
 
 # By module, so that networks shared by many fits are checked once.
 _COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
@@ -106,13 +106,13 @@ def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
 
 def check_missing(
     module: nn.Module,
-    layers: Sequence[str],
+    layers: Layers,
     missing: frozenset[str],
     weights: str | os.PathLike[str],
 ) -> None:
     """Raise if parameters that the requested layers depend on do not fit the file."""
     complete = _COMPLETE_LAYERS.setdefault(module, set())
-    if tuple(layers) in complete:
+    if layers in complete:
         return
     used = set(modules_run(module, layers))
     wrong = sorted(key for key in missing if _owner(module, key) in used)
@@ -124,7 +124,7 @@ def check_missing(
             f"{', ...' if len(wrong) > 5 else ''}. Are they the weights of another "
             "network?"
         )
-    complete.add(tuple(layers))
+    complete.add(layers)
 
 
 def _owner(module: nn.Module, key: str) -> str:

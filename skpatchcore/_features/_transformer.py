@@ -69,11 +69,12 @@ class PatchFeatureTransformer(
 
     layers : sequence of str or int, default=("layer2", "layer3")
         Names of the modules to read, as in ``module.get_submodule``; or ints, which
-        count timm's feature levels (``out_indices``) from 0: blocks of a vision
-        transformer, stages of others; negative ones count from the end. The forward
-        pass stops after the last of them. Maps may have channels first or last; of
-        tokens, class and register tokens are left out. Layers may have any strides;
-        patches are those of the first.
+        count timm's feature levels from 0: blocks of a vision transformer, stages of
+        most other networks. Negative ints count from the last level. If all layers of
+        a network given by name are ints, timm returns the maps itself, as with
+        ``features_only=True`` and ``out_indices``. The forward pass stops after the
+        last layer. Maps may have channels first or last; class and register tokens are
+        dropped. Layers may have any stride. The patches are those of the first layer.
 
     weights : str, path-like or None, default=None
         None takes timm's pretrained weights, from timm's cache or the network, or those

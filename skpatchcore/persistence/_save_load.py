@@ -14,10 +14,9 @@ from torch import nn
 
 from skpatchcore._backbones import (
     Backbone,
-    check_layers,
     create_network,
-    modules_run,
-    name_layers,
+    resolve_layers,
+    weights_used,
 )
 from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._detectors import PatchCoreDetector, PatchCoreEnsemble, unwrap
@@ -302,12 +301,12 @@ def _check_fingerprints(manifest: dict, n_networks: int) -> list[str]:
 
 def _weights(features) -> dict[str, torch.Tensor]:
     """Return the weights that the features depend on, or may depend on."""
-    module = features._fitted_network().module
-    state = module.state_dict()
+    network = features._fitted_network()
     if isinstance(features.backbone, str):
-        used = _modules_used(module, features.layers)
-        state = {k: v for k, v in state.items() if k.rpartition(".")[0] in used}
-    # The count of training batches shapes nothing, and not all weights files have it.
+        state = weights_used(network.module, network.layers)
+    else:
+        state = network.module.state_dict()
+    # The number of training batches has no effect, and some weights files lack it.
     return {
         key: value.detach().cpu().contiguous()
         for key, value in sorted(state.items())
@@ -339,19 +338,6 @@ def _prefix(fingerprint: str, fingerprints: list[str]) -> str:
     """Return what the names of a network's weights begin with in the file."""
     # One network alone has the names that timm gives them.
     return f"{fingerprint}/" if len(set(fingerprints)) > 1 else ""
-
-
-def _modules_used(module: nn.Module, layers) -> set[str]:
-    """Return the names of the modules up to the last one that is called.
-
-    All that are defined before it count, since some attentions use the weights of a
-    module that they never call.
-    """
-    names = [name for name, _ in module.named_modules()]
-    layers = name_layers(module, layers)
-    last = max(map(names.index, modules_run(module, layers)))
-    inside = tuple(f"{layer}." for layer in layers)
-    return {n for i, n in enumerate(names) if i <= last or n.startswith(inside)}
 
 
 def _fingerprints(features: list) -> list[str]:
@@ -390,8 +376,7 @@ def _fill_networks(features: list, fingerprints: list, state: dict) -> None:
             own = {k: v for k, v in state.items() if k.startswith(prefix)}
             own = {k.removeprefix(prefix): v for k, v in own.items()}
             modules[key] = _filled_module(part.backbone, own)
-        layers = name_layers(modules[key], part.layers)
-        check_layers(modules[key], layers)
+        layers = resolve_layers(modules[key], part.layers, own=False)
         device = resolve_device(part.device)
         module = modules[key].to(device)
         part._network = Backbone(module, layers, device, part.precision)

@@ -8,8 +8,9 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._backbones._feature_maps import name_layers, whole_size
 from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._input_size import whole_size
+from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Hints, Probe, find_layout
 from skpatchcore._backbones._probes import learn_layouts
 
@@ -74,7 +75,7 @@ def test_every_size_has_the_same_channels(name, levels):
     with torch.device("meta"):
         options = {"dynamic_img_size": True} if "patch" in name else {}
         module = timm.create_model(name, **options).eval()
-    layers = name_layers(module, levels)
+    layers = resolve_layers(module, levels, own=True)
     layouts = learn_layouts(module, layers, (256, 257))
     for size in [(192, 384), (256, 257), (320, 193)]:
         size = whole_size(module, size)

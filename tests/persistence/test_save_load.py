@@ -1,7 +1,6 @@
 """Model files: round trips, damage, tampering, atomic writes; and pickles."""
 
 import copy
-import functools
 import io
 import json
 import os
@@ -43,7 +42,6 @@ from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.persistence import ModelFileError, load, save
 from skpatchcore.persistence import _archive as _model_file
-from skpatchcore.persistence import _save_load as persistence
 from skpatchcore.persistence import _schema as _model_schema
 from skpatchcore.persistence._arrays import ArrayWriter
 
@@ -66,19 +64,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def probe_once():
-    """Find out only once for each network which modules run: it is the slow step."""
-    cached = functools.cache(persistence._modules_used)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            persistence,
-            "_modules_used",
-            lambda module, layers: cached(module, tuple(layers)),
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +107,7 @@ ROUND_TRIPS = {
     "list and array": {
         "features": {"layers": ["layer2", "layer1"], "layer_weights": np.ones(2)}
     },
+    "levels": {"features": {"layers": (1, -3)}},
     "random subset": {"sampler": CoresetSampler(30, method="random", device="cpu")},
     "every patch": {"sampler": CoresetSampler(method="none")},
     "RandomState": {"random_state": np.random.RandomState(1)},
