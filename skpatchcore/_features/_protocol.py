@@ -39,8 +39,10 @@ class FrozenFeatures(FrozenEstimator):
 
 
 def thaw(features: Any) -> Any:
-    """Return the fitted features inside `FrozenFeatures`, and all others unchanged."""
-    return features.estimator if isinstance(features, FrozenFeatures) else features
+    """Return the features inside a `FrozenEstimator`, and all others unchanged."""
+    while isinstance(features, FrozenEstimator):
+        features = features.estimator
+    return features
 
 
 def check_features(features: Any) -> Any:
@@ -64,9 +66,7 @@ def check_features(features: Any) -> Any:
     NotFittedError
         If a frozen estimator is not fitted.
     """
-    inner = features
-    while isinstance(inner, FrozenEstimator):
-        inner = inner.estimator
+    inner = thaw(features)
     if isinstance(inner, type) or not isinstance(inner, PatchFeatures):
         raise TypeError(
             f"features={features!r:.100} gives no grids of patch features. Expected a "

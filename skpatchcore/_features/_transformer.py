@@ -14,6 +14,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
@@ -349,6 +350,44 @@ class PatchFeatureTransformer(
         with closing(self._iter_projected(images)) as batches:
             grids = collect_grids(batches, len(images))
         return self._arrange(grids)
+
+    @available_if(lambda self: self.output != "map")
+    def get_feature_names_out(
+        self, input_features: Any = None
+    ) -> npt.NDArray[np.object_]:
+        """Return a name for each column of ``output="flat"`` or ``"mean"``.
+
+        Maps have no columns, so the method does not exist for ``output="map"``.
+
+        Parameters
+        ----------
+        input_features : None
+            Not used; images have no feature names.
+
+        Returns
+        -------
+        names : ndarray of str
+            The name of the class in lower case, followed by the index of the column.
+        """
+        return super().get_feature_names_out(input_features)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Choose the container that `transform` and `fit_transform` return.
+
+        It applies to ``output="flat"`` and ``"mean"``, which are tables. Maps have more
+        than two dimensions and are always arrays, here and for
+        ``sklearn.set_config(transform_output=...)``.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Container; None leaves the choice unchanged.
+
+        Returns
+        -------
+        self : PatchFeatureTransformer
+        """
+        return self if self.output == "map" else super().set_output(transform=transform)
 
     @property
     def _n_features_out(self) -> int:

@@ -14,8 +14,14 @@ from torch import nn
 
 from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors import PatchCoreEnsemble, has_maps, is_frozen, unwrap
-from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._detectors import (
+    PatchCoreDetector,
+    PatchCoreEnsemble,
+    has_maps,
+    is_frozen,
+    unwrap,
+)
+from skpatchcore._features import PatchFeatureTransformer, thaw
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
 from skpatchcore.persistence._arrays import ArrayReader, ArrayWriter
@@ -97,10 +103,13 @@ class Writer:
         cls = type(estimator)
         state = vars(estimator) if fitted else {}
         names = (FITTED[cls].keys() | OPTIONAL.get(cls, {}).keys()) & state.keys()
-        # What was given to our estimators was cloned; a Pipeline fits its own steps.
-        keep = fitted and cls in (FrozenEstimator, *PROJECTIONS)
+        # Our estimators fit clones of what they are given, a Pipeline its own steps,
+        # and a FrozenEstimator is useless without what was fitted.
+        keep = cls is FrozenEstimator or (fitted and cls in PROJECTIONS)
         if fitted and _scores_with_given(estimator):
             keep, names = True, names - {"estimator_", "estimators_"}
+        if fitted and _uses_frozen_features(estimator):
+            names = names - {"features_"}
         prefix = f"{where}." if where else ""
         return {
             "class": cls.__name__,
@@ -290,6 +299,8 @@ class Reader:
         check_values(cls, values, kinds)
         for name, value in values.items():
             setattr(estimator, name, value)
+        if fitted and cls is PatchCoreDetector and "features_" not in fitted:
+            estimator.features_ = thaw(estimator.features)
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
             estimator.estimator_ = estimator.estimator
         if fitted and cls is ConformalDetector and "estimators_" not in fitted:
@@ -331,3 +342,10 @@ def _scores_with_given(estimator: Any) -> bool:
         return False
     given = state["estimator"]
     return state.get("estimator_") is given or state.get("estimators_") == [given]
+
+
+def _uses_frozen_features(estimator: Any) -> bool:
+    """Return whether a detector uses the very features that it was given, frozen."""
+    state = vars(estimator)
+    given = state.get("features")
+    return isinstance(given, FrozenEstimator) and state.get("features_") is thaw(given)

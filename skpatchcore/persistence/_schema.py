@@ -153,7 +153,7 @@ PARAMS: dict[type, dict[str, Kind]] = {
     PatchMemoryBank: _BANK_PARAMS,
     PatchCoreDetector: {
         **_BANK_PARAMS,
-        "features": _NONE | Instance(PatchFeatureTransformer),
+        "features": _NONE | Instance(PatchFeatureTransformer, FrozenEstimator),
         "augmentation": _NONE
         | Choice(*AUGMENTATIONS)
         | Items(Choice(*AUGMENTATIONS), most=64),
@@ -211,7 +211,11 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "scoring": Choice("f1", "balanced_accuracy"),
         "cv": Choice("prefit") | _CV,
     },
-    FrozenEstimator: {"estimator": Instance(*DETECTORS, *PROJECTIONS, FrozenEstimator)},
+    FrozenEstimator: {
+        "estimator": Instance(
+            *(*DETECTORS, *PROJECTIONS, PatchFeatureTransformer, FrozenEstimator)
+        )
+    },
     GaussianRandomProjection: _RANDOM_PROJECTION,
     SparseRandomProjection: {
         **_RANDOM_PROJECTION,
@@ -303,7 +307,6 @@ FITTED: dict[type, dict[str, Kind]] = {
     },
     PatchCoreDetector: {
         **_THRESHOLDS,
-        "features_": Instance(PatchFeatureTransformer),
         "memory_bank_": Instance(PatchMemoryBank),
         "training_indices_": _integers(1),
         "_training_shapes": Array(("int64",), 2, 1, _SIDE),
@@ -376,6 +379,8 @@ OPTIONAL: dict[type, dict[str, Kind]] = {
         "n_features_in_": _FEATURES,
         "feature_names_in_": _NAMES,
     },
+    # Frozen features are only stored as the parameter.
+    PatchCoreDetector: {"features_": Instance(PatchFeatureTransformer)},
     PatchMemoryBank: {
         "feature_names_in_": _NAMES,
         "outlier_indices_": _integers(1),

@@ -13,7 +13,7 @@ from skpatchcore._detectors import (
     has_maps,
     unwrap,
 )
-from skpatchcore._features import check_sizes
+from skpatchcore._features import PatchFeatureTransformer, check_sizes, thaw
 from skpatchcore._images import find_transforms
 from skpatchcore._neighbors import check_window
 from skpatchcore._utils import resolve_device
@@ -112,6 +112,9 @@ def _check_fitted(part, where: str = "") -> None:
 
 
 def _check_image_detector(detector) -> None:
+    _check_given_features(detector.features)
+    if type(detector.features_) is not PatchFeatureTransformer:
+        raise ValueError("PatchCoreDetector is not fitted: features_ are missing.")
     _check_fitted(detector.features_, "features_")
     _check_fitted(detector.memory_bank_, "memory_bank_")
     _check_fitted(detector.memory_bank_.sampler_, "sampler_")
@@ -119,6 +122,20 @@ def _check_image_detector(detector) -> None:
     _check_bank(detector.memory_bank_, sizes)
     _check_provenance(detector, sizes)
     _check_features(detector.features_, sizes["d"])
+
+
+def _check_given_features(features) -> None:
+    """Check that frozen features can be used for another fit."""
+    if not isinstance(features, FrozenEstimator):
+        return
+    inner = thaw(features)
+    if type(inner) is not PatchFeatureTransformer:
+        raise ValueError(
+            f"features is a frozen {type(inner).__name__} instead of a "
+            "PatchFeatureTransformer."
+        )
+    _check_fitted(inner, "features")
+    _check_features(inner, inner.n_patch_features_)
 
 
 def _check_provenance(detector, sizes: dict[str, int]) -> None:

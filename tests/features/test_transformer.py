@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
@@ -15,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
-from skpatchcore import PatchFeatureTransformer
+from skpatchcore import PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._features._patch_grids import PatchGrids, collect_grids
 from skpatchcore._images._input import check_images
 from skpatchcore._utils._patches import draw_evenly
@@ -280,7 +281,7 @@ def test_outputs_are_views_of_the_same_features():
 
 
 @pytest.mark.parametrize("projection", [None, 3])
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("output", ["flat", "mean"])
 def test_there_is_a_name_for_every_feature_of_a_row(output, projection):
     features = make_features(output=output, projection=projection).fit(images())
     d = projection or 10
@@ -302,6 +303,28 @@ def test_mean_features_flow_through_a_pipeline_as_a_data_frame():
     assert frame.shape == (12, 10)
     assert list(pipeline[1].feature_names_in_) == list(frame.columns)
     assert pipeline.predict(X).shape == (12,)
+
+
+def test_maps_stay_arrays_if_tables_are_data_frames():
+    pytest.importorskip("pandas")
+    X = images(6)
+    expected = make_features().fit_transform(X)
+    for features in (make_features(), make_features().set_output(transform="pandas")):
+        with sklearn.config_context(transform_output="pandas"):
+            assert_array_equal(features.fit_transform(X), expected)
+            assert_array_equal(features.transform(X), expected)
+    assert not hasattr(features, "get_feature_names_out")
+
+
+def test_a_pipeline_with_a_memory_bank_works_if_tables_are_data_frames():
+    pytest.importorskip("pandas")
+    X = images(6)
+    pipeline = make_pipeline(make_features(), PatchMemoryBank(random_state=0))
+    expected = pipeline.fit(X).score_samples(X)
+    with sklearn.config_context(transform_output="pandas"):
+        assert_array_equal(pipeline.fit(X).score_samples(X), expected)
+    pipeline.set_output(transform="pandas")
+    assert_array_equal(pipeline.fit(X).score_samples(X), expected)
 
 
 @pytest.mark.parametrize("output", ["map", "flat"])

@@ -111,6 +111,9 @@ def make_models(folder: Path) -> dict:
         "leave one out": ConformalDetector(
             gabor(), alpha=0.2, cv=LeaveOneOut(), method="refit"
         ).fit(X),
+        "frozen features": PatchCoreDetector(
+            FrozenEstimator(fitted.features_), random_state=0
+        ).fit(X),
         "frozen": ConformalDetector(FrozenEstimator(fitted), alpha=0.2).fit(X),
         "tuned": TunedThresholdDetector(gabor(), cv=StratifiedKFold(2)).fit(
             X, [1] * 6 + [-1] * 2

@@ -524,6 +524,49 @@ def test_objects_in_the_wrong_place_are_refused(where, name, value, detector, tm
     )
 
 
+@pytest.fixture(scope="module")
+def frozen():
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=16).fit(X)
+    return PatchCoreDetector(FrozenEstimator(features), random_state=0).fit(X)
+
+
+def unfit(inner):
+    inner["estimator"]["fitted"] = {}
+
+
+def narrow(inner):
+    inner["estimator"]["fitted"]["layer_weights_"] = {"tuple": [1.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (unfit, "PatchFeatureTransformer 'features' is not fitted"),
+        (narrow, "layer_weights_ must be"),
+        (lambda inner: inner.update(description("PCA")), "is a frozen PCA"),
+        (
+            lambda inner: inner.update(description("PatchCoreDetector")),
+            "must be an obj",
+        ),
+        (lambda inner: inner.update(description("CoresetSampler")), "must be"),
+    ],
+    ids=["not fitted", "other layers", "projection", "detector", "sampler"],
+)
+def test_frozen_features_are_checked(change, match, frozen, tmp_path):
+    def forge(record, arrays):
+        change(params_of(params_of(record)["features"])["estimator"])
+
+    assert_rejected(forged(frozen, forge, tmp_path / "m"), match)
+
+
+def test_features_may_only_be_missing_if_they_are_frozen(detector, tmp_path):
+    def forge(record, arrays):
+        del record["estimator"]["fitted"]["features_"]
+
+    path = forged(detector, forge, tmp_path / "m")
+    assert_rejected(path, "features_' is not fitted|features_ are missing")
+
+
 def test_a_calibrator_within_a_projection_is_refused(detector, tmp_path):
     conformal = ConformalDetector(FrozenEstimator(detector), alpha=0.2).fit(X)
 

@@ -165,6 +165,7 @@ def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
     for part in parts:
         learned = part.__getstate__().keys() - part.get_params() - {"_sklearn_version"}
         left_out = learned - set(_model_schema.FITTED[type(part)])
+        left_out -= set(_model_schema.OPTIONAL.get(type(part), {}))
         assert left_out <= {
             *("min_distances_", "nearest_picks_", "_n_channels"),
             # The file has a hash of its own.
@@ -257,6 +258,52 @@ def test_projections_of_every_solver_round_trip(projection, tmp_path):
     detector = PatchCoreDetector(features, random_state=0).fit(TRAIN)
     save(detector, tmp_path / "m")
     assert_same(load(tmp_path / "m"), detector)
+
+
+def frozen_features(**params):
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=32, **params)
+    return FrozenEstimator(features.fit(TRAIN))
+
+
+@pytest.mark.parametrize("projection", [None, PCA(3, svd_solver="full")], ids=str)
+def test_frozen_features_round_trip(projection, tmp_path):
+    frozen = frozen_features(projection=projection)
+    detector = PatchCoreDetector(frozen, random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert_same(loaded, detector)
+    assert loaded.features_ is loaded.features.estimator
+    save(loaded, tmp_path / "again")
+    assert unzip(tmp_path / "again") == unzip(tmp_path / "m")
+
+
+def test_frozen_features_are_not_fitted_again_after_loading(tmp_path):
+    detector = PatchCoreDetector(frozen_features(), random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    weights = loaded.features_.layer_weights_
+    assert_same(loaded.fit(TRAIN[:4]), detector.fit(TRAIN[:4]))
+    assert loaded.features_.layer_weights_ is weights
+
+
+def test_frozen_features_that_were_replaced_are_stored_too(tmp_path):
+    detector = PatchCoreDetector(frozen_features(), random_state=0).fit(TRAIN)
+    expected = detector.score_samples(TEST)
+    detector.set_params(features=frozen_features(patch_size=1))
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.score_samples(TEST), expected)
+    assert loaded.fit(TRAIN).features_.patch_size == 1
+
+
+def test_a_frozen_projection_can_be_used_after_loading(tmp_path):
+    frozen = FrozenEstimator(PCA(3).fit(np.eye(42)))
+    features = PatchFeatureTransformer(
+        "gabor", ("fine",), image_size=32, projection=make_pipeline(frozen)
+    )
+    detector = PatchCoreDetector(features, random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    assert_same(load(tmp_path / "m").fit(TRAIN), detector)
 
 
 def test_a_bank_in_fortran_order_scores_bit_for_bit(tmp_path):
