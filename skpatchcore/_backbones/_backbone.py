@@ -4,7 +4,7 @@ import copy
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -27,12 +27,12 @@ from skpatchcore._backbones._layers import (
 )
 from skpatchcore._backbones._layouts import Layout, Probe
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
+from skpatchcore._backbones._timm import create_by_timm
 from skpatchcore._backbones._weights import check_missing, load_weights
 from skpatchcore._backbones.embedded._network import load_embedded, random_embedded
 from skpatchcore._utils import (
     choose_dtype,
     content_key,
-    did_you_mean,
     fork_safe_lock,
     full_precision,
     own_torch_state,
@@ -254,7 +254,12 @@ def _build_by_name(
     if weights not in (None, "random"):
         path = Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"weights={os.fspath(weights)!r} is not a file.")
+            raise FileNotFoundError(
+                f"weights={os.fspath(weights)!r} is not a file (in {os.getcwd()!r}). "
+                "If it was moved, pass its new path: weights= of the features, "
+                "detector.features_.set_params(weights=...) after a fit, or --weights "
+                "on the command line."
+            )
         status, weights = path.stat(), str(path.resolve())
         # A copy may keep the time of its original, but hardly all of these.
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
@@ -289,41 +294,4 @@ def create_network(name: str, *, pretrained: bool, seed: int) -> nn.Module:
             return GaborBank()
         if name == "embedded":
             return load_embedded() if pretrained else random_embedded(seed)
-        return _create_by_timm(name, pretrained)
-
-
-def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
-    # Importing timm takes seconds, so only networks by name import it.
-    import timm
-
-    if not timm.is_model(name):
-        names = ["embedded", "gabor", *timm.list_models()]
-        guess = did_you_mean(name, names, n=5, cutoff=0.5)
-        raise ValueError(
-            f"backbone={name!r} is not a timm model.{guess} timm.list_models() lists "
-            "them; 'embedded' and 'gabor' come with the package."
-        )
-    try:
-        return _create_for_any_size(timm.create_model, name, pretrained)
-    except Exception as error:
-        if not pretrained:
-            raise ValueError(f"timm could not build {name!r}: {error}") from error
-        raise OSError(
-            f"Could not load pretrained weights for {name!r}: {error}. Offline? Use "
-            "backbone='embedded', or pass a local file with weights=."
-        ) from error
-
-
-def _create_for_any_size(
-    create: Callable[..., nn.Module], name: str, pretrained: bool
-) -> nn.Module:
-    """Let transformers take images of any size, where timm can."""
-    state = torch.default_generator.get_state()
-    try:
-        # Position embeddings are resampled at every pass.
-        return create(name, pretrained=pretrained, dynamic_img_size=True)
-    except TypeError as error:
-        if "dynamic_img_size" not in str(error):
-            raise
-    torch.default_generator.set_state(state)
-    return create(name, pretrained=pretrained)
+        return create_by_timm(name, pretrained=pretrained)

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -47,10 +49,10 @@ class WeightsNotStored(os.PathLike):
         return f"WeightsNotStored({self.name!r})"
 
 
-def load_weights(module: nn.Module, path: str) -> frozenset:
-    """Load a state dict, whole or trunk only; return the names it did not have."""
-    state = _read_state_dict(path)
+def load_weights(module: nn.Module, path: str) -> frozenset[str]:
+    """Load a state dict, whole or trunk only; return the names that do not match."""
     own = module.state_dict()
+    state = _choose_state_dict(_read_checkpoint(path), own, path)
     usable = _usable(state, own)
     if len(usable) < len(own):
         converted = _convert(state, module)
@@ -86,22 +88,78 @@ def _convert(state: dict, module: nn.Module) -> dict[str, torch.Tensor]:
         return state
 
 
-def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
+def _read_checkpoint(path: str) -> dict[str, Any]:
     from timm.models import load_state_dict
 
     try:
-        state = load_state_dict(path, weights_only=True)
+        checkpoint = load_state_dict(path, weights_only=True)
     except Exception as error:
         raise ValueError(
             f"weights={path!r} could not be read as .safetensors or as a torch state "
             f"dict: {error}"
         ) from error
-    tensors = {}
-    if isinstance(state, dict):
-        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def _choose_state_dict(
+    checkpoint: dict[str, Any], own: dict[str, torch.Tensor], path: str
+) -> dict[str, torch.Tensor]:
+    """Return the state dict in a checkpoint that fits the parameters `own` best.
+
+    Training scripts store it under a name, next to optimizers and counters, or as a
+    part of a larger module, whose name then precedes all names of parameters.
+    """
+    found = dict(_state_dicts(checkpoint))
+    if not found:
         raise ValueError(f"weights={path!r} holds no state dict.")
-    return tensors
+    found |= {
+        f"{where}.{prefix}": _without_prefix(state, prefix)
+        for where, state in found.items()
+        for prefix in _prefixes(state, own)
+    }
+    counts = {where: len(_usable(state, own)) for where, state in found.items()}
+    most = max(counts.values())
+    best = [where for where, count in counts.items() if count == most]
+    if most > 0 and len(best) > 1:
+        raise ValueError(
+            f"weights={path!r} holds several networks that fit the backbone: "
+            f"{', '.join(where.strip('.') for where in best)}. Save the one to use to "
+            "a file of its own."
+        )
+    return found[best[0]]
+
+
+def _state_dicts(
+    checkpoint: dict[str, Any], where: str = ""
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Yield the dicts of tensors in nested dicts, with their places."""
+    tensors = {
+        name: value
+        for name, value in checkpoint.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    if tensors:
+        yield where, tensors
+    for name, value in checkpoint.items():
+        if isinstance(value, dict):
+            yield from _state_dicts(value, f"{where}.{name}")
+
+
+def _prefixes(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> set[str]:
+    """Return what precedes names that end in that of the network's first parameter."""
+    first = next(iter(own), "")
+    return {
+        key.removesuffix(f".{first}")
+        for key, value in state.items()
+        if key.endswith(f".{first}") and value.shape == own[first].shape
+    }
+
+
+def _without_prefix(
+    state: dict[str, torch.Tensor], prefix: str
+) -> dict[str, torch.Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
 
 
 def check_missing(

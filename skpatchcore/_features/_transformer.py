@@ -1,5 +1,6 @@
 """Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from numbers import Integral
@@ -433,6 +434,7 @@ class PatchFeatureTransformer(
         grids = grids._replace(patches=patches)
         # Only now, so that a fit that fails leaves an earlier one as it was.
         self._seed, self._network = seed, network
+        self._weights_at_fit = _with_absolute(self.weights)
         self.layer_weights_ = weights
         self.projection_ = projection
         self.n_patch_features_ = grids.patches.shape[1]
@@ -443,11 +445,12 @@ class PatchFeatureTransformer(
         asked_for = isinstance(self.layer_weights, str)
         return asked_for and isinstance(self.descriptor, str) and not network.balanced
 
-    def _load(self, seed: int) -> Backbone:
+    def _load(self, seed: int, weights: Any = None) -> Backbone:
+        """Return the network; `weights` is another path to the file of the fit."""
         return load_backbone(
             self.backbone,
             tuple(self.layers),
-            weights=self.weights,
+            weights=weights or self.weights,
             seed=seed,
             device=self.device,
             precision=self.precision,
@@ -456,7 +459,11 @@ class PatchFeatureTransformer(
     def _fitted_network(self) -> Backbone:
         """Return the network, built again where a pickle left it out."""
         if not hasattr(self, "_network"):
-            network = self._load(self._seed)
+            # A relative path counts from the folder of the fit.
+            given, absolute = vars(self).get("_weights_at_fit", (None, None))
+            network = self._load(
+                self._seed, absolute if self.weights == given else None
+            )
             _check_unchanged(self, network)
             self._network = network
         return self._network
@@ -567,6 +574,13 @@ def check_sizes(params) -> None:
                 f"{name} must be an int or (height, width) of positive ints, got "
                 f"{value!r}."
             )
+
+
+def _with_absolute(weights: Any) -> tuple[Any, str | None]:
+    """Return `weights` and, if it is a relative path, the absolute one."""
+    if weights in (None, "random") or os.path.isabs(weights):
+        return weights, None
+    return weights, os.path.abspath(weights)
 
 
 def _check_unchanged(features, network: Backbone) -> None:

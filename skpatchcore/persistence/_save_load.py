@@ -1,6 +1,7 @@
 """A fitted detector as one safe file: JSON and safetensors in a zip, no pickle."""
 
 import hashlib
+import os
 import warnings
 from os import PathLike
 from pathlib import Path
@@ -57,9 +58,10 @@ def save(
     """Write a fitted detector to one file that is safe to load.
 
     Use it to deploy a model: the file holds numbers and names, and nothing in it is
-    ever executed, unlike a pickle. The same model gives the same bytes. The file is
-    written under a temporary name in the same folder and then renamed, so that it is
-    complete or not there.
+    ever executed, unlike a pickle. It holds the model, but not what belongs to this
+    machine: caches (`memory`), devices and paths of weights files are left out (see
+    Notes). The same model gives the same bytes. The file is written under a temporary
+    name in the same folder and then renamed, so it is never incomplete.
 
     Parameters
     ----------
@@ -230,6 +232,7 @@ def load(
     A pickle or copy of a detector holds no network given by name, also if the network
     came from the file: it is built again from the name and `weights` of ``features_``.
     """
+    weights = _with_absolute_paths(weights)
     given = {"weights": weights, "backbone": backbone, "device": device}
     overrides: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if isinstance(backbone, dict):
@@ -260,6 +263,19 @@ def load(
         _check_networks(features, fingerprints)
         _check_widths(features)
     return detector
+
+
+def _with_absolute_paths(
+    weights: Weights | dict[str, Weights] | None,
+) -> Weights | dict[str, Weights] | None:
+    """Return paths that are valid in any folder, for pickles of what is loaded."""
+    if isinstance(weights, dict):
+        return {name: _absolute(path) for name, path in weights.items()}
+    return weights if weights is None else _absolute(weights)
+
+
+def _absolute(path: Weights) -> Weights:
+    return path if path == "random" or os.path.isabs(path) else os.path.abspath(path)
 
 
 def _tell_devices(devices: dict[str, str]) -> None:

@@ -3,7 +3,10 @@
 import copy
 import pickle
 import socket
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,6 +318,20 @@ WEIGHTS = {
     "no counters.pth": lambda s: {k: v for k, v in s.items() if "tracked" not in k},
     "checkpoint.pth": lambda s: {"state_dict": s, "epoch": 3},
     "model.pth": lambda s: {"model": s},
+    "model_state_dict.pth": lambda s: {
+        "model_state_dict": s,
+        "optimizer_state_dict": {"state": {0: {"step": torch.ones(())}}},
+        "epoch": 3,
+    },
+    "net.pth": lambda s: {"net": s},
+    "nested.pth": lambda s: {"checkpoint": {"weights": s}},
+    "lightning.pth": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
+    "part of a module.pth": lambda s: {
+        **{f"encoder.net.{k}": v for k, v in s.items()},
+        "decoder.weight": torch.zeros(3, 3),
+    },
+    "parallel model_state_dict.pth": lambda s: {"model_state_dict": prefixed(s)},
+    "compiled.safetensors": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
     "parallel.pth": lambda s: prefixed(s),
     "parallel checkpoint.pth": lambda s: {"state_dict": prefixed(s)},
     "head of 7 classes.pth": lambda s: {**s, "fc.weight": torch.zeros(7, 512)},
@@ -374,6 +391,15 @@ WRONG_WEIGHTS = {
         lambda path, timm: torch.save({"conv1.weight": [1, 2]}, path),
         "holds no state dict",
     ),
+    "student and teacher.pth": (
+        lambda path, timm: save_weights(
+            dict.fromkeys(
+                ("student", "teacher"), timm.create_model("resnet18").state_dict()
+            ),
+            path,
+        ),
+        "several networks that fit the backbone: student, teacher",
+    ),
     "a list.pth": (
         lambda path, timm: torch.save([torch.zeros(3)], path),
         "could not be read|holds no state dict",
@@ -408,6 +434,34 @@ def test_wrong_weights_are_refused_by_name(name, timm, tmp_path):
 def test_weights_that_are_no_file(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"weights='.*' is not a file"):
         transformer(weights=tmp_path / name).fit(IMAGES)
+
+
+def test_a_relative_path_counts_from_the_folder_of_the_fit(
+    state, tmp_path, monkeypatch
+):
+    (tmp_path / "fit").mkdir()
+    monkeypatch.chdir(tmp_path / "fit")
+    save_file(state, "weights.safetensors")
+    features = transformer(weights="weights.safetensors")
+    expected = features.fit_transform(IMAGES)
+    pickled = pickle.dumps(features)
+    monkeypatch.chdir(tmp_path)
+    found = pickle.loads(pickled)
+    assert_array_equal(found.transform(IMAGES), expected)
+    assert found.weights == "weights.safetensors"
+
+
+def test_a_path_that_is_set_after_the_fit_counts(state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file(state, "old.safetensors")
+    features = transformer(weights="old.safetensors")
+    expected = features.fit_transform(IMAGES)
+    found = pickle.loads(pickle.dumps(features))
+    Path("old.safetensors").rename("new.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"If it was moved.*features_\.set_par"):
+        found.transform(IMAGES)
+    found.set_params(weights="new.safetensors")
+    assert_array_equal(found.transform(IMAGES), expected)
 
 
 def test_weights_for_a_module_are_refused():
@@ -457,12 +511,49 @@ def test_pretrained_weights_out_of_reach(timm, monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: nullcontext())
     message = (
         "load pretrained weights for 'resnet26': no route to host.*"
         "pass a local file with weights="
     )
     with pytest.raises(OSError, match=message):
         transformer("resnet26").fit(IMAGES)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Let all names of hosts be unknown; return the hosts asked for."""
+    asked = []
+
+    def fail(host, *args, **kwargs):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    _build_cached.cache_clear()
+    return asked
+
+
+def test_without_a_connection_nothing_is_tried_again(offline):
+    message = "weights for 'resnet26': https://.* cannot be reached.*Offline"
+    with pytest.raises(OSError, match=message):
+        transformer("resnet26").fit(IMAGES)
+    assert len(offline) == 1
+
+
+def test_without_a_connection_weights_come_from_the_cache(
+    state, expected, offline, tmp_path, monkeypatch
+):
+    hub = pytest.importorskip("huggingface_hub")
+    save_file(state, tmp_path / "cached.safetensors")
+
+    def find(repository, file):
+        assert repository.startswith("timm/resnet18.")
+        return str(tmp_path / "cached.safetensors")
+
+    monkeypatch.setattr(hub, "try_to_load_from_cache", find)
+    assert_array_equal(transformer("resnet18").fit_transform(IMAGES), expected)
+    assert len(offline) == 1
 
 
 def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):

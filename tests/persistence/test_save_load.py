@@ -170,6 +170,8 @@ def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
             *("min_distances_", "nearest_picks_", "_n_channels"),
             # The file has a hash of its own.
             "_network_key",
+            # Only its name is stored.
+            "_weights_at_fit",
         }
 
 
@@ -383,6 +385,18 @@ def test_local_weights_are_asked_for(weights_file, tmp_path):
     moved = weights_file.rename(tmp_path / "moved.safetensors")
     assert_same(load(tmp_path / "model.skpc", weights=moved), detector)
     assert load(tmp_path / "model.skpc", weights=moved).features.weights == moved
+
+
+def test_a_relative_path_given_to_load_counts_from_that_folder(
+    weights_file, tmp_path, monkeypatch
+):
+    detector = make({"weights": weights_file})
+    save(detector, tmp_path / "model.skpc")
+    monkeypatch.chdir(weights_file.parent)
+    loaded = load("model.skpc", weights=weights_file.name)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert_same(pickle.loads(pickle.dumps(loaded)), detector)
 
 
 def test_a_stored_network_asks_for_weights_only_when_it_is_built_again(
