@@ -13,6 +13,7 @@ from torch import nn
 from skpatchcore._backbones import Backbone
 from skpatchcore._features._batch_limit import BatchLimit
 from skpatchcore._images import (
+    DECODING_VERSION,
     Geometry,
     image_contents,
     iter_batches,
@@ -55,7 +56,8 @@ def iter_layer_maps(
     if cache is None or fingerprint is None:
         yield from _extract(images, network, sizes, limit)
         return
-    prefix = content_key(fingerprint, _ARRANGEMENT, *map(_as_plain, sizes))
+    versions = (_ARRANGEMENT, DECODING_VERSION)
+    prefix = content_key(fingerprint, *versions, *map(_as_plain, sizes))
     pending: Sequence[int] = range(len(images))
     wait, n = False, 1
     while pending:

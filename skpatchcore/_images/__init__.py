@@ -11,8 +11,9 @@ from skpatchcore._images._augmentation import (
     find_transforms,
 )
 from skpatchcore._images._batches import iter_batches
+from skpatchcore._images._decoding import image_size
 from skpatchcore._images._errors import UnreadableImageError
-from skpatchcore._images._files import open_image
+from skpatchcore._images._files import open_image, split_pages
 from skpatchcore._images._geometry import (
     Geometry,
     Size,
@@ -20,18 +21,22 @@ from skpatchcore._images._geometry import (
     resize_masks,
 )
 from skpatchcore._images._input import (
+    DECODING_VERSION,
     ImageInput,
     Images,
     check_images,
     image_contents,
     take_images,
 )
+from skpatchcore._images._pages import ImagePage
 
 __all__ = [
     "AUGMENTATIONS",
+    "DECODING_VERSION",
     "Augmented",
     "Geometry",
     "ImageInput",
+    "ImagePage",
     "Images",
     "Size",
     "Transform",
@@ -39,9 +44,11 @@ __all__ = [
     "check_images",
     "find_transforms",
     "image_contents",
+    "image_size",
     "iter_batches",
     "open_image",
     "plan_geometry",
     "resize_masks",
+    "split_pages",
     "take_images",
 ]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from skpatchcore._images._input import Images, image_contents
+from skpatchcore._images._pixels import Transparency
 
 # The rotations in the code of AnomalyDINO (Damm et al., 2025), in degrees.
 _ANGLES = (45, 90, 135, 180, 225, 270, 315)
@@ -120,6 +121,9 @@ class Augmented(Sequence[NDArray]):
     ):
         self._images = images
         self._transforms = transforms
+        self.transparency = (
+            images.transparency if isinstance(images, Images) else Transparency()
+        )
 
     def __len__(self) -> int:
         return len(self._images) * (1 + len(self._transforms))

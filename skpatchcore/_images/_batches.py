@@ -7,6 +7,7 @@ from contextlib import closing
 import torch
 from numpy.typing import NDArray
 
+from skpatchcore._images._augmentation import Augmented
 from skpatchcore._images._geometry import (
     BYTES_PER_PIXEL,
     Geometry,
@@ -54,6 +55,8 @@ def iter_batches(
                 yield from _split(pending.pop(fullest), limit(fullest), pinned)
     for size, entries in pending.items():
         yield from _split(entries, limit(size), pinned)
+    if isinstance(images, Images | Augmented):
+        images.transparency.warn()
 
 
 def _iter_inputs(

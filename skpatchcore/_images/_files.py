@@ -10,6 +10,15 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from skpatchcore._images._pages import (
+    FileSource,
+    ImagePage,
+    find_frames,
+    path_of,
+    pick_page,
+)
+from skpatchcore._images._tiff import is_tiff, open_pages
+
 # Pillow reads more formats. But EPS is decoded by Ghostscript, which interprets a
 # programming language; TGA files have no signature, so Pillow has to guess; and formats
 # that no camera writes only increase the attack surface. Pillow tries them in this
@@ -21,6 +30,15 @@ _FORMATS = (
 # Pillow's limit of 179 million pixels corresponds to 1.4 GB at 8 bytes per pixel.
 # Without a limit, a file could fill the memory before it is checked.
 _MAX_FILE_BYTES = 2 * 2**30
+# What is known about files that Pillow does not identify: bytes, their offset, and why.
+_UNSUPPORTED = [
+    (b"ftyphei", 4, "it is a HEIC image; convert it to JPEG or PNG"),
+    (b"ftypmif1", 4, "it is a HEIF image; convert it to JPEG or PNG"),
+    (b"\xff\xd8\xff", 0, "it is a JPEG that is damaged or not of 8 bits per channel"),
+    (b"\x89PNG", 0, "it is a PNG whose header is damaged"),
+    (b"II", 0, "it is a TIFF that is damaged or of a kind that Pillow cannot decode"),
+    (b"MM", 0, "it is a TIFF that is damaged or of a kind that Pillow cannot decode"),
+]
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFIFO: "a named pipe",
@@ -31,29 +49,99 @@ _KINDS = {
 
 
 @contextmanager
-def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
-    """Open the image in a file. Its pixels are decoded at first use.
+def open_image(source: FileSource) -> Iterator[Image.Image]:
+    """Open the image in a file, or on a page of it. Pixels are decoded at first use.
 
     Raises
     ------
     OSError
         If the file does not exist, is not a regular file, is too large, or is not in an
         accepted format.
+    ValueError
+        If the file has several pages and `source` is a path.
     PIL.Image.DecompressionBombError
         If its header states more pixels than Pillow permits.
     """
     # Not from the path: Pillow may then map the file into memory, which garbles grey
     # TIFFs that EXIF rotates by 90 degrees (seen in Pillow 13.0).
-    with open_regular(path) as file:
-        try:
-            image = Image.open(file, formats=accepted_formats())
-        except UnidentifiedImageError:
-            listed = ", ".join(accepted_formats())
-            raise UnidentifiedImageError(
-                f"cannot identify it as an image; accepted formats are {listed}"
-            ) from None
-        with image:
+    with open_regular(path_of(source)) as file:
+        if is_tiff(file):
+            with open_pages(file) as pages:
+                frame = pages[pick_page(len(pages), source)].index
+            with identify(file) as image:
+                image.seek(frame)
+                yield image
+            return
+        with identify(file) as image:
+            frames = find_frames(image)
+            image.seek(frames[pick_page(len(frames), source)])
             yield image
+
+
+def split_pages(path: str | os.PathLike) -> list[str | ImagePage]:
+    """Return the pages of a file, or the path itself if it has only one.
+
+    The path of a file that cannot be read is returned as well: its error is raised when
+    the image is decoded.
+    """
+    name = os.fsdecode(path)
+    try:
+        with open_regular(name) as file:
+            n_pages = _count_pages(file)
+    except Exception:
+        return [name]
+    return [name] if n_pages == 1 else [ImagePage(name, i) for i in range(n_pages)]
+
+
+def _count_pages(file: BinaryIO) -> int:
+    if is_tiff(file):
+        with open_pages(file) as pages:
+            return len(pages)
+    with identify(file) as image:
+        return len(find_frames(image))
+
+
+def identify(file: BinaryIO) -> Image.Image:
+    """Return the image in an opened file, without decoding it.
+
+    Raises
+    ------
+    OSError
+        If it is not in an accepted format.
+    PIL.Image.DecompressionBombError
+        If its header states more pixels than Pillow permits.
+    """
+    file.seek(0)
+    try:
+        return Image.open(file, formats=accepted_formats())
+    except UnidentifiedImageError:
+        file.seek(0)
+        raise UnidentifiedImageError(_unidentified(file.read(16))) from None
+    except Image.DecompressionBombError as error:
+        raise Image.DecompressionBombError(too_many_pixels(str(error))) from None
+
+
+def too_many_pixels(reason: str) -> str:
+    """Return what to do about a file with more pixels than Pillow permits."""
+    return (
+        f"{reason.rstrip('.')}. The limit, twice PIL.Image.MAX_IMAGE_PIXELS, protects "
+        "against files that would fill the memory. If you trust the file, for example "
+        "one from a line-scan camera, raise PIL.Image.MAX_IMAGE_PIXELS, or cut the "
+        "image into parts"
+    )
+
+
+def _unidentified(start: bytes) -> str:
+    """Return why a file that starts with these bytes is not an accepted image."""
+    if not start:
+        return "the file is empty"
+    for signature, offset, reason in _UNSUPPORTED:
+        if start[offset:].startswith(signature):
+            return reason
+    return (
+        "cannot identify it as an image; accepted formats are "
+        f"{', '.join(accepted_formats())}"
+    )
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:

@@ -6,6 +6,7 @@ labels (`target`, +1 normal and -1 anomalous), the segmentation masks of the def
 `cv`).
 """
 
+from skpatchcore._images import ImagePage
 from skpatchcore.datasets._folder import load_image_folder
 from skpatchcore.datasets._masks import read_masks
 from skpatchcore.datasets._mvtec import (
@@ -17,6 +18,7 @@ from skpatchcore.datasets._mvtec_fetch import fetch_mvtec_ad
 from skpatchcore.datasets._surface_defects import make_surface_defects
 
 __all__ = [
+    "ImagePage",
     "fetch_mvtec_ad",
     "find_mvtec_ad",
     "load_image_folder",

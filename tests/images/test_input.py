@@ -224,7 +224,7 @@ def test_progressive_jpeg_scores_like_baseline_jpeg(detector, images, tmp_path):
 GRAY_CONTAINERS = {
     "(n, h, w)": lambda g, folder: g,
     "(n, h, w, 1)": lambda g, folder: g[..., np.newaxis],
-    "(n, h, w, 2)": lambda g, folder: np.stack([g, g[::-1]], axis=-1),
+    "(n, h, w, 2)": lambda g, folder: np.stack([g, np.full_like(g, 255)], axis=-1),
     "float": lambda g, folder: g / 255,
     "uint16": lambda g, folder: g.astype(np.uint16) * 257,
     "list of (h, w)": lambda g, folder: list(g),
@@ -240,10 +240,7 @@ GRAY_CONTAINERS = {
     "L BMP": lambda g, folder: save_all(g, folder, ".bmp"),
     "L TIFF": lambda g, folder: save_all(g, folder, ".tif"),
     "LA PNG": lambda g, folder: save_all(
-        np.stack([g, g[::-1]], axis=-1), folder, ".png"
-    ),
-    "L PNG with transparency": lambda g, folder: save_all(
-        g, folder, ".png", transparency=3
+        np.stack([g, np.full_like(g, 255)], axis=-1), folder, ".png"
     ),
     "16-bit PNG": lambda g, folder: save_all(
         [to_16_bits(a, "I;16") for a in g], folder, ".png"
@@ -286,17 +283,9 @@ def test_one_bit_files_are_black_and_white(detector, images, suffix, tmp_path):
     )
 
 
-@pytest.mark.parametrize(
-    "transparency",
-    [None, 3, bytes(range(0, 256, 16))],
-    ids=["opaque", "one colour clear", "alpha per colour"],
-)
-def test_palette_files_have_the_colours_of_the_palette(
-    detector, images, transparency, tmp_path
-):
+def test_palette_files_have_the_colours_of_the_palette(detector, images, tmp_path):
     opened = [Image.fromarray(image).quantize(16) for image in images]
-    options = {} if transparency is None else {"transparency": transparency}
-    paths = save_all(opened, tmp_path, ".png", **options)
+    paths = save_all(opened, tmp_path, ".png")
     assert mode_of(paths[0]) == "P"
     colors = [np.asarray(one.convert("RGB")) for one in opened]
     assert_allclose(
@@ -304,18 +293,67 @@ def test_palette_files_have_the_colours_of_the_palette(
     )
 
 
-@pytest.mark.parametrize("form", ["array", "float array", "tensor", "PIL", ".png"])
-def test_alpha_is_dropped(detector, images, expected, form, tmp_path):
+# Transparency -------------------------------------------------------------------------
+
+ALPHA_FORMS = {
+    "array": lambda rgba, folder: rgba,
+    "float array": lambda rgba, folder: rgba / 255,
+    "uint16 array": lambda rgba, folder: rgba.astype(np.uint16) * 257,
+    "tensor": lambda rgba, folder: channels_first(rgba),
+    "PIL": lambda rgba, folder: [Image.fromarray(a) for a in rgba],
+    ".png": lambda rgba, folder: save_all(rgba, folder, ".png"),
+    ".tif": lambda rgba, folder: save_all(rgba, folder, ".tif"),
+    ".webp": lambda rgba, folder: save_all(
+        rgba, folder, ".webp", lossless=True, exact=True
+    ),
+}
+
+
+def with_alpha(images, alpha):
+    return np.concatenate([images, alpha[..., np.newaxis]], axis=-1)
+
+
+@pytest.mark.parametrize("form", ALPHA_FORMS)
+def test_transparent_pixels_are_shown_on_black(detector, images, form, tmp_path):
     alpha = np.random.default_rng(2).integers(0, 256, images.shape[:-1], np.uint8)
-    rgba = np.concatenate([images, alpha[..., np.newaxis]], axis=-1)
-    X = {
-        "array": lambda: rgba,
-        "float array": lambda: rgba / 255,
-        "tensor": lambda: channels_first(rgba),
-        "PIL": lambda: [Image.fromarray(a) for a in rgba],
-        ".png": lambda: save_all(rgba, tmp_path, ".png"),
-    }[form]()
+    X = ALPHA_FORMS[form](with_alpha(images, alpha), tmp_path)
+    on_black = (images / 255) * (alpha / 255)[..., np.newaxis]
+    expected = detector.score_samples(on_black)
+    with pytest.warns(UserWarning, match="4 images have transparent pixels"):
+        assert_allclose(detector.score_samples(X), expected, rtol=RTOL)
+
+
+@pytest.mark.parametrize("form", ALPHA_FORMS)
+def test_opaque_images_score_like_those_without_alpha(
+    detector, images, expected, form, tmp_path
+):
+    opaque = with_alpha(images, np.full(images.shape[:-1], 255, np.uint8))
+    X = ALPHA_FORMS[form](opaque, tmp_path)
     assert_allclose(detector.score_samples(X), expected, rtol=RTOL)
+
+
+@pytest.mark.filterwarnings("ignore:.*transparent pixels:UserWarning")
+def test_colours_hidden_by_alpha_do_not_change_the_score(detector, images):
+    alpha = np.zeros(images.shape[:-1], np.uint8)
+    alpha[:, 8:] = 255
+    hidden = images.copy()
+    hidden[:, :8] = 255 - hidden[:, :8]
+    assert_array_equal(
+        detector.score_samples(with_alpha(images, alpha)),
+        detector.score_samples(with_alpha(hidden, alpha)),
+    )
+
+
+def test_transparency_is_said_once_with_a_count_and_a_name(images, tmp_path):
+    alpha = np.full(images.shape[:-1], 255, np.uint8)
+    alpha[1:3, 0, 0] = 254
+    checked = check_images(save_all(with_alpha(images, alpha), tmp_path, ".png"))
+    with pytest.warns(UserWarning, match=r"2 images .* example image 1 \(.*1\.png"):
+        list(iter_batches(checked, 32, None, 2))
+    list(iter_batches(checked.take([1, 2]), 32, None, 2))  # No further warning.
+
+
+# Colour models and orientation --------------------------------------------------------
 
 
 def test_cmyk_jpeg_scores_like_its_rgb_colours(detector, images, tmp_path):
