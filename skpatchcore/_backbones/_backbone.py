@@ -18,7 +18,6 @@ from skpatchcore._backbones._fingerprint import (
 )
 from skpatchcore._backbones._gabor import GaborBank
 from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
-from skpatchcore._backbones._input_size import fit_to_patches
 from skpatchcore._backbones._layers import (
     Layers,
     are_names,
@@ -26,6 +25,11 @@ from skpatchcore._backbones._layers import (
     resolve_layers,
 )
 from skpatchcore._backbones._layouts import Layout, Probe
+from skpatchcore._backbones._network_input import (
+    fit_to_patches,
+    input_channels,
+    input_config,
+)
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
 from skpatchcore._backbones._timm import create_by_timm
 from skpatchcore._backbones._weights import check_missing, load_weights
@@ -82,13 +86,19 @@ class Backbone:
         self.dtype = choose_dtype(precision, device)
         # Whether the network gives these layers the weights that they should have.
         self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
-        config = getattr(module, "pretrained_cfg", None) or {}
+        self.n_channels = input_channels(module)
         # A network without a configuration is assumed to be trained on
         # ImageNet: these are torchvision's and timm's constants.
-        mean = config.get("mean", (0.485, 0.456, 0.406))
-        std = config.get("std", (0.229, 0.224, 0.225))
-        self.mean = torch.tensor(mean, device=device).reshape(-1, 1, 1)
-        self.std = torch.tensor(std, device=device).reshape(-1, 1, 1)
+        self.mean = self._constant("mean", (0.485, 0.456, 0.406))
+        self.std = self._constant("std", (0.229, 0.224, 0.225))
+
+    def _constant(self, name: str, default: Sequence[float]) -> torch.Tensor:
+        """Return a number of the configuration for each channel, (c, 1, 1)."""
+        values = input_config(self.module).get(name, default)
+        if len(values) not in (1, self.n_channels):
+            # Those of RGB say nothing about single channels of other images.
+            values = [sum(values) / len(values)]
+        return torch.tensor(values, device=self.device).reshape(-1, 1, 1)
 
     @own_torch_state()
     def prepare(self, size: tuple[int, int]) -> None:
@@ -138,8 +148,7 @@ class Backbone:
         return {k: self._layouts[k].arrange(probe, k) for k, probe in given.items()}
 
     def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
-        config = getattr(module, "pretrained_cfg", None) or {}
-        expected = tuple(config.get("input_size", ()))[1:]
+        expected = tuple(input_config(module).get("input_size", ()))[1:]
         size = _size(batch)
         try:
             if are_names(self.layers):

@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
-from skpatchcore._backbones._input_size import whole_size
 from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
+from skpatchcore._backbones._network_input import (
+    input_channels,
+    native_size,
+    whole_size,
+)
 
 # By module, so that networks that serve many fits are probed once for each layer.
 _LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
@@ -65,7 +69,7 @@ def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
 
 def _probe(module, layers, size) -> list[dict[str, Probe]]:
     """Return what layers give in two passes; in one, or none, where more fail."""
-    bases = list(dict.fromkeys([_native_size(module), size]))
+    bases = list(dict.fromkeys([native_size(module), size]))
     choices = [[(h, 3 * w // 2), (2 * h, 5 * w // 2)] for h, w in bases]
     choices += [[base] for base in bases]
     for twin in (_shapes_only, _with_weights):
@@ -82,16 +86,10 @@ def _passes(module, layers, sizes, make_twin) -> list[dict[str, Probe]]:
     with make_twin(module) as (twin, device):
         for size in sizes:
             size = whole_size(module, size)
-            batch = torch.zeros((_BATCH, 3, *size), device=device)
+            batch = torch.zeros((_BATCH, input_channels(module), *size), device=device)
             outputs = read_layers(twin, layers, batch)
             passes.append({k: Probe(_BATCH, size, v) for k, v in outputs.items()})
     return passes
-
-
-def _native_size(module: nn.Module) -> tuple[int, int]:
-    """Return the size (h, w) of the images that a network was made for, or 224."""
-    config = getattr(module, "pretrained_cfg", None) or {}
-    return tuple(config.get("input_size", (3, 224, 224)))[1:]
 
 
 @contextlib.contextmanager

@@ -40,7 +40,7 @@ def create_by_timm(name: str, *, pretrained: bool) -> nn.Module:
         )
     try:
         options = _local_source(name) if pretrained else {}
-        return _create_for_any_size(timm.create_model, name, pretrained, options)
+        module = _create_for_any_size(timm.create_model, name, pretrained, options)
     except Exception as error:
         if not pretrained:
             raise ValueError(f"timm could not build {name!r}: {error}") from error
@@ -48,6 +48,9 @@ def create_by_timm(name: str, *, pretrained: bool) -> nn.Module:
             f"Could not load pretrained weights for {name!r}: {error}. Offline? Use "
             "backbone='embedded', or pass a local file with weights=."
         ) from error
+    # Older versions of timm do not say so.
+    vars(module)["in_chans"] = 3
+    return module
 
 
 def _create_for_any_size(

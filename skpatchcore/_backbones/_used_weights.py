@@ -9,6 +9,7 @@ from torch import nn
 
 from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
 from skpatchcore._backbones._layers import Layers, are_names, read_levels
+from skpatchcore._backbones._network_input import input_channels, native_size
 from skpatchcore._utils import own_torch_state
 
 # By module, because the pass that finds them takes as long as one image.
@@ -19,12 +20,11 @@ _USED: WeakKeyDictionary[nn.Module, dict[Layers, set[str]]] = WeakKeyDictionary(
 def modules_run(module: nn.Module, layers: Layers) -> list[str]:
     """Return the names of the modules that run before the last layer has answered."""
     started = []
-    config = getattr(module, "pretrained_cfg", None) or {}
-    size = config.get("input_size", (3, 224, 224))
     # A network without weights, such as the bank of Gabor filters, has only buffers.
     placed = next(itertools.chain(module.parameters(), module.buffers()), None)
     device = None if placed is None else placed.device
-    probe = torch.zeros((1, *size), device=device)
+    shape = (1, input_channels(module), *native_size(module))
+    probe = torch.zeros(shape, device=device)
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         stack.enter_context(FORWARD_LOCK)

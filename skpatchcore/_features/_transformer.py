@@ -35,7 +35,7 @@ from skpatchcore._features._projection import (
     project,
     project_all,
 )
-from skpatchcore._images import check_images, take_images
+from skpatchcore._images import Augmented, Images, check_images, take_images
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     HasMethods,
@@ -475,6 +475,8 @@ class PatchFeatureTransformer(
 
         The widths of the layers' blocks are put into the list `n_channels`.
         """
+        if isinstance(images, Images | Augmented):
+            images = images.with_channels(network.n_channels)
         limit = BatchLimit(self.batch_size, network.device, len(images))
         batches = iter_layer_maps(
             images,

@@ -10,9 +10,9 @@ from torch import nn
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._backbones._hooks import read_layers
-from skpatchcore._backbones._input_size import fit_to_patches
 from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Probe
+from skpatchcore._backbones._network_input import fit_to_patches
 from skpatchcore._backbones._probes import learn_layouts
 
 # One small network a family: its name, levels to read, size of an image.

@@ -9,9 +9,9 @@ from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
 from skpatchcore._backbones._hooks import read_layers
-from skpatchcore._backbones._input_size import whole_size
 from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Hints, Probe, find_layout
+from skpatchcore._backbones._network_input import whole_size
 from skpatchcore._backbones._probes import learn_layouts
 
 SIZES = ((224, 336), (448, 560))

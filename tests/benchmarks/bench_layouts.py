@@ -21,10 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
 from test_architectures import FIXED, MODULES, SMALL
 
 from skpatchcore._backbones._hooks import read_layers
-from skpatchcore._backbones._input_size import whole_size
 from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
-from skpatchcore._backbones._probes import _native_size
+from skpatchcore._backbones._network_input import native_size, whole_size
 
 SHORT, ASPECT = range(192, 321), 2
 N_CHECKED = 12
@@ -93,7 +92,7 @@ def chosen_by_proportions(shape, size) -> int:
 def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
     """Return numbers: layers, images, arranged wrongly, misread before, layers thus."""
     module = make(name)
-    h, w = _native_size(module)
+    h, w = native_size(module)
     if name in FIXED:
         layers = called(module, (h, w))
         layouts = layouts_of(module, layers, [(h, w)])

@@ -16,10 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
-from skpatchcore import PatchFeatureTransformer, PatchMemoryBank
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._features._patch_grids import PatchGrids, collect_grids
 from skpatchcore._images._input import check_images
 from skpatchcore._utils._patches import draw_evenly
+from skpatchcore.scoring import score_images
 
 OUTPUTS = ["map", "flat", "mean"]
 
@@ -303,6 +304,96 @@ def test_mean_features_flow_through_a_pipeline_as_a_data_frame():
     assert frame.shape == (12, 10)
     assert list(pipeline[1].feature_names_in_) == list(frame.columns)
     assert pipeline.predict(X).shape == (12,)
+
+
+# Other channels than RGB.
+
+
+class Mix(nn.Module):
+    """Gives the last three of `n` bands to a network for colour images."""
+
+    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
+
+    def __init__(self, n):
+        super().__init__()
+        self.mix = nn.Conv2d(n, 3, 1, bias=False)
+        self.mix.weight.data = torch.eye(n)[-3:, :, None, None]
+        self.net = TwoLayers()
+
+    def forward(self, x):
+        return self.net(self.mix(x))
+
+
+def bands(n_bands, n=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 24, 32, n_bands), np.uint8)
+
+
+def mixed(module, **params):
+    params = {"image_size": None, "layer_weights": None} | params
+    return PatchFeatureTransformer(module, ("net.first",), **params)
+
+
+@pytest.mark.parametrize("n_bands", [4, 6, 12])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_network_may_take_more_channels(n_bands, as_tensor):
+    X = bands(n_bands)
+    expected = make_features(layers=("first",)).fit_transform(X[..., -3:])
+    given = torch.from_numpy(X).permute(0, 3, 1, 2) if as_tensor else X
+    assert_allclose(mixed(Mix(n_bands)).fit_transform(given), expected, rtol=1e-5)
+
+
+def test_a_network_may_take_one_channel():
+    grey = bands(1)[..., 0]
+    with torch.random.fork_rng(devices=[]):
+        module = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4))
+    features = PatchFeatureTransformer(module, ("0",), image_size=None)
+    expected = features.fit_transform(grey)
+    assert expected.shape == (4, 6, 8, 4)
+    colored = np.repeat(grey[..., None], 3, axis=3)
+    assert_allclose(features.transform(colored), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bands_go_through_a_detector(tmp_path):
+    X = bands(6)
+    detector = PatchCoreDetector(
+        mixed(Mix(6), memory=tmp_path), augmentation="flip", random_state=0
+    )
+    scores = detector.fit(X).score_samples(X)
+    assert_array_equal(detector.score_samples(X), scores)
+    assert (detector.score_samples(bands(6, seed=1)) < scores.max()).all()
+
+
+@pytest.mark.parametrize(("n_bands", "n_taken"), [(3, 6), (5, 6), (6, 4), (6, 3)])
+def test_other_channels_than_those_of_the_network_are_refused(n_bands, n_taken):
+    message = f"image 0 has {n_bands} channels, but the network takes {n_taken}"
+    with pytest.raises(ValueError, match=rf"{message}.*in_chans"):
+        mixed(Mix(n_taken)).fit(bands(n_bands))
+
+
+def test_a_network_may_declare_its_channels():
+    class Bands(Mix):
+        """Takes six channels, of which its first convolution sees three."""
+
+        in_chans = 6
+
+        def forward(self, x):
+            return super().forward(x[:, 3:])
+
+    X = bands(6)
+    expected = make_features(layers=("first",)).fit_transform(X[..., 3:])
+    assert_allclose(mixed(Bands(3)).fit_transform(X), expected, rtol=1e-5)
+
+
+def test_an_image_of_other_channels_is_skipped():
+    X = bands(6)
+    detector = PatchCoreDetector(mixed(Mix(6)), random_state=0).fit(X)
+    found = score_images(detector, [X[0], bands(3)[0], X[1]], on_error="skip")
+    assert found.index.tolist() == [0, 2]
+    assert "has 3 channels" in found.unreadable[0].reason
+
+
+# Containers.
 
 
 def test_maps_stay_arrays_if_tables_are_data_frames():
