@@ -1,7 +1,7 @@
 """Pretrained networks and the feature maps of their layers.
 
-Builds networks by name or takes the user's own, loads weights, identifies networks for
-caches, and reads intermediate layers through hooks.
+This folder builds networks by name or copies modules, loads weights, identifies
+networks for caches, and reads intermediate layers.
 """
 
 from skpatchcore._backbones._backbone import Backbone, create_network, load_backbone

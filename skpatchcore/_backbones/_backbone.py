@@ -1,4 +1,4 @@
-"""Networks by name or as modules, built once, and the maps of their layers."""
+"""Build networks, by name or from modules, and read the maps of their layers."""
 
 import copy
 import functools
@@ -43,12 +43,12 @@ from skpatchcore._utils import (
     resolve_device,
 )
 
-# By module, so that networks shared by many fits are cast once.
+# By module, so that a network that many fits share is cast once.
 _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
-# Autocast would cast their weights in every pass. Subclasses are left out, since some
-# compute with their weights first.
+# Autocast would cast the weights of these layers in every pass. Subclasses are not
+# included, because some transform their weights first.
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
-# Random weights are drawn from torch's one generator: threads take turns.
+# Random weights come from torch's only generator, so threads must take turns.
 _BUILD_LOCK = fork_safe_lock()
 
 
@@ -64,7 +64,7 @@ class Backbone:
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
     own : bool
-        Whether it is a network of the user's own, not one by name.
+        Whether the user gave the network as a module rather than by name.
     """
 
     @own_torch_state()
@@ -78,17 +78,17 @@ class Backbone:
         own: bool = False,
     ) -> None:
         self.own = own
-        # Channels last is how convolutions run fastest, on CPU and GPU alike.
+        # Convolutions are fastest with channels last, on CPUs and GPUs.
         self.module = module.to(memory_format=torch.channels_last)
         self.layers = layers
         self._layouts: dict[str, Layout] = {}
         self.device = device
         self.dtype = choose_dtype(precision, device)
-        # Whether the network gives these layers the weights that they should have.
+        # Whether the network itself balances the weights of these layers.
         self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
         self.n_channels = input_channels(module)
-        # A network without a configuration is assumed to be trained on
-        # ImageNet: these are torchvision's and timm's constants.
+        # Without a configuration, a network is assumed to be trained on ImageNet. These
+        # constants are torchvision's and timm's.
         self.mean = self._constant("mean", (0.485, 0.456, 0.406))
         self.std = self._constant("std", (0.229, 0.224, 0.225))
 
@@ -96,7 +96,7 @@ class Backbone:
         """Return a number of the configuration for each channel, (c, 1, 1)."""
         values = input_config(self.module).get(name, default)
         if len(values) not in (1, self.n_channels):
-            # Those of RGB say nothing about single channels of other images.
+            # Constants of red, green and blue do not apply to other channels.
             values = [sum(values) / len(values)]
         return torch.tensor(values, device=self.device).reshape(-1, 1, 1)
 
@@ -115,14 +115,14 @@ class Backbone:
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
         self.prepare(_size(batch))
-        # From pinned memory the copy goes on while the processor does.
+        # A copy from pinned memory does not block the CPU.
         batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
         batch = (batch - self.mean) / self.std
         batch = fit_to_patches(self.module, batch)
         batch = batch.contiguous(memory_format=torch.channels_last)
         maps = self._forward(batch, self.dtype)
         if self.dtype == torch.float16 and not _all_finite(maps):
-            # Beyond 65504, which networks that were trained in float32 may reach.
+            # Networks trained in float32 may exceed 65504, the largest float16.
             maps = self._forward(batch, torch.float32)
         return maps
 
@@ -155,7 +155,7 @@ class Backbone:
                 return read_layers(module, self.layers, batch)
             return read_levels(module, self.layers, batch)
         except (AssertionError, RuntimeError) as error:
-            # Only of another size than it was made for, the size is likely to blame.
+            # The size is only a likely cause if it differs from the network's own.
             out_of_memory = isinstance(error, torch.OutOfMemoryError)
             if out_of_memory or not expected or size == expected:
                 raise
@@ -167,9 +167,9 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str | None:
-        """What maps depend on, but for the image: weights, code and arithmetic.
+        """A key of all that maps depend on except the image, or None.
 
-        None where that cannot be described.
+        It covers weights, code and arithmetic, and is None if they cannot be described.
         """
         network = fingerprint_module(self.module)
         if network is None:
@@ -180,10 +180,10 @@ class Backbone:
 
     @property
     def state_key(self) -> str:
-        """What tells whether a network built later is the same one.
+        """A key that shows whether a network that is built later is the same.
 
-        The weights; of a network of the user's own all state, hooks included. Code is
-        left out, since that of another version may do the same.
+        It covers the weights of a network given by name, and all state of a module,
+        including hooks. Code is left out, because another version may do the same.
         """
         if self.own:
             return describe_network(self.module).state
@@ -205,14 +205,14 @@ def load_backbone(
     if isinstance(backbone, nn.Module):
         if weights is not None:
             raise ValueError(
-                f"weights={weights!r} only goes with a backbone given by name; load "
-                "them into the module instead."
+                f"weights={weights!r} can only be used with a backbone given by name. "
+                "Load the weights into the module instead."
             )
-        # A copy: the user's own module stays in its mode, dtype and on its device.
+        # A copy, so that the user's module keeps its mode, dtype and device.
         module = copy.deepcopy(backbone).eval()
         missing: frozenset[str] = frozenset()
         module = module.to(device).float()
-        # Before anything passes: some networks change with every pass.
+        # Before the first pass, because some networks change with every pass.
         describe_network(module)
     else:
         module, missing = _build_by_name(backbone, weights, seed, device)
@@ -229,14 +229,15 @@ def _size(batch: torch.Tensor) -> tuple[int, int]:
 
 
 def _all_finite(maps: Sequence[torch.Tensor]) -> bool:
-    # One answer to wait for, however many layers.
+    # A GPU is waited for once, not once per layer.
     return bool(torch.stack([layer.isfinite().all() for layer in maps]).all())
 
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a twin of `module` whose large weights are of `dtype`, made only once.
+    """Return a twin of `module` with its large weights in `dtype`, made only once.
 
-    It shares everything else with `module`, norms too, which stay in float32.
+    The twin shares everything else with `module`, including norms, which stay in
+    float32.
     """
     if dtype == torch.float32:
         return module
@@ -270,9 +271,9 @@ def _build_by_name(
                 "on the command line."
             )
         status, weights = path.stat(), str(path.resolve())
-        # A copy may keep the time of its original, but hardly all of these.
+        # A copy may have the same time as its original, but hardly all of these.
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-    # The seed shapes random weights only; elsewhere it would split the cache.
+    # Only random weights depend on the seed; otherwise it would split the cache.
     drawn = seed if weights == "random" else None
     with _BUILD_LOCK:
         return _build_cached(name, weights, stamp, drawn, device)
@@ -286,7 +287,7 @@ def _build_cached(
     seed: int | None,
     device: torch.device,
 ) -> tuple[nn.Module, frozenset[str]]:
-    """Return the network and the names of parameters its weights file did not have."""
+    """Return the network, and the names that its weights file does not match."""
     module = create_network(name, pretrained=weights is None, seed=seed or 0)
     missing: frozenset[str] = frozenset()
     if weights not in (None, "random"):
@@ -297,7 +298,7 @@ def _build_cached(
 @own_torch_state()
 def create_network(name: str, *, pretrained: bool, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPUs' generators too, for good.
+        # torch.manual_seed would also seed the GPUs' generators, permanently.
         torch.default_generator.manual_seed(seed)
         if name == "gabor":
             return GaborBank()

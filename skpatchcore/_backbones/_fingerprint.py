@@ -11,7 +11,7 @@ from skpatchcore._backbones._layers import Layers
 from skpatchcore._backbones._used_weights import weights_used
 from skpatchcore._utils import content_key, fork_safe_lock
 
-# Held while a network is described, which happens once for many fits.
+# Held while a network is described, so that this happens only once for many fits.
 _LOCK = fork_safe_lock()
 _DESCRIPTIONS: WeakKeyDictionary[nn.Module, Description] = WeakKeyDictionary()
 _WEIGHTS_KEYS: WeakKeyDictionary[nn.Module, dict[tuple, str]] = WeakKeyDictionary()
@@ -21,7 +21,7 @@ _N_NAMED = 3
 
 
 def describe_network(module: nn.Module) -> Description:
-    """Return the description of what `module` computes with, made at the first call.
+    """Return the description of `module`, made at the first call.
 
     It is equal for copies of the module, in this process and in others.
     """
@@ -32,23 +32,23 @@ def describe_network(module: nn.Module) -> Description:
 
 
 def fingerprint_module(module: nn.Module) -> str | None:
-    """Return a key of what `module` computes, the same for its copies.
+    """Return a key of what `module` computes, equal for its copies.
 
-    None, with a warning, if its output may depend on something that cannot be
-    described.
+    If its output may depend on something that cannot be described, warn and return
+    None.
     """
     description = describe_network(module)
-    # Not remembered: they come and go without a trace in the module.
+    # Described each time, because they come and go without a trace in the module.
     hooks = [list(getattr(torch_modules, name, {}).values()) for name in _GLOBAL_HOOKS]
     everywhere = Description(hooks)
     gaps = [*description.gaps, *everywhere.gaps]
     if gaps:
         more = f" and {len(gaps) - _N_NAMED} more" if len(gaps) > _N_NAMED else ""
         warnings.warn(
-            f"The layer maps of {type(module).__name__} are not cached, because its "
-            "output may depend on what cannot be described: "
-            f"{'; '.join(gaps[:_N_NAMED])}{more}. Keep such objects out of the "
-            "network, or set memory=None on the features to silence this.",
+            f"The layer maps of {type(module).__name__} are not cached, because the "
+            "output of the network may depend on objects that cannot be described: "
+            f"{'; '.join(gaps[:_N_NAMED])}{more}. Remove them from the network, or set "
+            "memory=None on the features to silence this warning.",
             stacklevel=2,
         )
         return None
@@ -56,9 +56,9 @@ def fingerprint_module(module: nn.Module) -> str | None:
 
 
 def weights_key(module: nn.Module, layers: Layers) -> str:
-    """Return a key of the weights that shape the output of `layers`.
+    """Return a key of the weights that the output of `layers` depends on.
 
-    Weights behind the last layer do not count, as some files do not have them.
+    Weights after the last layer do not count, because some files lack them.
     """
     keys = _WEIGHTS_KEYS.setdefault(module, {})
     if layers not in keys:

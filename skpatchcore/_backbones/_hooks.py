@@ -1,4 +1,4 @@
-"""Outputs of a network's layers, by hooks that live no longer than a pass."""
+"""Read the outputs of layers through hooks that exist only during a forward pass."""
 
 import contextlib
 import os
@@ -10,25 +10,25 @@ from torch import nn
 
 from skpatchcore._utils import fork_safe_lock
 
-# Hooks belong to the module, not to the thread: two simultaneous passes through one
+# Hooks belong to the module, not to the thread, so two simultaneous passes through a
 # cached network would read each other's maps.
 FORWARD_LOCK = fork_safe_lock()
 
 
 class _LastLayerReached(Exception):
-    """Ends a forward pass once all requested layers have answered."""
+    """Ends a forward pass as soon as all requested layers have run."""
 
 
 def read_layers(
     module: nn.Module, layers: Sequence[str], batch: torch.Tensor
 ) -> dict[str, Any]:
-    """Run `module` until the last of `layers` has answered; return their outputs."""
+    """Run `module` up to the last of `layers`; return their outputs by name."""
     outputs: dict[str, torch.Tensor] = {}
     over, process = False, os.getpid()
 
     def keep(name: str, output: Any) -> None:
-        # An interrupt may leave a hook without a handle to remove it, and a process
-        # forked during another thread's pass inherits hooks that nobody removes.
+        # An interrupt may leave a hook behind without a handle to remove it. A process
+        # forked during a pass in another thread inherits hooks that nobody removes.
         if over or os.getpid() != process:
             return
         outputs[name] = _copy(output)
@@ -53,7 +53,7 @@ def read_layers(
 
 
 def _copy(output: Any) -> Any:
-    """Copy tensors: the next operation of the network may well work in place."""
+    """Copy tensors, because the next operation of the network may work in place."""
     if isinstance(output, list | tuple):
         return [_copy(part) for part in output]
     return output.clone() if isinstance(output, torch.Tensor) else output

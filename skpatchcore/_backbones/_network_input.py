@@ -1,4 +1,4 @@
-"""What a network takes: the number of channels, and sizes of images."""
+"""The input that a network accepts: number of channels and sizes of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ from skpatchcore._backbones._layouts import patch_ratio
 
 
 def input_channels(module: nn.Module) -> int:
-    """Return how many channels the images for a network have.
+    """Return the number of channels of a network's input.
 
-    That is its attribute ``in_chans``, which timm sets, or the number that its first
-    convolution takes; 3 if it has none.
+    This is the network's attribute ``in_chans``, which timm sets, or the number of
+    channels of its first convolution, or 3.
     """
     declared = getattr(module, "in_chans", None)
     if declared is not None:
@@ -35,10 +35,10 @@ def native_size(module: nn.Module) -> tuple[int, int]:
 
 
 def fit_to_patches(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-    """Resize images (b, c, h, w) to whole patches, if `module` takes no others.
+    """Resize images (b, c, h, w) to whole patches if `module` requires them.
 
-    The whole image stays in view, so that maps keep their place on it; sides change
-    by half a patch at most.
+    The image is not cropped, so that maps stay aligned with it. Each side changes by at
+    most half a patch.
     """
     whole = whole_size(module, batch.shape[-2:])
     if whole == tuple(batch.shape[-2:]):
@@ -49,7 +49,7 @@ def fit_to_patches(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
 
 
 def whole_size(module: nn.Module, size: Sequence[int]) -> tuple[int, int]:
-    """Return the size (h, w) nearest to `size` that consists of whole patches."""
+    """Return the nearest size (h, w) that is a multiple of the patch size."""
     ratio = patch_ratio(module)
     height, width = (max(1, round(n / r)) * r for n, r in zip(size, ratio, strict=True))
     return height, width

@@ -1,4 +1,4 @@
-"""Find the layouts of a network's layers by passing blank images of two sizes."""
+"""Find the layouts of layers with blank probe images of two sizes."""
 
 import contextlib
 import copy
@@ -17,9 +17,9 @@ from skpatchcore._backbones._network_input import (
     whole_size,
 )
 
-# By module, so that networks that serve many fits are probed once for each layer.
+# By module, so that a network that many fits share is probed once for each layer.
 _LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
-# With one image, a batch axis could not be distinguished from others of length 1.
+# With one image, the batch axis could be confused with others of length 1.
 _BATCH = 2
 # Networks whose tokens are grouped by windows, not ordered by rows.
 _UNORDERED = {"Hiera"}
@@ -28,22 +28,22 @@ _UNORDERED = {"Hiera"}
 def learn_layouts(
     module: nn.Module, layers: Sequence[str], size: Sequence[int]
 ) -> dict[str, Layout]:
-    """Return how to read `layers` of a network, found out at the first call for each.
+    """Return the layouts of `layers`, each found at its first call.
 
-    The network itself is not run, nor changed. A twin is, on torch's device for shapes
-    alone, which costs no arithmetic; a copy with the weights where code needs numbers.
-    Images are of the size the network was made for and larger, or else of `size` (h, w)
-    and larger, neither of them square.
+    The network itself is neither run nor changed. A twin runs on torch's device for
+    shapes, without arithmetic, or a copy with the weights if the code needs numbers.
+    The probe images have about the size that the network was made for, or `size` (h,
+    w), and a larger one. None of them is square.
 
     Returns
     -------
     layouts : dict of Layout
-        Without those of layers that no probe has reached.
+        Layers that no probe has reached are missing.
 
     Raises
     ------
     ValueError
-        If a layer gives no map, or its axes cannot be told apart.
+        If the output of a layer is not a map, or its channel axis is ambiguous.
     """
     with FORWARD_LOCK:
         known = _LAYOUTS.setdefault(module, {})
@@ -54,7 +54,7 @@ def learn_layouts(
 
 
 def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
-    """Find and keep the layouts of layers, from what they gave in some passes."""
+    """Find the layouts of layers from their outputs in some passes, and keep them."""
     hints, known = Hints.of(module), _LAYOUTS.setdefault(module, {})
     if type(module).__name__ in _UNORDERED:
         raise ValueError(
@@ -68,14 +68,14 @@ def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
 
 
 def _probe(module, layers, size) -> list[dict[str, Probe]]:
-    """Return what layers give in two passes; in one, or none, where more fail."""
+    """Return the outputs of layers in two passes, or in one or none if more fail."""
     bases = list(dict.fromkeys([native_size(module), size]))
     choices = [[(h, 3 * w // 2), (2 * h, 5 * w // 2)] for h, w in bases]
     choices += [[base] for base in bases]
     for twin in (_shapes_only, _with_weights):
         for sizes in choices:
-            # A network may raise anything for a size that it was not made for, or if
-            # it needs numbers. If that matters, the pass of the images fails as well.
+            # A network may raise any error for a size that it was not made for, or if
+            # it needs numbers. If the error matters, the pass of the images fails too.
             with contextlib.suppress(Exception):
                 return _passes(module, layers, sizes, twin)
     return []
@@ -94,9 +94,9 @@ def _passes(module, layers, sizes, make_twin) -> list[dict[str, Probe]]:
 
 @contextlib.contextmanager
 def _shapes_only(module: nn.Module) -> Iterator[tuple]:
-    """Give a twin of `module` whose tensors have shapes, but no elements."""
+    """Provide a twin of `module` whose tensors have shapes but no data."""
     if any(isinstance(child, nn.RNNBase) for child in module.modules()):
-        # There, each of thousands of steps is a pass of its own: seconds.
+        # Each of thousands of steps would be a separate operation, which takes seconds.
         raise NotImplementedError
     twin = copy.deepcopy(module, {id(t): _emptied(t) for t in _tensors(module)})
     with torch.inference_mode(), torch.device("meta"):
@@ -105,18 +105,18 @@ def _shapes_only(module: nn.Module) -> Iterator[tuple]:
 
 @contextlib.contextmanager
 def _with_weights(module: nn.Module) -> Iterator[tuple]:
-    """Give a twin of `module` that shares its weights, but no buffers."""
+    """Provide a twin of `module` that shares its weights but not its buffers."""
     twin = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
     placed = next(_tensors(module), None)
     device = torch.device("cpu") if placed is None else placed.device
     cuda = [device] if device.type == "cuda" else []
-    # A network may draw numbers.
+    # A network may draw random numbers.
     with torch.inference_mode(), torch.random.fork_rng(devices=cuda):
         yield twin, device
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield parameters, buffers, and tensors that are plain attributes."""
+    """Yield parameters, buffers, and tensors among the plain attributes."""
     yield from itertools.chain(module.parameters(), module.buffers())
     for child in module.modules():
         yield from (v for v in vars(child).values() if isinstance(v, torch.Tensor))

@@ -26,7 +26,7 @@ def create_by_timm(name: str, *, pretrained: bool) -> nn.Module:
         If timm has no such network, or cannot build it.
     OSError
         If pretrained weights cannot be loaded. Without a connection to the Hugging Face
-        Hub this is said at once: timm would retry for a minute.
+        Hub, it is raised at once; timm would retry for a minute.
     """
     # Importing timm takes seconds, so only networks by name import it.
     import timm
@@ -48,7 +48,7 @@ def create_by_timm(name: str, *, pretrained: bool) -> nn.Module:
             f"Could not load pretrained weights for {name!r}: {error}. Offline? Use "
             "backbone='embedded', or pass a local file with weights=."
         ) from error
-    # Older versions of timm do not say so.
+    # Older versions of timm do not set it.
     vars(module)["in_chans"] = 3
     return module
 
@@ -56,7 +56,7 @@ def create_by_timm(name: str, *, pretrained: bool) -> nn.Module:
 def _create_for_any_size(
     create: Callable[..., nn.Module], name: str, pretrained: bool, options: dict
 ) -> nn.Module:
-    """Let transformers take images of any size, where timm can."""
+    """Create a network, a transformer for images of any size where timm can do so."""
     state = torch.default_generator.get_state()
     try:
         # Position embeddings are resampled at every pass.
@@ -100,8 +100,9 @@ def _local_source(name: str) -> dict[str, Any]:
 def _find_obstacle(url: str) -> str | None:
     """Return why a server cannot be reached, None if it answers.
 
-    Any answer counts, errors too. Proxies of the environment are used. Certificates
-    are left to the client that downloads, which may be configured in another way.
+    Any response counts, also an error. Proxies of the environment are used. Problems
+    with certificates do not count, because the client that downloads may be configured
+    differently.
     """
     request = urllib.request.Request(url, method="HEAD")
     try:

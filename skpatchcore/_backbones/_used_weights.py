@@ -18,7 +18,7 @@ _USED: WeakKeyDictionary[nn.Module, dict[Layers, set[str]]] = WeakKeyDictionary(
 
 @own_torch_state()
 def modules_run(module: nn.Module, layers: Layers) -> list[str]:
-    """Return the names of the modules that run before the last layer has answered."""
+    """Return the names of the modules that run, up to the last of `layers`."""
     started = []
     # A network without weights, such as the bank of Gabor filters, has only buffers.
     placed = next(itertools.chain(module.parameters(), module.buffers()), None)
