@@ -1,4 +1,4 @@
-"""Networks of all families give maps that lie where the image does."""
+"""Networks of all families return maps that are aligned with the image."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from skpatchcore._backbones._layouts import Probe
 from skpatchcore._backbones._network_input import fit_to_patches
 from skpatchcore._backbones._probes import learn_layouts
 
-# One small network a family: its name, levels to read, size of an image.
+# One small network per family: its name, the levels to read, and the image size.
 SMALL = {
     "convnext_atto": ((1, 2), (64, 96)),
     "cspresnet50": ((2, 3), (64, 96)),
@@ -61,12 +61,12 @@ SMALL = {
     "vovnet39a": ((2, 3), (64, 96)),
     "xcit_nano_12_p16_224": ((3, 6), (96, 128)),
 }
-# Modules of these levels, where timm gives them other names.
+# The modules of these levels, if timm declares other names.
 MODULES = {
     "hrnet_w18_small": ("incre_modules.0", "incre_modules.1"),
     "mvitv2_tiny": ("stages.0", "stages.1"),
 }
-# Made for images of one size.
+# Networks for images of one size.
 FIXED = {
     "beit_base_patch16_224": (1, 3),
     "cait_xxs24_224": (1, 3),
@@ -167,7 +167,7 @@ def assert_levels_are_modules(name: str, levels, size) -> None:
     assert by_level.layers == levels
     assert by_name.layers == names
     if name != "selecsls42":
-        # There timm calls a module, without weights, that is defined after others.
+        # Its levels run a module without weights that is defined after other modules.
         assert by_level.state_key == by_name.state_key
     batch = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
     for found, expected in zip(by_level(batch), by_name(batch), strict=True):
@@ -192,14 +192,14 @@ def test_levels_are_the_maps_of_their_modules_at_one_size(name):
 
 
 @pytest.mark.parametrize("name", FIXED, scope="module")
-def test_networks_of_one_size_work_at_it_and_say_so_elsewhere(name):
+def test_networks_of_one_size_raise_an_error_for_other_sizes(name):
     features = make(name, FIXED[name])
     assert_marks_are_found(features, (224, 224))
     with pytest.raises(ValueError, match=r"224, 224\)|224 pixels|224 x 224|one size"):
         features.fit([np.zeros((160, 160, 3), np.uint8)])
 
 
-def test_mistakes_that_size_is_not_to_blame_for_are_left_as_they_are():
+def test_errors_that_size_does_not_explain_are_not_changed():
     class Broken(nn.Module):
         def forward(self, x):
             raise RuntimeError("out of order")
@@ -234,7 +234,7 @@ def test_the_table_of_old_names_is_complete():
 
 @pytest.mark.parametrize("name", sorted(set(AMAZON.values())))
 def test_networks_of_other_names_give_maps(name):
-    """Without weights and arithmetic: on torch's device for shapes alone."""
+    """Run without weights and arithmetic, on torch's device for shapes."""
     assert name in timm.list_models() + timm.list_pretrained()
     with torch.device("meta"):
         module = timm.create_model(name).eval()
@@ -305,7 +305,7 @@ def test_hooks_of_a_module_are_called_for_ints_too():
     assert sizes
 
 
-def test_wrong_ints_say_what_there_is():
+def test_wrong_ints_are_refused_with_the_levels_that_exist():
     grey = np.zeros((1, 64, 64, 3), np.uint8)
     with pytest.raises(ValueError, match=r"contains 7, but the network has 5 .*: act1"):
         make("resnet18", (7,)).fit(grey)
@@ -326,7 +326,7 @@ def test_more_layers_of_any_strides():
 
 
 class Tokens(nn.Module):
-    """Gives numbered patches as tokens, behind a few others."""
+    """Returns patches as tokens, after a number of other tokens."""
 
     def __init__(self, n_prefix, declared=None):
         super().__init__()
