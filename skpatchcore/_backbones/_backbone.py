@@ -1,44 +1,54 @@
-"""Networks by name or as modules, built once, and the maps of their layers."""
+"""Build networks, by name or from modules, and read the maps of their layers."""
 
 import copy
 import functools
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from skpatchcore._backbones._feature_maps import fit_to_patches, name_layers
 from skpatchcore._backbones._fingerprint import (
     describe_network,
     fingerprint_module,
     weights_key,
 )
 from skpatchcore._backbones._gabor import GaborBank
-from skpatchcore._backbones._hooks import FORWARD_LOCK, check_layers, read_layers
+from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
+from skpatchcore._backbones._layers import (
+    Layers,
+    are_names,
+    read_levels,
+    resolve_layers,
+)
 from skpatchcore._backbones._layouts import Layout, Probe
+from skpatchcore._backbones._network_input import (
+    fit_to_patches,
+    input_channels,
+    input_config,
+)
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
+from skpatchcore._backbones._timm import create_by_timm
 from skpatchcore._backbones._weights import check_missing, load_weights
 from skpatchcore._backbones.embedded._network import load_embedded, random_embedded
 from skpatchcore._utils import (
     choose_dtype,
     content_key,
-    did_you_mean,
     fork_safe_lock,
     full_precision,
     own_torch_state,
     resolve_device,
 )
 
-# By module, so that networks shared by many fits are cast once.
+# By module, so that a network that many fits share is cast once.
 _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
-# Autocast would cast their weights in every pass. Subclasses are left out, since some
-# compute with their weights first.
+# Autocast would cast the weights of these layers in every pass. Subclasses are not
+# included, because some transform their weights first.
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
-# Random weights are drawn from torch's one generator: threads take turns.
+# Random weights come from torch's only generator, so threads must take turns.
 _BUILD_LOCK = fork_safe_lock()
 
 
@@ -49,48 +59,55 @@ class Backbone:
     ----------
     module : nn.Module
         In evaluation mode, on `device`.
-    layers : sequence of str
-        Module names, as in ``module.get_submodule``.
+    layers : tuple of str or tuple of int
+        Module names, as in ``module.get_submodule``, or feature levels of timm.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
     own : bool
-        Whether it is a network of the user's own, not one by name.
+        Whether the user gave the network as a module rather than by name.
     """
 
     @own_torch_state()
     def __init__(
         self,
         module: nn.Module,
-        layers: Sequence[str],
+        layers: Layers,
         device: torch.device,
         precision: str = "auto",
         *,
         own: bool = False,
     ) -> None:
         self.own = own
-        # Channels last is how convolutions run fastest, on CPU and GPU alike.
+        # Convolutions are fastest with channels last, on CPUs and GPUs.
         self.module = module.to(memory_format=torch.channels_last)
-        self.layers = tuple(layers)
+        self.layers = layers
         self._layouts: dict[str, Layout] = {}
         self.device = device
         self.dtype = choose_dtype(precision, device)
-        # Whether the network gives these layers the weights that they should have.
+        # Whether the network itself balances the weights of these layers.
         self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
-        config = getattr(module, "pretrained_cfg", None) or {}
-        # A network without a configuration is assumed to be trained on
-        # ImageNet: these are torchvision's and timm's constants.
-        mean = config.get("mean", (0.485, 0.456, 0.406))
-        std = config.get("std", (0.229, 0.224, 0.225))
-        self.mean = torch.tensor(mean, device=device).reshape(-1, 1, 1)
-        self.std = torch.tensor(std, device=device).reshape(-1, 1, 1)
+        self.n_channels = input_channels(module)
+        # Without a configuration, a network is assumed to be trained on ImageNet. These
+        # constants are torchvision's and timm's.
+        self.mean = self._constant("mean", (0.485, 0.456, 0.406))
+        self.std = self._constant("std", (0.229, 0.224, 0.225))
+
+    def _constant(self, name: str, default: Sequence[float]) -> torch.Tensor:
+        """Return a number of the configuration for each channel, (c, 1, 1)."""
+        values = input_config(self.module).get(name, default)
+        if len(values) not in (1, self.n_channels):
+            # Constants of red, green and blue do not apply to other channels.
+            values = [sum(values) / len(values)]
+        return torch.tensor(values, device=self.device).reshape(-1, 1, 1)
 
     @own_torch_state()
     def prepare(self, size: tuple[int, int]) -> None:
-        """Find out how to read the layers, before images of `size` (h, w) come.
+        """Learn how to read layers given by name, for images of `size` (h, w).
 
-        Calls do so too, but with what the probes take: it is not to be measured.
+        A call does the same. Call this first if the memory of a call is measured,
+        because the probes need memory too.
         """
-        if len(self._layouts) < len(set(self.layers)):
+        if are_names(self.layers) and len(self._layouts) < len(set(self.layers)):
             self._layouts = learn_layouts(self.module, self.layers, size)
 
     @own_torch_state()
@@ -98,14 +115,14 @@ class Backbone:
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
         self.prepare(_size(batch))
-        # From pinned memory the copy goes on while the processor does.
+        # A copy from pinned memory does not block the CPU.
         batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
         batch = (batch - self.mean) / self.std
         batch = fit_to_patches(self.module, batch)
         batch = batch.contiguous(memory_format=torch.channels_last)
         maps = self._forward(batch, self.dtype)
         if self.dtype == torch.float16 and not _all_finite(maps):
-            # Beyond 65504, which networks that were trained in float32 may reach.
+            # Networks trained in float32 may exceed 65504, the largest float16.
             maps = self._forward(batch, torch.float32)
         return maps
 
@@ -115,25 +132,30 @@ class Backbone:
         )
         with autocast, FORWARD_LOCK, full_precision():
             outputs = self._read(cast_weights(self.module, dtype), batch)
-        size = _size(batch)
-        given = {name: Probe(len(batch), size, out) for name, out in outputs.items()}
+        if are_names(self.layers):
+            outputs = self._arrange(self.layers, outputs, len(batch), _size(batch))
+        return [outputs[layer].to(torch.float32) for layer in self.layers]
+
+    def _arrange(
+        self, names: Sequence[str], outputs: dict, n: int, size: tuple[int, int]
+    ) -> dict[str, torch.Tensor]:
+        """Return outputs of layers for n images of `size` as maps (n, c, h, w)."""
+        given = {name: Probe(n, size, out) for name, out in outputs.items()}
         if unknown := given.keys() - self._layouts.keys():
-            # Of networks that none of the probes have passed: of one size, likely.
+            # No probe passed the network: it probably accepts only one size.
             keep_layouts(self.module, [{name: given[name] for name in unknown}])
-            self._layouts = learn_layouts(self.module, self.layers, size)
-        return [
-            self._layouts[name].arrange(given[name], name).to(torch.float32)
-            for name in self.layers
-        ]
+            self._layouts = learn_layouts(self.module, names, size)
+        return {k: self._layouts[k].arrange(probe, k) for k, probe in given.items()}
 
     def _read(self, module: nn.Module, batch: torch.Tensor) -> dict:
-        config = getattr(module, "pretrained_cfg", None) or {}
-        expected = tuple(config.get("input_size", ()))[1:]
+        expected = tuple(input_config(module).get("input_size", ()))[1:]
         size = _size(batch)
         try:
-            return read_layers(module, self.layers, batch)
+            if are_names(self.layers):
+                return read_layers(module, self.layers, batch)
+            return read_levels(module, self.layers, batch)
         except (AssertionError, RuntimeError) as error:
-            # Only of another size than it was made for, the size is likely to blame.
+            # The size is only a likely cause if it differs from the network's own.
             out_of_memory = isinstance(error, torch.OutOfMemoryError)
             if out_of_memory or not expected or size == expected:
                 raise
@@ -145,9 +167,9 @@ class Backbone:
 
     @property
     def fingerprint(self) -> str | None:
-        """What maps depend on, but for the image: weights, code and arithmetic.
+        """A key of all that maps depend on except the image, or None.
 
-        None where that cannot be described.
+        It covers weights, code and arithmetic, and is None if they cannot be described.
         """
         network = fingerprint_module(self.module)
         if network is None:
@@ -158,10 +180,10 @@ class Backbone:
 
     @property
     def state_key(self) -> str:
-        """What tells whether a network built later is the same one.
+        """A key that shows whether a network that is built later is the same.
 
-        The weights; of a network of the user's own all state, hooks included. Code is
-        left out, since that of another version may do the same.
+        It covers the weights of a network given by name, and all state of a module,
+        including hooks. Code is left out, because another version may do the same.
         """
         if self.own:
             return describe_network(self.module).state
@@ -183,24 +205,22 @@ def load_backbone(
     if isinstance(backbone, nn.Module):
         if weights is not None:
             raise ValueError(
-                f"weights={weights!r} only goes with a backbone given by name; load "
-                "them into the module instead."
+                f"weights={weights!r} can only be used with a backbone given by name. "
+                "Load the weights into the module instead."
             )
-        # A copy: the user's own module stays in its mode, dtype and on its device.
+        # A copy, so that the user's module keeps its mode, dtype and device.
         module = copy.deepcopy(backbone).eval()
         missing: frozenset[str] = frozenset()
         module = module.to(device).float()
-        # Before anything passes: some networks change with every pass.
+        # Before the first pass, because some networks change with every pass.
         describe_network(module)
     else:
         module, missing = _build_by_name(backbone, weights, seed, device)
-    layers = name_layers(module, layers)
-    check_layers(module, layers)
+    own = isinstance(backbone, nn.Module)
+    found = resolve_layers(module, layers, own=own)
     if missing and weights is not None:
-        check_missing(module, layers, missing, weights)
-    return Backbone(
-        module, layers, device, precision, own=isinstance(backbone, nn.Module)
-    )
+        check_missing(module, found, missing, weights)
+    return Backbone(module, found, device, precision, own=own)
 
 
 def _size(batch: torch.Tensor) -> tuple[int, int]:
@@ -209,14 +229,15 @@ def _size(batch: torch.Tensor) -> tuple[int, int]:
 
 
 def _all_finite(maps: Sequence[torch.Tensor]) -> bool:
-    # One answer to wait for, however many layers.
+    # A GPU is waited for once, not once per layer.
     return bool(torch.stack([layer.isfinite().all() for layer in maps]).all())
 
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a twin of `module` whose large weights are of `dtype`, made only once.
+    """Return a twin of `module` with its large weights in `dtype`, made only once.
 
-    It shares everything else with `module`, norms too, which stay in float32.
+    The twin shares everything else with `module`, including norms, which stay in
+    float32.
     """
     if dtype == torch.float32:
         return module
@@ -243,11 +264,16 @@ def _build_by_name(
     if weights not in (None, "random"):
         path = Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"weights={os.fspath(weights)!r} is not a file.")
+            raise FileNotFoundError(
+                f"weights={os.fspath(weights)!r} is not a file (in {os.getcwd()!r}). "
+                "If it was moved, pass its new path: weights= of the features, "
+                "detector.features_.set_params(weights=...) after a fit, or --weights "
+                "on the command line."
+            )
         status, weights = path.stat(), str(path.resolve())
-        # A copy may keep the time of its original, but hardly all of these.
+        # A copy may have the same time as its original, but hardly all of these.
         stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-    # The seed shapes random weights only; elsewhere it would split the cache.
+    # Only random weights depend on the seed; otherwise it would split the cache.
     drawn = seed if weights == "random" else None
     with _BUILD_LOCK:
         return _build_cached(name, weights, stamp, drawn, device)
@@ -261,7 +287,7 @@ def _build_cached(
     seed: int | None,
     device: torch.device,
 ) -> tuple[nn.Module, frozenset[str]]:
-    """Return the network and the names of parameters its weights file did not have."""
+    """Return the network, and the names that its weights file does not match."""
     module = create_network(name, pretrained=weights is None, seed=seed or 0)
     missing: frozenset[str] = frozenset()
     if weights not in (None, "random"):
@@ -272,47 +298,10 @@ def _build_cached(
 @own_torch_state()
 def create_network(name: str, *, pretrained: bool, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPUs' generators too, for good.
+        # torch.manual_seed would also seed the GPUs' generators, permanently.
         torch.default_generator.manual_seed(seed)
         if name == "gabor":
             return GaborBank()
         if name == "embedded":
             return load_embedded() if pretrained else random_embedded(seed)
-        return _create_by_timm(name, pretrained)
-
-
-def _create_by_timm(name: str, pretrained: bool) -> nn.Module:
-    # Importing timm takes seconds, so only networks by name import it.
-    import timm
-
-    if not timm.is_model(name):
-        names = ["embedded", "gabor", *timm.list_models()]
-        guess = did_you_mean(name, names, n=5, cutoff=0.5)
-        raise ValueError(
-            f"backbone={name!r} is not a timm model.{guess} timm.list_models() lists "
-            "them; 'embedded' and 'gabor' come with the package."
-        )
-    try:
-        return _create_for_any_size(timm.create_model, name, pretrained)
-    except Exception as error:
-        if not pretrained:
-            raise ValueError(f"timm could not build {name!r}: {error}") from error
-        raise OSError(
-            f"Could not load pretrained weights for {name!r}: {error}. Offline? Use "
-            "backbone='embedded', or pass a local file with weights=."
-        ) from error
-
-
-def _create_for_any_size(
-    create: Callable[..., nn.Module], name: str, pretrained: bool
-) -> nn.Module:
-    """Let transformers take images of any size, where timm can."""
-    state = torch.default_generator.get_state()
-    try:
-        # Position embeddings are resampled at every pass.
-        return create(name, pretrained=pretrained, dynamic_img_size=True)
-    except TypeError as error:
-        if "dynamic_img_size" not in str(error):
-            raise
-    torch.default_generator.set_state(state)
-    return create(name, pretrained=pretrained)
+        return create_by_timm(name, pretrained=pretrained)

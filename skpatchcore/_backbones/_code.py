@@ -1,4 +1,4 @@
-"""The code of functions and classes: whose it is, and which globals it reads."""
+"""The code of functions and classes: its origin, and the globals that it reads."""
 
 import dis
 import functools
@@ -24,13 +24,13 @@ def is_library(item: types.FunctionType | type) -> bool:
 
 
 def library_code(item: types.FunctionType | type) -> str:
-    """Return a key of the file that a function or class of a library is from."""
+    """Return a key of the file that defines a function or class of a library."""
     path = getattr(sys.modules.get(_module_name(item)), "__file__", None)
     return _hash_file(path) if path and path.endswith(".py") else ""
 
 
 def replaced_methods(cls: type) -> dict[str, types.FunctionType]:
-    """Return methods of a class of a library that somebody else has put there."""
+    """Return methods of a library class that were replaced from outside the library."""
     return {
         f"{base.__qualname__}.{name}": value
         for base in cls.__mro__
@@ -40,7 +40,7 @@ def replaced_methods(cls: type) -> dict[str, types.FunctionType]:
 
 
 def plain_code(code: types.CodeType) -> tuple:
-    """Return what a function does, without names of files and numbers of lines."""
+    """Return the bytecode of a function without file names and line numbers."""
     return (
         code.co_code,
         code.co_exceptiontable,
@@ -54,7 +54,7 @@ def plain_code(code: types.CodeType) -> tuple:
 def globals_read(function: types.FunctionType) -> dict[str, Any]:
     """Return the globals that a function reads, by name.
 
-    Of a module of the user's own these are the attributes that the function may read.
+    For a module of the user, this includes the attributes that the function may read.
     """
     found = {}
     names = {name for code in _codes(function.__code__) for name in code.co_names}
@@ -67,15 +67,15 @@ def globals_read(function: types.FunctionType) -> dict[str, Any]:
 
 
 def qualified_name(item: types.FunctionType | type) -> str:
-    """Return a name that is the same wherever the user's own code is run from."""
+    """Return a name that does not depend on how the user's code is run."""
     if is_library(item):
         return f"{_module_name(item)}.{item.__qualname__}"
-    # The module is `__main__` in a script, and has a name where it is imported.
+    # The module is `__main__` in a script, but has a name if it is imported.
     return item.__qualname__
 
 
 def _module_name(item: types.FunctionType | type) -> str:
-    # A decorated function claims the module of the one that it wraps.
+    # The attribute `__module__` of a decorated function is that of the wrapped one.
     if isinstance(item, types.FunctionType):
         return item.__globals__.get("__name__", "")
     return item.__module__
@@ -105,7 +105,7 @@ def _hash_file(path: str) -> str:
     try:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
-        # In a zip, for one.
+        # For example, a file in a zip.
         return ""
 
 
@@ -113,7 +113,7 @@ def _plain_constant(constant: Any) -> Any:
     if isinstance(constant, types.CodeType):
         return plain_code(constant)
     if isinstance(constant, frozenset):
-        # Of an order that depends on the process.
+        # The order depends on the process.
         return ("frozenset", sorted(map(repr, constant)))
     if isinstance(constant, tuple):
         return tuple(map(_plain_constant, constant))
@@ -121,7 +121,7 @@ def _plain_constant(constant: Any) -> Any:
 
 
 def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
-    """Yield a function's code and that of all functions and classes inside."""
+    """Yield the code of a function and of all functions and classes inside it."""
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

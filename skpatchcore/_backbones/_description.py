@@ -1,9 +1,9 @@
-"""What an object computes with, as values that are equal for its copies everywhere.
+"""Describe what an object computes with, equally for all its copies.
 
-Numbers, tensors and containers are described by their contents; objects by what they
-hold; functions by their code, closures, defaults and the globals they read. Nothing
-depends on addresses, on the order of sets, or on the process. What cannot be described
-is noted as a gap.
+Numbers, tensors and containers are described by their contents, objects by their
+attributes, and functions by their code, closures, defaults and the globals that they
+read. A description does not depend on addresses, the order of sets, or the process. If
+a part cannot be described, it is noted as a gap.
 """
 
 import copyreg
@@ -30,13 +30,13 @@ from skpatchcore._backbones._code import (
 )
 from skpatchcore._utils import content_key
 
-# How pickle makes objects of most classes.
+# The functions with which pickle creates objects of most classes.
 _MAKERS = [getattr(copyreg, name) for name in ("__newobj__", "__newobj_ex__")]
 _PLAIN = (type(None), bool, int, float, complex, str, bytes)
 _NAMED = (torch.dtype, torch.layout, torch.memory_format, torch.device, np.dtype, range)
-# What has no influence on what is computed.
+# Objects of these classes have no effect on results.
 _WITHOUT_CONTENT = (logging.Logger, type(threading.Lock()), type(threading.RLock()))
-# Names of functions in C, which have nothing else that could differ.
+# Functions in C: only their names can differ.
 _BUILTIN = (
     types.BuiltinFunctionType,
     types.WrapperDescriptorType,
@@ -45,9 +45,10 @@ _BUILTIN = (
     types.GetSetDescriptorType,
     types.MemberDescriptorType,
 )
-# What modules hold for training and for their files, or for the hooks described apart.
+# Attributes of modules for training, for files, and for hooks, which are described
+# separately.
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"_parameters", "_buffers"}
-# What every class holds, or for readers alone.
+# Attributes that every class has, or that are only for readers.
 _CLASS_INTERNALS = frozenset(
     {
         *("__module__", "__qualname__", "__dict__", "__weakref__", "__doc__"),
@@ -68,28 +69,29 @@ class Description:
     Attributes
     ----------
     state : str
-        Key of all values that `value` holds, with the names of classes and functions
-        but not their code.
+        Key of all values inside `value`, with the names of classes and functions but
+        without their code.
     key : str
-        Key of the state and of the code, with the globals that it reads.
+        Key of the state and the code, including the globals that the code reads.
     gaps : list of str
-        What could not be described, and where it is.
+        The parts that could not be described, and where they are.
     """
 
     def __init__(self, value: Any):
         self.gaps: list[str] = []
-        # Classes and functions found, and where; by identity, as what was seen. With
-        # the objects, so that no identity is used twice meanwhile.
+        # Classes and functions found, and where, by identity. The objects are kept, so
+        # that no identity is used again meanwhile. The same goes for objects seen.
         self._code: dict[int, tuple[Any, str]] = {}
         self._seen: dict[int, tuple[int, Any]] = {}
         self._keys_of_sets: list = []
         self.state = content_key(self._describe(value, ""))
-        # Counted anew, so that what code refers to does not change the state.
+        # Counted from zero again: objects that the code refers to are not part of the
+        # state.
         self._seen = {}
         self.key = content_key(self.state, self._describe_code(), self._keys_of_sets)
 
     def _describe(self, value: Any, where: str) -> Any:
-        """Return what `content_key` takes for `value`, found at the place `where`."""
+        """Return a value for `content_key` that describes `value`, found at `where`."""
         if isinstance(value, _PLAIN) and type(value) in _PLAIN:
             return value
         if isinstance(value, _NAMED):
@@ -99,18 +101,19 @@ class Description:
         if id(value) in self._seen:
             return ("seen", self._seen[id(value)][0])
         if type(value) is not tuple:
-            # Not tuples: whether equal ones are one object depends on the interpreter.
+            # Tuples are not counted, because the interpreter may or may not store equal
+            # ones as one object.
             self._seen[id(value)] = (len(self._seen), value)
         try:
             return self._describe_contents(value, where)
         except MemoryError:
             raise
         except Exception as error:
-            # Objects may do anything when they are looked at; or nest too deeply.
+            # Access to an attribute may run any code, and objects may nest too deeply.
             return self._note_gap(value, where, f"{type(error).__name__}: {error}")
 
     def _describe_contents(self, value: Any, where: str) -> Any:
-        # Classes derived from these may hold more than items.
+        # Classes derived from these may have more than items.
         if type(value) in (list, tuple):
             return self._describe_sequence(value, where)
         if type(value) in (set, frozenset):
@@ -133,10 +136,10 @@ class Description:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             return self._note_gap(tensor, where, "not a dense tensor")
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().reshape(-1)
-        # As bytes, since NumPy has no bfloat16.
+        # As bytes, because NumPy has no bfloat16.
         data = flat.contiguous().view(torch.uint8).numpy()
         kind = qualified_name(type(tensor))
-        # The key alone, so that no copies from a GPU pile up.
+        # Only the key is kept, so that copies from a GPU do not accumulate.
         return (kind, str(tensor.dtype), tuple(tensor.shape), content_key(data))
 
     def _describe_array(self, array: np.ndarray | np.generic, where: str) -> Any:
@@ -150,7 +153,7 @@ class Description:
         return (type(value).__name__, items)
 
     def _describe_set(self, value: Iterable, where: str) -> Any:
-        # Sorted by contents: the order of a set depends on the process.
+        # Sorted by contents, because the order of a set depends on the process.
         alone = [Description(item) for item in value]
         self.gaps += [f"{where}: {gap}" for part in alone for gap in part.gaps]
         self._keys_of_sets.append(sorted(part.key for part in alone))
@@ -166,10 +169,10 @@ class Description:
     # Objects ------------------------------------------------------------------------
 
     def _describe_object(self, value: Any, where: str) -> Any:
-        """Describe by what the object holds, or by what pickle would make it from."""
+        """Describe an object by its attributes and by what pickle would store."""
         kind = self._describe(type(value), where)
         try:
-            # Not the object's own __getstate__, which may leave something out.
+            # The object's own __getstate__ may leave something out.
             state = object.__getstate__(value)
             made_from = _reduce(value)
         except Exception as error:
@@ -196,9 +199,9 @@ class Description:
         state = vars(module)
         own = {k: v for k, v in state.items() if k not in _MODULE_INTERNALS}
         if isinstance(module, torch.fx.GraphModule):
-            # A linked list of many nodes; the code says the same.
+            # The graph is a linked list of many nodes; its code is equivalent.
             own["_graph"] = module.code
-        # Keys of hooks are counted over the process.
+        # The keys of hooks are not described: they are numbered over the whole process.
         hooks = [
             (
                 [*state[f"_forward{kind}_hooks"].values()],
@@ -242,7 +245,7 @@ class Description:
         )
 
     def _describe_code(self) -> list:
-        """Describe the classes and functions found, and those that they lead to."""
+        """Describe the classes and functions found, and those that they refer to."""
         described: list[Any] = []
         while len(described) < len(self._code):
             item, where = list(self._code.values())[len(described)]
@@ -279,7 +282,7 @@ class Description:
         )
 
     def _describe_wrapper(self, value: Any, where: str) -> Any:
-        """Describe what lru_cache, staticmethod, classmethod or property wrap."""
+        """Describe the functions in an lru_cache, static method, property etc."""
         names = ("__wrapped__", "__func__", "fget", "fset", "fdel")
         inner = [getattr(value, name, None) for name in names]
         return (type(value).__name__, self._each(inner, where))
@@ -307,11 +310,11 @@ class Description:
 
 
 def _reduce(value: Any) -> list:
-    """Return what pickle would make `value` from, in addition to its contents."""
+    """Return what pickle would store of `value`, in addition to its attributes."""
     reducer = copyreg.dispatch_table.get(type(value))
     parts = reducer(value) if reducer else value.__reduce_ex__(4)
     if isinstance(parts, str):
-        # The name of something that is there only once.
+        # The name of an object that exists only once.
         return [parts]
     function, arguments, state, items, pairs = (*parts, None, None, None)[:5]
     contents = [arguments, list(items or ()), list(pairs or ())]

@@ -1,4 +1,4 @@
-"""A bank of Gabor filters as a backbone that needs no weights."""
+"""A bank of Gabor filters, a backbone without learned weights."""
 
 import math
 
@@ -20,13 +20,13 @@ OPPONENT = (
 class GaborBank(nn.Module):
     """Energies of oriented filters and mean colours, at four scales.
 
-    A network without learned weights, for demonstrations and tests without downloads.
-    Its layers are called "fine" (wavelengths of 4 and 8 pixels) and "coarse" (16 and 32
-    pixels); both have a stride of 8 pixels.
+    It is meant for demonstrations and tests without downloads. Its layers are "fine"
+    (wavelengths of 4 and 8 pixels) and "coarse" (16 and 32 pixels), both with a stride
+    of 8 pixels.
 
-    Every scale filters luminance and two opponent colours with pairs of even and odd
-    Gabor filters in six orientations and keeps the square root of their energy, with
-    the mean colour as well: 21 channels a scale.
+    At each scale, pairs of even and odd Gabor filters in six orientations are applied
+    to luminance and two opponent colours. The square roots of their energies and the
+    three mean colours are the 21 channels of a scale.
     """
 
     pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
@@ -42,7 +42,7 @@ class GaborBank(nn.Module):
 
 
 class GaborScales(nn.Module):
-    """Channels of several octaves, brought to a stride of 8 pixels."""
+    """Channels of several octaves, resized to a stride of 8 pixels."""
 
     filters: torch.Tensor
     opponent: torch.Tensor
@@ -79,7 +79,7 @@ class GaborScales(nn.Module):
 
 
 def gabor_filters() -> torch.Tensor:
-    """Return even, then odd filters (2 * n_orientations, 1, 9, 9) of zero mean."""
+    """Return filters of zero mean (2 * n_orientations, 1, 9, 9): even, then odd."""
     radius = math.ceil(2 * _BANDWIDTH)
     steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
     y, x = torch.meshgrid(steps, steps, indexing="ij")

@@ -1,7 +1,6 @@
-"""Outputs of a network's layers, by hooks that live no longer than a pass."""
+"""Read the outputs of layers through hooks that exist only during a forward pass."""
 
 import contextlib
-import itertools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,40 +8,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from skpatchcore._utils import did_you_mean, fork_safe_lock, own_torch_state
+from skpatchcore._utils import fork_safe_lock
 
-# Hooks belong to the module, not to the thread: two simultaneous passes through one
+# Hooks belong to the module, not to the thread, so two simultaneous passes through a
 # cached network would read each other's maps.
 FORWARD_LOCK = fork_safe_lock()
 
 
 class _LastLayerReached(Exception):
-    """Ends a forward pass once all requested layers have answered."""
-
-
-def check_layers(module: nn.Module, layers: Sequence[str]) -> None:
-    """Raise a ValueError with suggestions for a layer that `module` does not have."""
-    names = [name for name, _ in module.named_modules()]
-    for layer in layers:
-        if layer not in names:
-            guess = did_you_mean(str(layer), names, n=5, cutoff=0.4)
-            top = [name for name, _ in module.named_children()]
-            raise ValueError(
-                f"The backbone has no layer {layer!r}.{guess} Its top-level modules "
-                f"are {', '.join(top)}; named_modules() lists all."
-            )
+    """Ends a forward pass as soon as all requested layers have run."""
 
 
 def read_layers(
     module: nn.Module, layers: Sequence[str], batch: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Run `module` until the last of `layers` has answered; return their outputs."""
+) -> dict[str, Any]:
+    """Run `module` up to the last of `layers`; return their outputs by name."""
     outputs: dict[str, torch.Tensor] = {}
     over, process = False, os.getpid()
 
     def keep(name: str, output: Any) -> None:
-        # An interrupt may leave a hook without a handle to remove it, and a process
-        # forked during another thread's pass inherits hooks that nobody removes.
+        # An interrupt may leave a hook behind without a handle to remove it. A process
+        # forked during a pass in another thread inherits hooks that nobody removes.
         if over or os.getpid() != process:
             return
         outputs[name] = _copy(output)
@@ -67,29 +53,7 @@ def read_layers(
 
 
 def _copy(output: Any) -> Any:
-    """Copy tensors: the next operation of the network may well work in place."""
+    """Copy tensors, because the next operation of the network may work in place."""
     if isinstance(output, list | tuple):
         return [_copy(part) for part in output]
     return output.clone() if isinstance(output, torch.Tensor) else output
-
-
-@own_torch_state()
-def modules_run(module: nn.Module, layers: Sequence[str]) -> list[str]:
-    """Return the names of the modules that run before the last layer has answered."""
-    started = []
-    config = getattr(module, "pretrained_cfg", None) or {}
-    size = config.get("input_size", (3, 224, 224))
-    # A network without weights, such as the bank of Gabor filters, has buffers alone.
-    placed = next(itertools.chain(module.parameters(), module.buffers()), None)
-    device = None if placed is None else placed.device
-    probe = torch.zeros((1, *size), device=device)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.inference_mode())
-        stack.enter_context(FORWARD_LOCK)
-        for name, child in module.named_modules():
-            handle = child.register_forward_pre_hook(
-                lambda _module, _args, name=name: started.append(name)
-            )
-            stack.callback(handle.remove)
-        read_layers(module, layers, probe)
-    return started

@@ -1,8 +1,8 @@
-"""Find the channel axis of each layer's output by probes, once for each network.
+"""The order of axes and tokens in the output of a layer, found with probe images.
 
-One image is not enough. A map (b, 32, 32, 33) of an image of 256 x 257
-pixels has 32 channels or 33. But passed through the network at two sizes, rows and
-columns change, and channels do not.
+One image is not enough: a map (b, 32, 32, 33) of an image of 256 x 257 pixels has 32 or
+33 channels. If images of two sizes pass through the network, the numbers of rows and
+columns change, and the number of channels does not.
 """
 
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from skpatchcore._backbones._token_grids import (
     near_grids,
 )
 
-# Tokens that stand before those of patches where a network does not say, and only one
-# size can be probed: none; a class token; one for distillation too, or a class token
+# Numbers of tokens before the patch tokens to try, if a network does not declare it and
+# accepts only one size: none; a class token; also a distillation token; a class token
 # and four registers (DINOv2, DINOv3).
 _USUAL_PREFIXES = (0, 1, 2, 5)
-# timm's name for the order of axes that a network works with.
+# The channel axis for timm's names of the order of axes.
 _DECLARED_AXES = {"NCHW": 1, "NHWC": 3}
 
 
 class Probe(NamedTuple):
-    """What a layer gave for `n` images of `size` (h, w): one output, or a sequence."""
+    """The output of a layer, a value or a sequence, for `n` images of `size` (h, w)."""
 
     n: int
     size: tuple[int, int]
@@ -37,11 +37,11 @@ class Probe(NamedTuple):
 
     @property
     def parts(self) -> Sequence:
-        """The output as a sequence, of length 1 if it is none."""
+        """The output as a sequence, of length 1 for a single value."""
         return self.output if isinstance(self.output, list | tuple) else (self.output,)
 
     def tensor(self, part: int) -> torch.Tensor | None:
-        """Return a part that is a tensor with an entry for each image."""
+        """Return a part if it is a tensor with an entry for each image, else None."""
         value = self.parts[part] if part < len(self.parts) else None
         fits = (
             isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == self.n
@@ -50,10 +50,10 @@ class Probe(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """What a network says about its outputs, for what probes leave open.
+    """What a network declares about its outputs, used where probes are ambiguous.
 
-    `prefixes` are numbers of tokens that may stand before those of patches, `ratio` the
-    height and width of a patch in pixels, `channel_axis` where maps have channels.
+    `prefixes` are possible numbers of tokens before the patch tokens, `ratio` is the
+    height and width of a patch in pixels, and `channel_axis` the channel axis of maps.
     """
 
     prefixes: Sequence[int] | None = None
@@ -73,22 +73,22 @@ class Hints(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How to read a layer's output as a map (b, c, h, w), the same for every image.
+    """How to read the output of a layer as a map (b, c, h, w), for all images.
 
     Attributes
     ----------
     part : int
-        Which of several outputs is the map.
+        Index of the map among several outputs.
     n_dims : int
         4 for maps, 3 for tokens.
     channel_axis, n_channels : int
-        Where channels are, and how many.
+        Axis and number of channels.
     n_prefix : int
-        Tokens to leave out, before those of patches.
+        Number of tokens before the patch tokens, which are dropped.
     stride : pair of float or None
-        Pixels between patches, down and across; for tokens only.
+        For tokens: pixels between patches, vertically and horizontally.
     grid : (int, int) or None
-        Rows and columns of tokens that are as many for every image.
+        Rows and columns of tokens, if their number is the same for all images.
     """
 
     part: int
@@ -105,14 +105,14 @@ class Layout(NamedTuple):
         Raises
         ------
         ValueError
-            If it is not what the layer gave in the probes.
+            If the output does not match the layout.
         """
         tensor = probe.tensor(self.part)
         if tensor is None or not self._fits(tensor):
             raise ValueError(
-                f"Layer {layer!r} gives {_given([probe])}, but {self.n_channels} "
+                f"Layer {layer!r} returned {_given([probe])}, but {self.n_channels} "
                 f"channels in axis {self.channel_axis} of {self.n_dims} for other "
-                "sizes. Layers must give as many channels for every image; choose "
+                "sizes. The number of channels must be the same for all images. Choose "
                 "another layer, or an image_size that suits the network."
             )
         channels_first = tensor.movedim(self.channel_axis, 1)
@@ -131,21 +131,21 @@ class Layout(NamedTuple):
         near = near_grids(n, divide(size, self.stride)) if self.stride else {}
         if not near:
             raise ValueError(
-                f"Layer {layer!r} gives {n} tokens for images of {_text([size])} "
-                "pixels, which fill no grid of their proportions; choose another "
+                f"Layer {layer!r} returned {n} tokens for images of {_text([size])} "
+                "pixels, which do not form a grid of these proportions. Choose another "
                 "layer, or an image_size that suits the network."
             )
         return min(near, key=lambda grid: near[grid])
 
 
 def find_layout(probes: Sequence[Probe], hints: Hints, layer: str = "") -> Layout:
-    """Return how to read a layer, from probes.
+    """Return the layout of a layer, found from probes.
 
     Parameters
     ----------
     probes : sequence of Probe
-        Of two sizes that differ in height and width; or of one, where the network
-        takes no others.
+        Two, with different heights and widths, or one if the network accepts only one
+        size.
     hints : Hints
     layer : str
         For error messages.
@@ -153,7 +153,7 @@ def find_layout(probes: Sequence[Probe], hints: Hints, layer: str = "") -> Layou
     Raises
     ------
     ValueError
-        If no output is a map, or its axes cannot be told apart.
+        If no output is a map, or the channel axis is ambiguous.
     """
     for part in range(min(len(probe.parts) for probe in probes)):
         tensors = [probe.tensor(part) for probe in probes]
@@ -163,14 +163,15 @@ def find_layout(probes: Sequence[Probe], hints: Hints, layer: str = "") -> Layou
             if layout is not None:
                 return layout
     raise ValueError(
-        f"Layer {layer!r} gives {_given(probes)}; expected a map (b, c, h, w) or (b, "
-        "h, w, c) with as many channels for every size, or tokens (b, n, c) that fill "
-        "a grid of the image's proportions. Choose another layer."
+        f"Layer {layer!r} returned {_given(probes)}; expected a map (b, c, h, w) or "
+        "(b, h, w, c) with the same number of channels for all sizes, or tokens "
+        "(b, n, c) that form a grid with the proportions of the image. Choose another "
+        "layer."
     )
 
 
 def _layout_of(part, shapes, sizes, hints: Hints, layer: str) -> Layout | None:
-    """Return how to read tensors of `shapes`, None if they are no maps."""
+    """Return the layout of tensors of `shapes`, or None if they are not maps."""
     n_dims = len(shapes[0])
     if n_dims not in (3, 4) or any(len(shape) != n_dims for shape in shapes):
         return None
@@ -180,7 +181,7 @@ def _layout_of(part, shapes, sizes, hints: Hints, layer: str) -> Layout | None:
     if n_dims == 3:
         return _token_layout(part, shapes, sizes, hints, steady)
     if len(steady) == 2:
-        # Nothing has changed, or there is nothing to compare with.
+        # All axes stayed the same, or there is only one probe.
         steady = [a for a in steady if _is_grid(shapes[0], a, sizes)]
         if not steady:
             return None
@@ -188,19 +189,19 @@ def _layout_of(part, shapes, sizes, hints: Hints, layer: str) -> Layout | None:
         steady = [a for a in steady if a == hints.channel_axis]
     if not steady:
         raise ValueError(
-            f"Layer {layer!r} gives {shapes[0]} for images of {_text(sizes)} pixels, "
-            "which may have channels first or last, and the network takes no other "
-            "size to tell by. Say which with an attribute of the network: "
+            f"Layer {layer!r} returned {shapes[0]} for images of {_text(sizes)} "
+            "pixels, whose channels may be first or last. The network accepts no other "
+            "size that would show which. Set an attribute of the network: "
             "module.output_fmt = 'NCHW' or 'NHWC'."
         )
     return Layout(part, n_dims, steady[0], shapes[0][steady[0]])
 
 
 def _is_grid(shape, channel_axis: int, sizes) -> bool:
-    """Tell whether the other axes may be the rows and columns of images of `sizes`.
+    """Return whether the other axes may be rows and columns of images of `sizes`.
 
-    For several sizes they are as many, so the network brings images to a size of its
-    own, a square.
+    If they did not change between several sizes, the network resizes all images to a
+    square.
     """
     height, width = shape[2:] if channel_axis == 1 else shape[1:3]
     (h, w), *others = sizes
@@ -210,7 +211,7 @@ def _is_grid(shape, channel_axis: int, sizes) -> bool:
 
 
 def _token_layout(part, shapes, sizes, hints: Hints, steady) -> Layout | None:
-    # Where nothing tells them apart, tokens come before their features.
+    # If both axes are possible, the usual order counts: tokens before channels.
     channel_axis = steady[-1]
     counts = [shape[3 - channel_axis] for shape in shapes]
     layout = Layout(part, 3, channel_axis, shapes[0][channel_axis])
@@ -220,7 +221,7 @@ def _token_layout(part, shapes, sizes, hints: Hints, steady) -> Layout | None:
             return None
         n_prefix, stride = found
         return layout._replace(n_prefix=n_prefix, stride=stride)
-    # Of a network that makes all images one size, a square.
+    # A network whose number of tokens is constant resizes all images to a square.
     size = (1, 1) if len(sizes) == 2 else sizes[0]
     prefixes = _USUAL_PREFIXES if hints.prefixes is None else hints.prefixes
     grids = [
@@ -236,7 +237,7 @@ def _token_layout(part, shapes, sizes, hints: Hints, steady) -> Layout | None:
 
 
 def patch_ratio(module: nn.Module) -> tuple[int, int]:
-    """Return how many pixels a token is high and wide, (1, 1) where it is no matter."""
+    """Return the height and width of a patch in pixels, (1, 1) if any size works."""
     feat_ratio = getattr(getattr(module, "patch_embed", None), "feat_ratio", None)
     if feat_ratio is None:
         return 1, 1

@@ -1,4 +1,4 @@
-"""Find the layouts of a network's layers by passing blank images of two sizes."""
+"""Find the layouts of layers with blank probe images of two sizes."""
 
 import contextlib
 import copy
@@ -9,37 +9,41 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from skpatchcore._backbones._feature_maps import whole_size
 from skpatchcore._backbones._hooks import FORWARD_LOCK, read_layers
 from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
+from skpatchcore._backbones._network_input import (
+    input_channels,
+    native_size,
+    whole_size,
+)
 
-# By module, so that networks that serve many fits are probed once for each layer.
+# By module, so that a network that many fits share is probed once for each layer.
 _LAYOUTS: WeakKeyDictionary[nn.Module, dict[str, Layout]] = WeakKeyDictionary()
-# With one image, a batch axis could not be distinguished from others of length 1.
+# With one image, the batch axis could be confused with others of length 1.
 _BATCH = 2
-# Networks whose tokens are ordered by windows, not by rows.
-_UNORDERED = {"Hiera": "its tokens are grouped by windows, not in the order of rows"}
+# Networks whose tokens are grouped by windows, not ordered by rows.
+_UNORDERED = {"Hiera"}
 
 
 def learn_layouts(
     module: nn.Module, layers: Sequence[str], size: Sequence[int]
 ) -> dict[str, Layout]:
-    """Return how to read `layers` of a network, found out at the first call for each.
+    """Return the layouts of `layers`, each found at its first call.
 
-    The network itself is not run, nor changed. A twin is, on torch's device for shapes
-    alone, which costs no arithmetic; a copy with the weights where code needs numbers.
-    Images are of the size the network was made for and larger, or else of `size` (h, w)
-    and larger, neither of them square.
+    The network itself is neither run nor changed. A twin runs on torch's device for
+    shapes, without arithmetic, or a copy with the weights if the code needs numbers.
+    The probe images have about the size that the network was made for, or `size` (h,
+    w), and a larger one. None of them is square.
 
     Returns
     -------
     layouts : dict of Layout
-        Without those of layers that no probe has reached.
+        Layers that no probe has reached are missing.
 
     Raises
     ------
     ValueError
-        If a layer gives no map, or its axes cannot be told apart.
+        If the output of a layer is not a map, or its channel axis is ambiguous.
     """
     with FORWARD_LOCK:
         known = _LAYOUTS.setdefault(module, {})
@@ -50,24 +54,28 @@ def learn_layouts(
 
 
 def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
-    """Find and keep the layouts of layers, from what they gave in some passes."""
+    """Find the layouts of layers from their outputs in some passes, and keep them."""
     hints, known = Hints.of(module), _LAYOUTS.setdefault(module, {})
-    reason = _UNORDERED.get(type(module).__name__)
+    if type(module).__name__ in _UNORDERED:
+        raise ValueError(
+            f"Layers of {type(module).__name__} cannot be read by module name, because "
+            "their tokens are grouped by windows, not ordered by rows. Pass the "
+            "network by its timm name, and numbers as layers, which count timm's "
+            "feature levels: layers=(1, 2)."
+        )
     for layer in passes[0] if passes else ():
-        if reason is not None:
-            raise ValueError(f"Layer {layer!r} of {type(module).__name__}: {reason}.")
         known[layer] = find_layout([given[layer] for given in passes], hints, layer)
 
 
 def _probe(module, layers, size) -> list[dict[str, Probe]]:
-    """Return what layers give in two passes; in one, or none, where more fail."""
-    bases = list(dict.fromkeys([_native_size(module), size]))
+    """Return the outputs of layers in two passes, or in one or none if more fail."""
+    bases = list(dict.fromkeys([native_size(module), size]))
     choices = [[(h, 3 * w // 2), (2 * h, 5 * w // 2)] for h, w in bases]
     choices += [[base] for base in bases]
     for twin in (_shapes_only, _with_weights):
         for sizes in choices:
-            # A network may raise anything for a size that it was not made for, or if
-            # it needs numbers. If that matters, the pass of the images fails as well.
+            # A network may raise any error for a size that it was not made for, or if
+            # it needs numbers. If the error matters, the pass of the images fails too.
             with contextlib.suppress(Exception):
                 return _passes(module, layers, sizes, twin)
     return []
@@ -78,23 +86,17 @@ def _passes(module, layers, sizes, make_twin) -> list[dict[str, Probe]]:
     with make_twin(module) as (twin, device):
         for size in sizes:
             size = whole_size(module, size)
-            batch = torch.zeros((_BATCH, 3, *size), device=device)
+            batch = torch.zeros((_BATCH, input_channels(module), *size), device=device)
             outputs = read_layers(twin, layers, batch)
             passes.append({k: Probe(_BATCH, size, v) for k, v in outputs.items()})
     return passes
 
 
-def _native_size(module: nn.Module) -> tuple[int, int]:
-    """Return the size (h, w) of the images that a network was made for, or 224."""
-    config = getattr(module, "pretrained_cfg", None) or {}
-    return tuple(config.get("input_size", (3, 224, 224)))[1:]
-
-
 @contextlib.contextmanager
 def _shapes_only(module: nn.Module) -> Iterator[tuple]:
-    """Give a twin of `module` whose tensors have shapes, but no elements."""
+    """Provide a twin of `module` whose tensors have shapes but no data."""
     if any(isinstance(child, nn.RNNBase) for child in module.modules()):
-        # There, each of thousands of steps is a pass of its own: seconds.
+        # Each of thousands of steps would be a separate operation, which takes seconds.
         raise NotImplementedError
     twin = copy.deepcopy(module, {id(t): _emptied(t) for t in _tensors(module)})
     with torch.inference_mode(), torch.device("meta"):
@@ -103,18 +105,18 @@ def _shapes_only(module: nn.Module) -> Iterator[tuple]:
 
 @contextlib.contextmanager
 def _with_weights(module: nn.Module) -> Iterator[tuple]:
-    """Give a twin of `module` that shares its weights, but no buffers."""
+    """Provide a twin of `module` that shares its weights but not its buffers."""
     twin = copy.deepcopy(module, {id(weight): weight for weight in module.parameters()})
     placed = next(_tensors(module), None)
     device = torch.device("cpu") if placed is None else placed.device
     cuda = [device] if device.type == "cuda" else []
-    # A network may draw numbers.
+    # A network may draw random numbers.
     with torch.inference_mode(), torch.random.fork_rng(devices=cuda):
         yield twin, device
 
 
 def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Yield parameters, buffers, and tensors that are plain attributes."""
+    """Yield parameters, buffers, and tensors among the plain attributes."""
     yield from itertools.chain(module.parameters(), module.buffers())
     for child in module.modules():
         yield from (v for v in vars(child).values() if isinstance(v, torch.Tensor))

@@ -1,13 +1,13 @@
-"""Which grid a number of tokens fills, given the size of the image they are of."""
+"""Grids of rows and columns that a number of tokens may form, given the image size."""
 
 import math
 from collections.abc import Iterator, Sequence
 
-#: Grids are off the quotient of size and stride by less than this, in positions: what
-#: strides, paddings and pooling round.
+#: A grid differs from the quotient of size and stride by less than this number of
+#: positions, because strides, padding and pooling round.
 ROUNDING = 2
-# Tokens before those of patches, where a network does not say how many there are: a
-# class token, one for distillation, registers, prompts.
+# Most tokens before the patch tokens, if a network does not declare their number: a
+# class token, a distillation token, registers, prompts.
 _MOST_PREFIX_TOKENS = 16
 
 
@@ -17,19 +17,19 @@ def find_stride(
     prefixes: Sequence[int] | None,
     ratio: tuple[int, int],
 ) -> tuple[int, tuple[int, int]] | None:
-    """Return how many tokens come before those of patches, and the stride of these.
+    """Return the number of tokens before the patch tokens, and the stride of patches.
 
-    That is the whole stride for which the grids of all sizes are nearest to their
-    quotients; None if there is no such stride.
+    Of all integer strides, it is the one for which the grids of all sizes are closest
+    to the quotients of size and stride. Return None if there is no such stride.
 
     Parameters
     ----------
     counts : sequence of int
-        Tokens for images of each of `sizes` (h, w), in pixels.
+        Number of tokens for an image of each of `sizes` (h, w), in pixels.
     prefixes : sequence of int or None
-        How many there may be before those of patches, likely ones first.
+        Possible numbers of tokens before the patch tokens, likely ones first.
     ratio : (int, int)
-        Height and width of a patch; its proportions are those of strides.
+        Height and width of a patch. Strides have the same proportions.
     """
     if prefixes is None:
         prefixes = range(_MOST_PREFIX_TOKENS + 1)
@@ -48,7 +48,7 @@ def find_stride(
 
 
 def _likely_factors(n: int, size: Sequence[int], unit: Sequence[int]) -> range:
-    """Return for which k patches of k times `unit` pixels may be `n` in an image."""
+    """Return the factors k for which an image may have `n` patches of k * `unit`."""
     if n < 1:
         return range(0)
     k = math.sqrt(size[0] * size[1] / (n * unit[0] * unit[1]))
@@ -56,7 +56,7 @@ def _likely_factors(n: int, size: Sequence[int], unit: Sequence[int]) -> range:
 
 
 def near_grids(n: int, expected: Sequence[float]) -> dict[tuple[int, int], float]:
-    """Return the grids of `n` tokens near `expected` rows and columns: by how much."""
+    """Return grids of `n` tokens near `expected` rows and columns, and their misfit."""
     rows = range(max(1, int(expected[0]) - 1), int(expected[0]) + ROUNDING + 1)
     grids = [(h, n // h) for h in rows if n >= h and n % h == 0]
     misfits = {
@@ -67,7 +67,7 @@ def near_grids(n: int, expected: Sequence[float]) -> dict[tuple[int, int], float
 
 
 def all_grids(n: int) -> Iterator[tuple[int, int]]:
-    """Yield all shapes of `n` tokens in rows."""
+    """Yield all grids (rows, columns) of `n` tokens."""
     yield from ((h, n // h) for h in range(1, n + 1) if n % h == 0)
 
 

@@ -1,29 +1,31 @@
-"""Weights from local files: whole networks or trunks, of other names or grids."""
+"""Load weights from local files: complete or up to a layer, also with other names."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from skpatchcore._backbones._hooks import modules_run
+from skpatchcore._backbones._layers import Layers
+from skpatchcore._backbones._used_weights import modules_run
 
-# By module, so that networks shared by many fits are checked once.
+# By module, so that a network that many fits share is checked once.
 _COMPLETE_LAYERS: WeakKeyDictionary[nn.Module, set] = WeakKeyDictionary()
 
 
 class WeightsNotStored(os.PathLike):
-    """Stands for the local weights file of a fit in what a model file describes.
+    """Stands for the local weights file of a fit in an estimator from a model file.
 
-    A model file never holds a path, and a path in one would not be opened. Using this
-    object as a path raises an error that says how to pass the file.
+    A model file holds no path of a weights file, and `load` would not open one. Using
+    this object as a path raises an error that says how to pass the file.
 
     Parameters
     ----------
     name : str
-        Name of the file, without its folder, for people to recognise it by.
+        Name of the file without its folder, for messages.
     """
 
     def __init__(self, name: str):
@@ -47,10 +49,10 @@ class WeightsNotStored(os.PathLike):
         return f"WeightsNotStored({self.name!r})"
 
 
-def load_weights(module: nn.Module, path: str) -> frozenset:
-    """Load a state dict, whole or trunk only; return the names it did not have."""
-    state = _read_state_dict(path)
+def load_weights(module: nn.Module, path: str) -> frozenset[str]:
+    """Load a state dict, complete or up to a layer; return names that do not match."""
     own = module.state_dict()
+    state = _choose_state_dict(_read_checkpoint(path), own, path)
     usable = _usable(state, own)
     if len(usable) < len(own):
         converted = _convert(state, module)
@@ -58,8 +60,9 @@ def load_weights(module: nn.Module, path: str) -> frozenset:
             state, usable = converted, _usable(converted, own)
     if not usable:
         raise ValueError(
-            f"weights={path!r} hold no parameter of the backbone; they begin with "
-            f"{', '.join(list(state)[:3])}. Are they the weights of another network?"
+            f"weights={path!r} contains no parameter of the backbone. Its first names "
+            f"are {', '.join(list(state)[:3])}. Are these the weights of another "
+            "network?"
         )
     module.load_state_dict(usable, strict=False)
     unknown = frozenset(state.keys() - own.keys())
@@ -74,7 +77,7 @@ def _usable(state: dict, own: dict) -> dict[str, torch.Tensor]:
 
 
 def _convert(state: dict, module: nn.Module) -> dict[str, torch.Tensor]:
-    """Let timm translate other names, and position embeddings of another grid."""
+    """Let timm translate names, and resize position embeddings of another grid."""
     home = sys.modules[type(module).__module__]
     convert = getattr(home, "checkpoint_filter_fn", None)
     if convert is None:
@@ -82,49 +85,105 @@ def _convert(state: dict, module: nn.Module) -> dict[str, torch.Tensor]:
     try:
         return dict(convert(dict(state), module))
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-        # What is in the file is the weights of another family.
+        # The file contains the weights of another family of networks.
         return state
 
 
-def _read_state_dict(path: str) -> dict[str, torch.Tensor]:
+def _read_checkpoint(path: str) -> dict[str, Any]:
     from timm.models import load_state_dict
 
     try:
-        state = load_state_dict(path, weights_only=True)
+        checkpoint = load_state_dict(path, weights_only=True)
     except Exception as error:
         raise ValueError(
-            f"weights={path!r} could not be read as .safetensors or as a torch state "
-            f"dict: {error}"
+            f"Could not read weights={path!r} as .safetensors or torch state dict: "
+            f"{error}"
         ) from error
-    tensors = {}
-    if isinstance(state, dict):
-        tensors = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
-    if not tensors:
-        raise ValueError(f"weights={path!r} holds no state dict.")
-    return tensors
+    return checkpoint if isinstance(checkpoint, dict) else {}
+
+
+def _choose_state_dict(
+    checkpoint: dict[str, Any], own: dict[str, torch.Tensor], path: str
+) -> dict[str, torch.Tensor]:
+    """Return the state dict in a checkpoint that fits the parameters `own` best.
+
+    Training scripts store it under a name, next to optimizers and counters, or inside a
+    larger module, whose name then precedes all names of parameters.
+    """
+    found = dict(_state_dicts(checkpoint))
+    if not found:
+        raise ValueError(f"weights={path!r} contains no state dict.")
+    found |= {
+        f"{where}.{prefix}": _without_prefix(state, prefix)
+        for where, state in found.items()
+        for prefix in _prefixes(state, own)
+    }
+    counts = {where: len(_usable(state, own)) for where, state in found.items()}
+    most = max(counts.values())
+    best = [where for where, count in counts.items() if count == most]
+    if most > 0 and len(best) > 1:
+        raise ValueError(
+            f"weights={path!r} contains several networks that fit the backbone: "
+            f"{', '.join(where.strip('.') for where in best)}. Save the one that you "
+            "want to a separate file."
+        )
+    return found[best[0]]
+
+
+def _state_dicts(
+    checkpoint: dict[str, Any], where: str = ""
+) -> Iterator[tuple[str, dict[str, torch.Tensor]]]:
+    """Yield the dicts of tensors in nested dicts, with their dotted paths."""
+    tensors = {
+        name: value
+        for name, value in checkpoint.items()
+        if isinstance(name, str) and isinstance(value, torch.Tensor)
+    }
+    if tensors:
+        yield where, tensors
+    for name, value in checkpoint.items():
+        if isinstance(value, dict):
+            yield from _state_dicts(value, f"{where}.{name}")
+
+
+def _prefixes(state: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> set[str]:
+    """Return the prefixes of names that end with the network's first parameter."""
+    first = next(iter(own), "")
+    return {
+        key.removesuffix(f".{first}")
+        for key, value in state.items()
+        if key.endswith(f".{first}") and value.shape == own[first].shape
+    }
+
+
+def _without_prefix(
+    state: dict[str, torch.Tensor], prefix: str
+) -> dict[str, torch.Tensor]:
+    start = f"{prefix}."
+    return {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
 
 
 def check_missing(
     module: nn.Module,
-    layers: Sequence[str],
+    layers: Layers,
     missing: frozenset[str],
     weights: str | os.PathLike[str],
 ) -> None:
-    """Raise if parameters that the requested layers depend on do not fit the file."""
+    """Raise a ValueError if the file lacks parameters that `layers` depend on."""
     complete = _COMPLETE_LAYERS.setdefault(module, set())
-    if tuple(layers) in complete:
+    if layers in complete:
         return
     used = set(modules_run(module, layers))
     wrong = sorted(key for key in missing if _owner(module, key) in used)
     if wrong:
         raise ValueError(
-            f"weights={os.fspath(weights)!r} do not fit the backbone. Up to the layers "
-            f"{list(layers)}, {len(wrong)} parameters are missing in the file, have "
-            f"another shape, or are unknown to the network: {', '.join(wrong[:5])}"
-            f"{', ...' if len(wrong) > 5 else ''}. Are they the weights of another "
-            "network?"
+            f"weights={os.fspath(weights)!r} does not fit the backbone. Up to the "
+            f"layers {list(layers)}, {len(wrong)} parameters are missing in the file, "
+            f"have another shape, or are unknown to the network: "
+            f"{', '.join(wrong[:5])}{', ...' if len(wrong) > 5 else ''}. Are these the "
+            "weights of another network?"
         )
-    complete.add(tuple(layers))
+    complete.add(layers)
 
 
 def _owner(module: nn.Module, key: str) -> str:
@@ -133,7 +192,7 @@ def _owner(module: nn.Module, key: str) -> str:
     for part in key.split(".")[:-1]:
         child = f"{owner}.{part}".lstrip(".")
         if not _has_submodule(module, child):
-            # Unknown to the network and right below the root: a foreign head.
+            # Directly below the root and unknown to the network: another head.
             return owner or key
         owner = child
     return owner

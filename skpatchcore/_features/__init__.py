@@ -1,12 +1,13 @@
 """From images to patch features.
 
-Passes images through a backbone in batches bounded by memory, aggregates neighbourhoods
-of the feature maps, and aligns, weights, concatenates and projects the layers.
+This folder passes images through a backbone in batches of limited memory, aggregates
+neighbourhoods of feature maps, and aligns, weights, concatenates and projects layers.
 """
 
 from skpatchcore._features._descriptors import describe
+from skpatchcore._features._parameters import check_sizes
 from skpatchcore._features._protocol import check_features, thaw
-from skpatchcore._features._transformer import PatchFeatureTransformer, check_sizes
+from skpatchcore._features._transformer import PatchFeatureTransformer
 
 __all__ = [
     "PatchFeatureTransformer",

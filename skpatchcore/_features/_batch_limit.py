@@ -1,4 +1,4 @@
-"""Batch sizes from the memory that one image takes in the network."""
+"""Choose batch sizes from the memory that one image needs in the network."""
 
 import contextlib
 import weakref
@@ -8,40 +8,42 @@ from typing import Any, cast
 import torch
 from torch.overrides import TorchFunctionMode
 
-# On a CPU, activations that leave its caches are slow: two cores with 32 MB take 20, 22
-# and 26 ms for an image of 224 pixels through ResNet-18 at 8, 16 and 32 a pass. But
-# where other processes want the cores too, small passes wait more often for a thread.
-# This is 19 images of ResNet-18, and 12 of Wide ResNet-50.
+# On a CPU, activations that do not fit into its caches are slow: with two cores and 32
+# MB of cache, an image of 224 pixels takes 20, 22 and 26 ms through ResNet-18 in
+# batches of 8, 16 and 32. But if other processes use the cores too, small batches wait
+# for a thread more often. This is enough for 19 images in ResNet-18, and 12 in Wide
+# ResNet-50.
 _CPU_BYTES = 128 * 2**20
-# On a GPU, what is free is shared with the memory bank and with other processes.
+# On a GPU, free memory is shared with the memory bank and with other processes.
 _GPU_BYTES = 4 * 2**30
 _GPU_SHARE = 1 / 4
-# Before anything is measured: four images of 256 x 256 pixels.
+# Pixels of the first batch, which is measured: four images of 256 x 256 pixels.
 _FIRST_PIXELS = 4 * 256**2
-# Measured anew for images this many times larger, since attention grows faster.
+# Images this many times larger are measured again, because the memory of attention
+# grows faster than the number of pixels.
 _LARGER = 4
 _STAGES = ("network", "descriptor")
-# Other subclasses of tensors may have no memory, such as those of torch's compiler.
+# Other subclasses of tensors, such as those of torch's compiler, may have no memory.
 _IN_MEMORY = (torch.Tensor, torch.nn.Parameter)
 
 
 class BatchLimit:
-    """How many images of a size to pass through a network at once.
+    """The number of images of a size to pass through a network at once.
 
     Parameters
     ----------
     batch_size : int
-        Never more than this.
+        Most images in a batch.
     device : torch.device
         Where the network runs.
     n_images : int or None
-        How many there are: where one batch takes them all, nothing is measured.
+        Number of images. If one batch takes them all, nothing is measured.
 
     Notes
     -----
-    The first images make a small batch and are measured. What is measured belongs to
-    this object alone, and it lives as long as one pass over a set of images: the same
-    images come in the same batches every time, so that results are bit-equal.
+    The first images form a small batch, and the memory that it needs is measured. The
+    measurement belongs to this object, which lives as long as one pass over a set of
+    images. So the same images always form the same batches, and results are bit-equal.
     """
 
     def __init__(
@@ -65,9 +67,9 @@ class BatchLimit:
 
     @contextlib.contextmanager
     def measure(self, stage: str, size: tuple[int, int], n: int) -> Iterator[None]:
-        """Learn what the block takes, run for `n` images, unless that is known.
+        """Measure the memory of the block, which processes `n` images, unless known.
 
-        `stage` is "network" or "descriptor"; only after both is a size known.
+        `stage` is "network" or "descriptor". A size is known after both.
         """
         pixels = size[0] * size[1]
         if n == self._n_images or not self._is_new(stage, pixels):
@@ -84,10 +86,10 @@ class BatchLimit:
 
 
 class PeakMemory(TorchFunctionMode):
-    """Count the bytes of tensors made within the block and alive at the same time.
+    """Count the bytes of tensors that are created in the block and alive together.
 
-    It sees what functions of torch return to Python, in the calling thread. What a
-    function needs for itself while it runs is not seen, nor what scripted modules do.
+    It sees the tensors that functions of torch return to Python in the calling thread.
+    It does not see the temporary memory of a function, or what scripted modules do.
 
     Attributes
     ----------
@@ -98,7 +100,7 @@ class PeakMemory(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.peak = self._now = 0
-        # By address, which is free for others only when the storage is gone.
+        # By address, which is not used again until the storage is freed.
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None) -> Any:
@@ -106,7 +108,7 @@ class PeakMemory(TorchFunctionMode):
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         new = {storage.data_ptr(): storage for storage in _storages(result)}
-        # Views and results of work in place need no memory of their own.
+        # Views and results of in-place operations need no additional memory.
         given = {storage.data_ptr() for storage in _storages((args, kwargs))}
         for address in new.keys() - given - self._alive.keys():
             self._add(address, new[address])

@@ -1,4 +1,4 @@
-"""From layer maps to patch features: neighbourhoods, alignment, layer weights."""
+"""Turn layer maps into patch features: neighbourhoods, alignment, layer weights."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from skpatchcore._utils import own_torch_state
 
-# Covariances of layers need no more patches than this, drawn evenly.
+# Most patches for the covariances of layers, drawn evenly.
 MAX_BALANCE_PATCHES = 20_000
 _TINY = np.finfo(np.float64).tiny
 
@@ -47,10 +47,10 @@ def describe(
 def average_neighborhood(
     features: torch.Tensor, patch_size: int, stride: int, centered: bool = False
 ) -> torch.Tensor:
-    """Mean over the window of each position; zeros beyond the border are counted.
+    """Return the mean over the window of each position, padded with zeros.
 
-    With `centered` the window's centre counts twice, as the authors' adaptive pooling
-    makes it for maps of 512 channels.
+    With `centered`, the centre of the window counts twice, which is the effect of the
+    authors' adaptive pooling for maps of 512 channels.
     """
     mean = F.avg_pool2d(features, patch_size, stride, padding=patch_size // 2)
     if not centered:
@@ -63,12 +63,13 @@ def average_neighborhood(
 def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[float, ...]:
     """Return a weight for each layer's block of columns, from training patches.
 
-    A block's total variance V is the trace of its covariance; its effective rank is the
-    exponential of the entropy of the covariance's normalised eigenvalues (Roy and
-    Vetterli, "The effective rank", EUSIPCO 2007): in how many directions normal patches
-    vary. A layer's weight is sqrt(V_1 / V), which brings it to the variance of the
-    first layer, times the ratio of effective ranks to the first layer's, within [1/2,
-    1]: what varies in few directions is coarse, and blurs a map more than it tells.
+    The total variance V of a block is the trace of its covariance. Its effective rank
+    is the exponential of the entropy of the normalised eigenvalues of the covariance
+    (Roy and Vetterli, "The effective rank", EUSIPCO 2007), that is, the number of
+    directions in which normal patches vary. The weight of a layer has two factors:
+    sqrt(V_1 / V), which gives it the variance of the first layer, and the ratio of its
+    effective rank to that of the first layer, limited to [1/2, 1]. A layer that varies
+    in few directions is coarse, and would blur maps more than it would help.
 
     Parameters
     ----------
@@ -79,7 +80,7 @@ def balance_layers(patches: np.ndarray, n_channels: Sequence[int]) -> tuple[floa
     Returns
     -------
     weights : tuple of float
-        1 for the first layer, and for layers that do not vary.
+        The first weight is 1. All are 1 if a layer does not vary.
     """
     ends = np.cumsum(n_channels)[:-1]
     blocks = np.split(patches.astype(np.float64), ends, axis=1)
@@ -106,8 +107,9 @@ def pool_neighborhood(
 ) -> torch.Tensor:
     """Pool each position's flattened window (c * patch_size^2) to `length` channels.
 
-    The first half of the descriptor of the authors' code (their ``MeanMapper``).
-    Windows are unfolded one image at a time: they hold patch_size^2 times the map.
+    This is the first half of the authors' descriptor (``MeanMapper`` in their code).
+    Windows are unfolded one image at a time, because they take patch_size^2 times the
+    memory of the map.
     """
     pooled = []
     for image in features:
@@ -120,7 +122,7 @@ def pool_neighborhood(
 
 
 def adaptive_pool(features: torch.Tensor, length: int) -> torch.Tensor:
-    """Pool the channels (b, c, h, w) to `length`: the authors' ``Aggregator``."""
+    """Pool the channels of (b, c, h, w) to `length`, as the authors' ``Aggregator``."""
     flat = features.flatten(2).transpose(1, 2)
     pooled = F.adaptive_avg_pool1d(flat, length).transpose(1, 2)
     return pooled.unflatten(2, features.shape[-2:])

@@ -1,4 +1,4 @@
-"""Layer maps of images. With a cache, each image passes the network once."""
+"""Extract layer maps of images. With a cache, each image passes the network once."""
 
 import itertools
 import warnings
@@ -23,15 +23,15 @@ from skpatchcore._images import (
 from skpatchcore._utils import Cache, content_key, is_array
 
 _KIND = "maps"
-# Part of their keys: raise it when outputs of layers are arranged in another way.
+# Part of the keys: raise it if outputs of layers are arranged differently.
 _ARRANGEMENT = 3
 # Most bytes of cached maps held at once: 200 images of 224 pixels (Wide ResNet-50).
 _WINDOW_BYTES = 512 * 2**20
-# Relative difference of maps. Rounding, also in half precision or by another number of
-# threads, is well below.
+# Relative difference of maps. The effect of rounding, also in half precision or with
+# another number of threads, is much smaller.
 _TOLERANCE = 0.02
 _Batches = Generator[tuple[list[int], list[torch.Tensor], list[Geometry]], None, None]
-# Networks of the user's own whose output agrees with the cache.
+# Networks given as modules whose output was found to agree with the cache.
 _CONFIRMED: WeakSet[nn.Module] = WeakSet()
 
 
@@ -46,9 +46,9 @@ def iter_layer_maps(
 ) -> _Batches:
     """Yield (indices, a map (b, c, h, w) for each layer, geometries), batch by batch.
 
-    Without a cache batches are those of `iter_batches`. With it, an image passes the
-    network only if its maps are missing, also if several processes work on it; known
-    images are not even decoded. Close the iterator to stop the threads that decode
+    Without a cache, the batches are those of `iter_batches`. With a cache, only images
+    whose maps are missing are decoded and pass through the network, once even if
+    several processes need them. Close the iterator to stop the threads that decode
     ahead.
     """
     sizes = (image_size, crop_size)
@@ -66,7 +66,7 @@ def iter_layer_maps(
         while window := list(itertools.islice(remaining, n)):
             known = _Window(images, window, prefix, cache, len(network.layers))
             if not known.agrees_with(network, sizes, limit):
-                # Those that were busy, and all that have not been looked at.
+                # The busy images, and all that were not looked up yet.
                 rest = [*busy, *window, *remaining]
                 yield from _extract(images, network, sizes, limit, rest)
                 return
@@ -76,8 +76,8 @@ def iter_layer_maps(
             busy += [i for i in window if known.keys[i] not in known.entries]
             yield from known.batches(sizes, network.device, limit)
             n = known.affordable(limit.batch_size)
-        # Entries that another process was working on come last: by then they are
-        # likely to be complete.
+        # Entries that another process is working on come last, because they are
+        # probably complete by then.
         pending, wait = busy, True
 
 
@@ -88,9 +88,9 @@ def _extract(
     limit: BatchLimit,
     rows: Sequence[int] | None = None,
 ) -> _Batches:
-    """Yield indices, layer maps and geometries straight from the network.
+    """Yield indices, layer maps and geometries from the network, without the cache.
 
-    Of all images, or of those in `rows`.
+    `rows` selects some of the images.
     """
     if rows is not None:
         images = take_images(images, rows)
@@ -108,7 +108,7 @@ def _extract(
 
 
 class _Window:
-    """A few images, their keys, and the entries of the cache found for them.
+    """Some images, their keys, and the cache entries found for them.
 
     An entry is (original size of the image, its cast, a map (h, w, c) for each layer).
     """
@@ -126,7 +126,7 @@ class _Window:
         return [k for k in dict.fromkeys(self.keys.values()) if k not in self.entries]
 
     def look_up(self, keys) -> None:
-        """Get the entries of those of `keys` that have none yet."""
+        """Read the cache entries of those `keys` that were not found yet."""
         unknown = [key for key in dict.fromkeys(keys) if key not in self.entries]
         found = self.cache.get_all(_KIND, unknown, self._is_valid)
         for key, entry in zip(unknown, found, strict=True):
@@ -148,10 +148,10 @@ class _Window:
         )
 
     def agrees_with(self, network: Backbone, sizes, limit: BatchLimit) -> bool:
-        """Return whether the network gives what is known, and warn if not.
+        """Return whether the network agrees with the cache, and warn if not.
 
-        Each network of the user's own is checked once, by the first image that is
-        known, as its output may depend on something that cannot be described.
+        A network given as a module is checked once, with the first image in the cache,
+        because its output may depend on something that cannot be described.
         """
         known = [i for i, key in self.keys.items() if key in self.entries]
         if not network.own or not known or network.module in _CONFIRMED:
@@ -160,10 +160,10 @@ class _Window:
         expected = self.entries[self.keys[known[0]]][-1]
         if not all(map(_are_close, maps, expected)):
             warnings.warn(
-                f"{type(network.module).__name__} gives other layer maps than the "
-                "cache holds for a network with the same weights, settings and code. "
-                "Its output depends on something else, such as random numbers, a "
-                "file or the environment. The cache is not used for it.",
+                f"The layer maps of {type(network.module).__name__} differ from those "
+                "in the cache for a network with the same weights, settings and code. "
+                "The output must depend on something else, such as random numbers, a "
+                "file or the environment. The cache is not used for this network.",
                 stacklevel=2,
             )
             return False
@@ -171,8 +171,8 @@ class _Window:
         return True
 
     def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
-        """Pass those of `claimed` that are missing through the network."""
-        # Copies of an image have one key: the last of them stands for all.
+        """Pass the missing images whose keys are in `claimed` through the network."""
+        # Copies of an image share a key. The last copy represents them all.
         position_of = {key: i for i, key in self.keys.items()}
         absent = [position_of[key] for key in self.missing if key in claimed]
         with closing(_extract(self.images, network, sizes, limit, absent)) as batches:
@@ -180,7 +180,7 @@ class _Window:
                 self._keep([self.keys[i] for i in indices], maps, geometries)
 
     def _keep(self, keys, maps, geometries) -> None:
-        # Channels last, as the descriptors have them, too.
+        # Channels last, as in descriptors.
         maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
         for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
             size = tuple(map(int, geometry.original))
@@ -189,7 +189,7 @@ class _Window:
             self.cache.put(_KIND, key, entry)
 
     def batches(self, sizes, device, limit: BatchLimit) -> _Batches:
-        """Yield what is known, batched by the shapes of maps."""
+        """Yield the known maps, in batches of maps of the same shapes."""
         known = [i for i, key in self.keys.items() if key in self.entries]
         by_shape: dict[tuple, list[int]] = {}
         for i in known:
@@ -214,18 +214,18 @@ class _Window:
         ]
 
     def affordable(self, most: int) -> int:
-        """Return how many images like these to look at next: up to `most`."""
+        """Return how many images of this kind to look up next, at most `most`."""
         sizes = [sum(m.nbytes for m in maps) for *_, maps in self.entries.values()]
         return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
 
 
 def _are_close(maps: torch.Tensor, expected: np.ndarray) -> bool:
-    """Return whether maps (1, c, h, w) are (h, w, c), but for rounding."""
+    """Return whether maps (1, c, h, w) are `expected` (h, w, c), up to rounding."""
     found = maps[0].permute(1, 2, 0).cpu().numpy()
     if found.shape != expected.shape:
         return False
     difference = np.linalg.norm(found - expected)
-    # Negated would let NaN pass as close.
+    # The negated comparison would accept NaN.
     return bool(difference <= _TOLERANCE * np.linalg.norm(expected))
 
 

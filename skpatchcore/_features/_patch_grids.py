@@ -1,4 +1,4 @@
-"""Patch features of several images, one below the other."""
+"""Patch features of several images in one matrix."""
 
 import itertools
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from skpatchcore._utils import draw_evenly
 
 
 class PatchGrids(NamedTuple):
-    """Patch features of n images, one below the other, and where they come from.
+    """Patch features of n images in one matrix, and their origin.
 
-    `patches` is (n_patches, d) float32; `shapes` (n, 2) the grid of each image;
-    `geometries` how each image became the network's input.
+    `patches` (n_patches, d) is float32 and ordered by image. `shapes` (n, 2) holds the
+    grid of each image, and `geometries` how each image was resized and cropped.
     """
 
     patches: np.ndarray
@@ -25,15 +25,18 @@ class PatchGrids(NamedTuple):
 
     @property
     def offsets(self) -> np.ndarray:
-        """First row of each image's patches, and the end: (n + 1,)."""
+        """First row of each image's patches, and the number of rows: (n + 1,)."""
         return np.concatenate([[0], self.shapes.prod(axis=1).cumsum()])
 
     def sample(self, rows: np.ndarray | None, n_most: int) -> np.ndarray:
-        """Return patches of the images `rows`, or of all: `n_most`, drawn evenly."""
+        """Return at most `n_most` patches of the images `rows`, drawn evenly.
+
+        None stands for all images.
+        """
         sizes = self.shapes.prod(axis=1)
         if rows is None or len(rows) == len(self.shapes):
             return self.patches[draw_evenly(sizes, n_most)]
-        # Numbers of patches, not patches: features are there only once.
+        # Indices are selected first, so that features are copied only once.
         ends = self.offsets
         kept = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in rows])
         return self.patches[kept[draw_evenly(sizes[rows], n_most)]]
@@ -42,7 +45,7 @@ class PatchGrids(NamedTuple):
 def collect_grids(batches: Iterable[tuple], n_images: int) -> PatchGrids:
     """Gather batches of patch features (b, h, w, d) into one matrix, in image order.
 
-    Where all grids agree, as they mostly do, features are written once to their place.
+    If all grids have the same shape, which is usual, features are written only once.
     """
     block: NDArray | None = None
     strays: dict[int, NDArray] = {}
@@ -65,6 +68,6 @@ def collect_grids(batches: Iterable[tuple], n_images: int) -> PatchGrids:
         return PatchGrids(block.reshape(-1, d), shapes, ordered)
     grids = PatchGrids(np.empty((shapes.prod(axis=1).sum(), d), np.float32), shapes, [])
     for i, (start, end) in enumerate(itertools.pairwise(grids.offsets)):
-        # Each is given back once it is copied.
+        # The memory of each is released as soon as it is copied.
         grids.patches[start:end] = strays.pop(i, block[i]).reshape(-1, d)
     return grids._replace(geometries=ordered)

@@ -7,16 +7,16 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.random_projection import GaussianRandomProjection
 
-# A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
+# Most patches to fit a projection on, drawn evenly: 600 MB in 1536 dimensions.
 MAX_PROJECTION_PATCHES = 100_000
-# Patches are projected in parts of this size, as transformers make copies of their own.
+# Patches are projected in parts of this size, because transformers make copies.
 _PROJECTION_BYTES = 32 * 2**20
 
 
 def fit_projection(
     projection: Any, patches: np.ndarray, random_state: np.random.RandomState
 ) -> Any:
-    """Return a transformer fitted on patches (n, d), or None where there is none."""
+    """Return a transformer fitted on patches (n, d), or None for no projection."""
     if projection is None:
         return None
     if isinstance(projection, Integral):
@@ -26,13 +26,13 @@ def fit_projection(
 
 
 def project_all(projection: Any, patches: np.ndarray, *, in_place: bool) -> np.ndarray:
-    """Project part by part; with `in_place` into the memory of `patches` if it fits."""
+    """Project in parts; with `in_place`, into the memory of `patches` if it fits."""
     if projection is None:
         return patches
     n, d = patches.shape
     width = project(projection, patches[:1]).shape[1]
     if in_place and width <= d:
-        # Rows get narrower: they are written before the place of those yet to be read.
+        # Rows become shorter, so they are written before the rows still to be read.
         projected = patches.reshape(-1)[: n * width].reshape(n, width)
     else:
         projected = np.empty((n, width), dtype=np.float32)

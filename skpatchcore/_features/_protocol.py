@@ -1,4 +1,4 @@
-"""What a detector relies on in the estimator that it is given as `features`."""
+"""The protocol of estimators that a detector accepts as `features`."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -16,9 +16,9 @@ from skpatchcore._images import Geometry
 class PatchFeatures(Protocol):
     """Estimators that turn images into grids of patch features.
 
-    `PatchFeatureTransformer` and its subclasses are such estimators. Any other must be
-    an estimator of scikit-learn with these methods; images are arrays (h, w, 3) of
-    float32 in [0, 1].
+    `PatchFeatureTransformer` and its subclasses implement it. Any other class must be a
+    scikit-learn estimator with these methods. Images are arrays (h, w, 3) of float32 in
+    [0, 1].
     """
 
     def _fit_extract(self, images: Sequence[NDArray]) -> PatchGrids:
@@ -27,7 +27,7 @@ class PatchFeatures(Protocol):
     def _iter_projected(
         self, images: Sequence[NDArray]
     ) -> Generator[tuple[list[int], NDArray, list[Geometry]], None, None]:
-        """Yield (indices, features (b, h, w, d), geometries) of a few images each."""
+        """Yield (indices, features (b, h, w, d), geometries), batch by batch."""
 
 
 class FrozenFeatures(FrozenEstimator):
@@ -39,8 +39,10 @@ class FrozenFeatures(FrozenEstimator):
 
 
 def thaw(features: Any) -> Any:
-    """Return the fitted features inside `FrozenFeatures`, and all others unchanged."""
-    return features.estimator if isinstance(features, FrozenFeatures) else features
+    """Return the features inside a `FrozenEstimator`, and all others unchanged."""
+    while isinstance(features, FrozenEstimator):
+        features = features.estimator
+    return features
 
 
 def check_features(features: Any) -> Any:
@@ -49,30 +51,29 @@ def check_features(features: Any) -> Any:
     Parameters
     ----------
     features : estimator
-        One that keeps to the protocol `PatchFeatures`, or a `FrozenEstimator` around
-        one that is fitted.
+        An estimator that implements `PatchFeatures`, or a `FrozenEstimator` around such
+        an estimator that is fitted.
 
     Returns
     -------
     features : estimator
-        The same. A `FrozenEstimator` becomes a `FrozenFeatures`.
+        The same object, or a `FrozenFeatures` in place of a `FrozenEstimator`.
 
     Raises
     ------
     TypeError
-        If it is anything else.
+        If `features` is anything else.
     NotFittedError
         If a frozen estimator is not fitted.
     """
-    inner = features
-    while isinstance(inner, FrozenEstimator):
-        inner = inner.estimator
+    inner = thaw(features)
     if isinstance(inner, type) or not isinstance(inner, PatchFeatures):
         raise TypeError(
-            f"features={features!r:.100} gives no grids of patch features. Expected a "
-            "PatchFeatureTransformer, a subclass, a FrozenEstimator around a fitted "
-            "one, or None. A transformer of patch features goes into its parameter "
-            "projection; for features computed elsewhere use PatchMemoryBank."
+            f"features={features!r:.100} does not produce grids of patch features. "
+            "Expected a PatchFeatureTransformer, a subclass, a FrozenEstimator around "
+            "a fitted one, or None. Pass a transformer of patch features as the "
+            "parameter projection of PatchFeatureTransformer. For features that you "
+            "computed yourself, use PatchMemoryBank."
         )
     if inner is features:
         return features

@@ -1,4 +1,4 @@
-"""Patch features: layer maps of a backbone, aggregated, aligned and concatenated."""
+"""The transformer from images to patch features."""
 
 from collections.abc import Generator, Sequence
 from contextlib import closing
@@ -14,6 +14,7 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.utils import check_random_state
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 from tqdm.auto import tqdm
@@ -26,6 +27,7 @@ from skpatchcore._features._descriptors import (
     describe,
 )
 from skpatchcore._features._extraction import iter_layer_maps
+from skpatchcore._features._parameters import check_sizes, explicit_layer_weights
 from skpatchcore._features._patch_grids import PatchGrids, collect_grids
 from skpatchcore._features._projection import (
     MAX_PROJECTION_PATCHES,
@@ -33,7 +35,8 @@ from skpatchcore._features._projection import (
     project,
     project_all,
 )
-from skpatchcore._images import check_images, take_images
+from skpatchcore._features._rebuilding import check_unchanged, with_absolute_path
+from skpatchcore._images import Augmented, Images, check_images, take_images
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     HasMethods,
@@ -52,101 +55,109 @@ class PatchFeatureTransformer(
     """Turn images into patch features of a pretrained network.
 
     Each position of a feature map is a patch. Layer maps are averaged over the
-    neighbourhood of every patch, brought to the grid of the first layer, weighted and
+    neighbourhood of each patch, resized to the grid of the first layer, weighted and
     concatenated (Roth et al., 2022, section 3.1). Use it on its own to extract features
-    once and search a grid over :class:`PatchMemoryBank`, or to hand one vector per
+    once for a grid search over :class:`PatchMemoryBank`, or to pass one vector per
     image (``output="mean"``) to any scikit-learn estimator.
 
     Parameters
     ----------
     backbone : str or torch.nn.Module, default="wide_resnet50_2.tv_in1k"
-        A model name of timm, convolutional or transformer; "embedded" for a small
-        network whose weights, learned from procedural images, come with the package,
-        so that nothing is downloaded; "gabor" for a bank of Gabor filters that needs no
-        weights, with the layers "fine" and "coarse"; or a network. A network is copied
-        before use; its mean and standard deviation are taken from its
-        ``pretrained_cfg`` if it has one, else those of ImageNet.
+        - The name of a timm model, convolutional or transformer.
+        - "embedded" is a small network whose weights, learned from generated images,
+          come with the package, so that nothing is downloaded.
+        - "gabor" is a bank of Gabor filters without weights, with the layers "fine" and
+          "coarse".
+        - A module is copied before use. Images are normalised with the mean and
+          standard deviation in its ``pretrained_cfg``, or those of ImageNet. It may
+          take other images than RGB: their number of channels is its attribute
+          ``in_chans``, or that of its first convolution.
 
     layers : sequence of str or int, default=("layer2", "layer3")
         Names of the modules to read, as in ``module.get_submodule``; or ints, which
-        count timm's feature levels (``out_indices``) from 0: blocks of a vision
-        transformer, stages of others; negative ones count from the end. The forward
-        pass stops after the last of them. Maps may have channels first or last; of
-        tokens, class and register tokens are left out. Layers may have any strides;
-        patches are those of the first.
+        count timm's feature levels from 0: blocks of a vision transformer, stages of
+        most other networks. Negative ints count from the last level. If all layers of
+        a network given by name are ints, timm returns the maps itself, as with
+        ``features_only=True`` and ``out_indices``. The forward pass stops after the
+        last layer. Maps may have channels first or last; class and register tokens are
+        dropped. Layers may have any stride. The patches are those of the first layer.
 
     weights : str, path-like or None, default=None
-        None takes timm's pretrained weights, from timm's cache or the network, or those
-        that come with the package if `backbone` is "embedded". A local file,
-        ``.safetensors`` or a torch state dict, whole or without the layers behind the
-        last one read, is loaded without any network access. "random" is a network
-        seeded by `random_state`. Goes with a `backbone` given by name.
+        Only for a `backbone` given by name. None loads timm's pretrained weights, from
+        timm's cache or the internet, or those that come with the package if `backbone`
+        is "embedded". A local file is loaded without access to the internet: a
+        ``.safetensors`` file, or a torch state dict or checkpoint, complete or without
+        the layers after the last one read. "random" draws weights with `random_state`.
 
     image_size : int, (int, int) or None, default=256
-        Size in pixels to resize to, with antialiasing: an int is the short side, the
-        aspect ratio is kept; a pair is height and width; None keeps the size. Vision
-        transformers resample their position embeddings; where sides are not multiples
-        of their patches, the network's input is resized to the nearest that are. Some
-        families (MLP-Mixer, CaiT, ...) take images of one size only, and say so.
+        Size in pixels to resize to, with antialiasing. An int is the short side, and
+        the aspect ratio is kept; a pair is height and width; None keeps the size.
+        Vision transformers resample their position embeddings. If the sides are not
+        multiples of the patch size, the input of the network is resized to the nearest
+        multiples. Some families (MLP-Mixer, CaiT, ...) accept images of only one size,
+        and raise an error for others.
 
     crop_size : int, (int, int) or None, default=None
-        Size in pixels of a central crop after resizing. None takes the whole image.
+        Size in pixels of a central crop after resizing. None keeps the whole image.
 
     patch_size : int, default=3
-        Side of the neighbourhood, in positions of each layer's own grid; odd. Beyond
-        the border zeros are counted, as in both published implementations.
+        Side of the neighbourhood in positions of each layer's own grid, an odd number.
+        Maps are padded with zeros, as in both published implementations.
 
     patch_stride : int, default=1
         Step between neighbourhoods, in positions of each layer's own grid.
 
     descriptor : {"centered", "concat"} or int, default="centered"
-        - "concat" takes the mean over each neighbourhood and concatenates the layers,
-          as anomalib does.
-        - "centered" is the same, but the centre of the first layer's neighbourhoods
-          counts twice, which makes maps sharper.
-        - An int is the length of the descriptor of the authors' code (there 1024):
-          every neighbourhood, flattened, is pooled adaptively to that length for each
-          layer, and the concatenation again.
+        - "concat" averages each neighbourhood and concatenates the layers, as anomalib
+          does.
+        - "centered" does the same, but counts the centre of the first layer's
+          neighbourhoods twice, which makes maps sharper.
+        - An int N pools to N features, as the authors' code does with N = 1024: each
+          layer's flattened neighbourhood is pooled adaptively to N features, and the
+          concatenation of the layers again.
 
     layer_weights : "auto", None or sequence of float, default="auto"
-        Factor for each layer's block of the concatenation; the larger, the more a layer
-        counts in distances. "auto" learns them from the training patches: every layer
-        is brought to the same total variance as the first, then scaled by the ratio of
-        their effective ranks, within 1/2 and 1. None leaves layers as they are, as
-        published; so does "auto" where `descriptor` is an int, and with "layer2" and
-        "layer3" of the embedded backbone, which balances these two itself.
+        Factor for each layer's features. A larger factor makes a layer count more in
+        distances. "auto" learns the factors from the training patches: each layer is
+        scaled to the total variance of the first layer, and then by the ratio of their
+        effective ranks, limited to 1/2 to 1. None does not scale layers, as in the
+        paper. "auto" is the same as None if `descriptor` is an int, and for "layer2"
+        and "layer3" of the embedded backbone, which balances these layers itself.
 
     projection : int, transformer or None, default=None
-        An int projects patch features to this many dimensions by a Gaussian random
-        projection; a scikit-learn transformer such as
-        :class:`~sklearn.decomposition.PCA` is cloned and fitted on the training patches
-        (on 100 000 of them, drawn evenly, if there are more).
+        An int is the number of dimensions of a Gaussian random projection. A
+        scikit-learn transformer such as :class:`~sklearn.decomposition.PCA` is cloned
+        and fitted on the training patches, or on 100 000 of them, drawn evenly, if
+        there are more.
 
     device : str, torch.device or None, default=None
-        Where the network runs; None is the GPU if there is one, else the CPU.
+        Where the network runs. None is the GPU if there is one, otherwise the CPU.
 
     precision : {"auto", "float32", "bfloat16", "float16"}, default="auto"
-        Arithmetic of the network. "auto" is float16 where the device has matrix units
-        for it, a GPU since Volta or a processor with AMX for float16, and float32
-        elsewhere: AUROC on real classes is the same to 0.001. "bfloat16" is not chosen
-        by itself, as it moves the AUROC of hard classes by more. Features are float32
-        in any case.
+        Arithmetic of the network. "auto" is float16 if the device has matrix units for
+        it (NVIDIA GPUs since Volta, processors with AMX for float16), otherwise
+        float32; the AUROC on real classes differs by at most 0.001. "auto" never
+        chooses "bfloat16", which changes the AUROC of hard classes by more. Features
+        are always float32.
 
     batch_size : int, default=32
-        Most images per forward pass. Fewer go at once where they take more memory
-        than is good: on a CPU 128 MB, on a GPU a quarter of what is
-        free, up to 4 GB. It sets memory and speed; results differ by rounding alone.
+        Most images per forward pass. Batches are smaller if they would need more than
+        128 MB on a CPU, or a quarter of the free memory on a GPU, at most 4 GB. It
+        affects memory and speed; results differ only by rounding.
 
     memory : str, path-like, joblib.Memory or None, default=None
-        Cache on disk for the layer maps of images: an image passes the network once,
-        for all folds of a cross-validation, candidates of a search and methods, also in
-        other processes and later runs. An image is known by
-        the contents of its file or its pixels, together with everything its maps depend
-        on, such as the network's weights. See :class:`BoundedMemory`.
+        Cache on disk for the layer maps of images. With it, an image passes the network
+        once for all folds of a cross-validation, candidates of a search and methods,
+        also in other processes and later runs. An image is identified by the contents
+        of its file or its pixels, and by everything else that its maps depend on, such
+        as the network's weights. See :class:`BoundedMemory`. It is not part of the
+        model: a model file does not hold it.
 
     output : {"map", "flat", "mean"}, default="map"
-        Shape of what `transform` gives for n images with a grid of h times w patches:
-        "map" (n, h, w, d), "flat" (n, h * w * d), "mean" (n, d), the mean over patches.
+        Shape of the result of `transform` for n images with h * w patches each: (n, h,
+        w, d) for "map", (n, h * w * d) for "flat", and (n, d) for "mean", the mean over
+        patches. "map" is always an array; the others may be data frames, see
+        `set_output`.
 
     random_state : int, RandomState instance or None, default=None
         Seeds random weights and the random projection.
@@ -157,7 +168,7 @@ class PatchFeatureTransformer(
     Attributes
     ----------
     layer_weights_ : tuple of float
-        The factor of each layer's block.
+        The factor of each layer's features.
 
     projection_ : transformer or None
         The fitted projection.
@@ -175,10 +186,10 @@ class PatchFeatureTransformer(
 
     Notes
     -----
-    A pickle does not hold a network given by name; it is built again, from its name and
-    weights, at first use. If its weights are then others than in the fit, that is a
-    ValueError; so is a `backbone` given as a module whose weights, buffers, settings or
-    hooks were changed after the fit.
+    A pickle does not hold a network given by name. The network is built again at first
+    use, from its name and weights. A relative path in `weights` counts from the folder
+    of the fit. If the weights have changed, a ValueError is raised; also if `backbone`
+    is a module whose weights, buffers, settings or hooks were changed after the fit.
 
     References
     ----------
@@ -267,9 +278,9 @@ class PatchFeatureTransformer(
     def fit(self, X: Any, y: npt.ArrayLike | None = None) -> Self:
         """Build the network, learn layer weights and fit the projection.
 
-        All images are passed through the network if there is something to learn from
-        them, ``layer_weights="auto"`` or a `projection` that is a transformer;
-        otherwise only the first, for the number of features.
+        All images pass through the network if something is learned from them: for
+        ``layer_weights="auto"``, or a `projection` that is a transformer. Otherwise
+        only the first image passes, to count the features.
 
         Parameters
         ----------
@@ -278,7 +289,7 @@ class PatchFeatureTransformer(
             tensors (n, c, h, w). Colours must be RGB: OpenCV returns BGR.
 
         y : array-like of shape (n,) or None, default=None
-            Outlier labels, +1 and -1: nothing is learned from images labelled -1.
+            Outlier labels, +1 and -1. Nothing is learned from images labelled -1.
             Labels of any other kind are ignored.
 
         Returns
@@ -289,8 +300,8 @@ class PatchFeatureTransformer(
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            If a parameter, the weights or an image is not as described; the message
-            names the culprit.
+            If a parameter, the weights or an image is not valid; the message says
+            which.
         """
         with unchanged_on_error(self):
             images = self._validate_images(X, reset=True)
@@ -302,7 +313,7 @@ class PatchFeatureTransformer(
     def fit_transform(
         self, X: Any, y: npt.ArrayLike | None = None
     ) -> npt.NDArray[np.float32]:
-        """Fit, and return the features of the same images, extracted only once.
+        """Fit, and return the features of the same images, which are extracted once.
 
         Parameters
         ----------
@@ -310,17 +321,17 @@ class PatchFeatureTransformer(
             As for `fit`.
 
         y : array-like of shape (n,) or None, default=None
-            As for `fit`. Features of images labelled -1 are returned, too.
+            As for `fit`. Features of images labelled -1 are also returned.
 
         Returns
         -------
         features : ndarray of float32
-            As `transform` gives them.
+            As `transform` returns them.
         """
         images = self._validate_images(X, reset=True)
         grids = self._fit_extract(images, learnable_rows(y, len(images)))
         features = self._arrange(grids)
-        # Projected in place, they would keep the memory of what was projected.
+        # After a projection in place, they would keep the memory of all features.
         whole = features.base is None or features.base.size == features.size
         return features if whole else features.copy()
 
@@ -349,6 +360,44 @@ class PatchFeatureTransformer(
             grids = collect_grids(batches, len(images))
         return self._arrange(grids)
 
+    @available_if(lambda self: self.output != "map")
+    def get_feature_names_out(
+        self, input_features: Any = None
+    ) -> npt.NDArray[np.object_]:
+        """Return a name for each column of ``output="flat"`` or ``"mean"``.
+
+        Maps have no columns, so the method does not exist for ``output="map"``.
+
+        Parameters
+        ----------
+        input_features : None
+            Not used; images have no feature names.
+
+        Returns
+        -------
+        names : ndarray of str
+            The name of the class in lower case, followed by the index of the column.
+        """
+        return super().get_feature_names_out(input_features)
+
+    def set_output(self, *, transform: str | None = None) -> Self:
+        """Choose the container that `transform` and `fit_transform` return.
+
+        It applies to ``output="flat"`` and ``"mean"``, which are tables. Maps have more
+        than two dimensions and are always arrays, here and for
+        ``sklearn.set_config(transform_output=...)``.
+
+        Parameters
+        ----------
+        transform : {"default", "pandas", "polars"} or None, default=None
+            Container; None leaves the choice unchanged.
+
+        Returns
+        -------
+        self : PatchFeatureTransformer
+        """
+        return self if self.output == "map" else super().set_output(transform=transform)
+
     @property
     def _n_features_out(self) -> int:
         n_patches = int(np.prod(self.grid_shape_)) if self.output == "flat" else 1
@@ -361,11 +410,11 @@ class PatchFeatureTransformer(
     def _fit_extract(self, images, rows=None, *, whole: bool = True) -> PatchGrids:
         """Fit on validated images and return their features.
 
-        With `rows`, nothing is learned from other images than these. Without `whole`,
-        features are not needed beyond those that something is learned from.
+        If `rows` are given, something is learned only from these images. If `whole` is
+        False, only the features that something is learned from are needed.
         """
         check_sizes(self)
-        weights = _explicit_layer_weights(self.layer_weights, self.layers)
+        weights = explicit_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
         network = self._load(seed)
@@ -386,13 +435,15 @@ class PatchFeatureTransformer(
         projection = fit_projection(self.projection, sample, random_state)
         del sample
         shape = grids.shapes[0 if rows is None else rows[0]]
-        # What a transformer was fitted on may be a part of it, and must be left alone.
+        # A transformer may keep the patches that it was fitted on, so they must not be
+        # overwritten.
         patches = project_all(
             projection, grids.patches, in_place=isinstance(self.projection, Integral)
         )
         grids = grids._replace(patches=patches)
-        # Only now, so that a fit that fails leaves an earlier one as it was.
+        # Set last, so that a failed fit does not change an earlier one.
         self._seed, self._network = seed, network
+        self._weights_at_fit = with_absolute_path(self.weights)
         self.layer_weights_ = weights
         self.projection_ = projection
         self.n_patch_features_ = grids.patches.shape[1]
@@ -403,21 +454,26 @@ class PatchFeatureTransformer(
         asked_for = isinstance(self.layer_weights, str)
         return asked_for and isinstance(self.descriptor, str) and not network.balanced
 
-    def _load(self, seed: int) -> Backbone:
+    def _load(self, seed: int, weights: Any = None) -> Backbone:
+        """Return the network; `weights` is another path to the file of the fit."""
         return load_backbone(
             self.backbone,
             tuple(self.layers),
-            weights=self.weights,
+            weights=weights or self.weights,
             seed=seed,
             device=self.device,
             precision=self.precision,
         )
 
     def _fitted_network(self) -> Backbone:
-        """Return the network, built again where a pickle left it out."""
+        """Return the network; build it again if a pickle left it out."""
         if not hasattr(self, "_network"):
-            network = self._load(self._seed)
-            _check_unchanged(self, network)
+            # A relative path counts from the folder of the fit.
+            given, absolute = vars(self).get("_weights_at_fit", (None, None))
+            network = self._load(
+                self._seed, absolute if self.weights == given else None
+            )
+            check_unchanged(self, network)
             self._network = network
         return self._network
 
@@ -426,8 +482,10 @@ class PatchFeatureTransformer(
     ) -> Generator[tuple, None, None]:
         """Yield (indices, patch features (b, h, w, d), geometries) batch by batch.
 
-        The widths of the layers' blocks are put into the list `n_channels`.
+        The numbers of features of the layers are stored in the list `n_channels`.
         """
+        if isinstance(images, Images | Augmented):
+            images = images.with_channels(network.n_channels)
         limit = BatchLimit(self.batch_size, network.device, len(images))
         batches = iter_layer_maps(
             images,
@@ -445,7 +503,7 @@ class PatchFeatureTransformer(
                 size = geometries[0].crop
                 with limit.measure("descriptor", size, len(indices)):
                     features = self._describe(maps, layer_weights)
-                # What a batch takes is given back before the next one.
+                # Release the memory of a batch before the next one.
                 del maps
                 yield indices, features, geometries
                 del features
@@ -465,7 +523,7 @@ class PatchFeatureTransformer(
     def _iter_projected(
         self, images
     ) -> Generator[tuple[list[int], np.ndarray, list], None, None]:
-        """Yield what `_iter_grids` does, as arrays, through the fitted projection."""
+        """Yield the same as `_iter_grids`, as arrays and after the projection."""
         batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)
         with closing(batches):
             for indices, features, geometries in batches:
@@ -483,14 +541,14 @@ class PatchFeatureTransformer(
         if len(np.unique(grids.shapes, axis=0)) > 1:
             raise ValueError(
                 "The images have patch grids of different shapes, "
-                f"{np.unique(grids.shapes, axis=0).tolist()}; give image_size=(height, "
+                f"{np.unique(grids.shapes, axis=0).tolist()}. Set image_size=(height, "
                 "width) or crop_size, or use output='mean'."
             )
         maps = grids.patches.reshape(len(grids.shapes), *grids.shapes[0], -1)
         return maps.reshape(len(maps), -1) if self.output == "flat" else maps
 
     def __getstate__(self):
-        """Leave the network out: `_load` builds it again from the parameters."""
+        """Leave out the network, which `_load` builds again from the parameters."""
         state = dict(super().__getstate__())
         network = state.pop("_network", None)
         if network is not None:
@@ -504,64 +562,3 @@ class PatchFeatureTransformer(
         tags.input_tags.string = True
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
-
-
-def check_sizes(params) -> None:
-    if params.patch_size % 2 == 0:
-        raise ValueError(f"patch_size must be odd, got {params.patch_size}.")
-    if len(params.layers) == 0 or isinstance(params.layers, str):
-        raise ValueError(
-            "layers must be a non-empty sequence of names or ints, got "
-            f"{params.layers!r}."
-        )
-    for layer in params.layers:
-        if not isinstance(layer, str | Integral) or isinstance(layer, bool):
-            raise ValueError(f"layers must hold names or ints, got {layer!r}.")
-    for name in ("image_size", "crop_size"):
-        value = getattr(params, name)
-        if isinstance(value, (tuple, list)) and (
-            len(value) != 2
-            or not all(isinstance(v, Integral) and int(v) >= 1 for v in value)
-        ):
-            raise ValueError(
-                f"{name} must be an int or (height, width) of positive ints, got "
-                f"{value!r}."
-            )
-
-
-def _check_unchanged(features, network: Backbone) -> None:
-    """Raise a ValueError if a network built for a pickle is not that of the fit."""
-    # Pickles of earlier versions have no key.
-    expected = vars(features).get("_network_key")
-    if expected is None or network.state_key == expected:
-        return
-    if network.own:
-        name, reason = type(features.backbone).__name__, "state (weights, hooks, ...)"
-        remedy = "Use the module as it was in the fit"
-    else:
-        name, reason = features.backbone, "weights"
-        remedy = (
-            "Restore the weights of the fit (random and pretrained ones may change "
-            "with the versions of torch and timm)"
-        )
-    raise ValueError(
-        f"The network {name!r} has other {reason} than when this "
-        f"{type(features).__name__} was fitted and pickled or copied. {remedy}, or "
-        "fit again."
-    )
-
-
-def _explicit_layer_weights(layer_weights, layers) -> tuple[float, ...]:
-    """Return the given weights, or ones where weights are learned or equal."""
-    if layer_weights is None or isinstance(layer_weights, str):
-        return (1.0,) * len(layers)
-    try:
-        values = tuple(float(value) for value in layer_weights)
-    except (TypeError, ValueError):
-        values = ()
-    if len(values) != len(layers) or not all(0 < v < np.inf for v in values):
-        raise ValueError(
-            f"layer_weights must hold a positive number for each of the {len(layers)} "
-            f"layers, got {layer_weights!r}."
-        )
-    return values

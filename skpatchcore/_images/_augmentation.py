@@ -157,6 +157,12 @@ class Augmented(Sequence[NDArray]):
             )
         return augmented
 
+    def with_channels(self, n: int) -> "Augmented":
+        """Return the same images with `n` channels, as a network takes them."""
+        if not isinstance(self._images, Images):
+            return self
+        return Augmented(self._images.with_channels(n), self._transforms)
+
     def contents(self, index: int) -> NDArray | bytes:
         """Return the bytes or pixels that identify an image, as `image_contents`."""
         if index < len(self._images):

@@ -12,8 +12,17 @@ EXPECTED = (
     "(n, h, w, c) of uint8, uint16 or float in [0, 1], a list of such arrays "
     "(h, w[, c]), or torch tensors (n[, c], h, w)."
 )
-# With two or four channels, the last one is alpha.
-CHANNELS = (1, 2, 3, 4)
+# With two or four channels, the last one is alpha, unless the network takes as many.
+_CHANNELS = (1, 2, 3, 4)
+
+
+def may_be_channels(n: int, height: int, width: int) -> bool:
+    """Return whether an image of a size may have `n` channels.
+
+    More than four, of a multispectral camera, must be fewer than rows and columns:
+    otherwise the axes are more likely to be in another order.
+    """
+    return n in _CHANNELS or 0 < n < min(height, width)
 
 
 def as_sources(X: Any) -> Sequence[Any]:
@@ -97,7 +106,7 @@ def _split_array(X: NDArray) -> list[NDArray]:
 
 def _tensor_to_numpy(tensor: torch.Tensor, name: str, *, batched: bool) -> NDArray:
     """Convert a tensor with channels first to an array with channels last."""
-    if tensor.ndim == 3 + batched and tensor.shape[-3] not in CHANNELS:
+    if tensor.ndim == 3 + batched and not may_be_channels(*tensor.shape[-3:]):
         raise ValueError(
             f"{name} is a tensor of shape {tuple(tensor.shape)}, which means "
             f"{tensor.shape[-3]} channels. Tensors must have their channels first: "

@@ -1,5 +1,6 @@
 """Validate and decode image inputs."""
 
+import copy
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -14,7 +15,7 @@ from skpatchcore._images._decoding import decode_file, decode_opened
 from skpatchcore._images._errors import UnreadableImageError, blaming, naming
 from skpatchcore._images._files import kind_of_file, open_regular
 from skpatchcore._images._pages import ImagePage, is_file, path_of
-from skpatchcore._images._pixels import Notices, check_array, to_rgb
+from skpatchcore._images._pixels import Notices, check_array, to_pixels
 from skpatchcore._utils import fork_safe_lock
 
 #: Images as users pass them: arrays, torch tensors, or sequences of paths, PIL images,
@@ -29,15 +30,20 @@ _PIL_LOCK = fork_safe_lock()
 
 
 class Images(Sequence[NDArray[np.float32]]):
-    """Images decoded on access to float32 arrays (h, w, 3) in [0, 1]."""
+    """Images decoded on access to float32 arrays (h, w, c) in [0, 1].
+
+    They are RGB unless `with_channels` says otherwise.
+    """
 
     def __init__(
         self,
         sources: Sequence[Any],
         names: Sequence[str] | None = None,
         notices: Notices | None = None,
+        n_channels: int | None = None,
     ):
         self._sources = sources
+        self._n_channels = n_channels
         self.notices = notices or Notices()
         self._names = names or [_name(source, i) for i, source in enumerate(sources)]
 
@@ -46,7 +52,8 @@ class Images(Sequence[NDArray[np.float32]]):
 
     # Slices are not supported: `take` keeps the names.
     def __getitem__(self, index: int) -> NDArray[np.float32]:  # type: ignore[override]
-        return load_image(self._sources[index], self._names[index], self.notices)
+        source, name = self._sources[index], self._names[index]
+        return load_image(source, name, self.notices, self._n_channels)
 
     @property
     def sources(self) -> Sequence[Any]:
@@ -61,8 +68,14 @@ class Images(Sequence[NDArray[np.float32]]):
     def take(self, indices: Iterable[int]) -> "Images":
         """Return the images at `indices`, with their original names."""
         rows = list(indices)
-        sources = [self._sources[i] for i in rows]
-        return Images(sources, [self._names[i] for i in rows], self.notices)
+        sources, names = ([a[i] for i in rows] for a in (self._sources, self._names))
+        return Images(sources, names, self.notices, self._n_channels)
+
+    def with_channels(self, n: int) -> "Images":
+        """Return the same images with `n` channels, as a network takes them."""
+        made = copy.copy(self)
+        made._n_channels = n
+        return made
 
 
 def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) -> Images:
@@ -105,14 +118,17 @@ def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) ->
 
 
 def load_image(
-    source: Any, name: str, notices: Notices | None = None
+    source: Any,
+    name: str,
+    notices: Notices | None = None,
+    n_channels: int | None = None,
 ) -> NDArray[np.float32]:
-    """Decode one image to float32 (h, w, 3) in [0, 1]; note if it is transparent."""
+    """Decode one image to float32 (h, w, c) in [0, 1], as `to_pixels` does."""
     with blaming(name):
         if not isinstance(source, np.ndarray):
             with naming(name):
                 source = _decode(source)
-        return to_rgb(source, name, notices)
+        return to_pixels(source, name, notices, n_channels)
 
 
 def image_contents(images: Sequence[NDArray], i: int) -> NDArray | bytes:

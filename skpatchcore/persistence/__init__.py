@@ -1,8 +1,8 @@
-"""A fitted detector as one safe file: JSON and safetensors in a zip, no pickle.
+"""Save a fitted detector to one safe file: JSON and safetensors in a zip, no pickle.
 
 `save` writes a file and `load` reads it. Nothing in a file is executed, and every value
-is compared with a list of what a file may hold, so that files from others are safe to
-load. `ModelFileError` says why a file cannot be used.
+is checked against a list of what is allowed, so files from others are safe to load. A
+`ModelFileError` says why a file cannot be used.
 """
 
 from skpatchcore.persistence._archive import ModelFileError

@@ -1,4 +1,4 @@
-"""The zip of a model file: members, and the manifest that describes them."""
+"""The zip archive of a model file: its members, and the manifest that lists them."""
 
 import hashlib
 import json
@@ -20,19 +20,19 @@ from skpatchcore._utils import atomic_write
 _FORMAT, _FORMAT_VERSION = "skpatchcore model", 2
 _MANIFEST = "model.json"
 ARRAYS, BACKBONE = "arrays.safetensors", "backbone.safetensors"
-# A manifest has some kilobytes for each detector; a larger one than this is not parsed.
+# A manifest has a few kilobytes per detector. A larger one than this is not parsed.
 _MAX_MANIFEST_BYTES = 2**22
-# What 64 bits hold, with a sign.
+# Digits of a 64-bit integer, with a sign.
 _MAX_DIGITS = 20
 
 
 class ModelFileError(ValueError):
-    """A model file is damaged, was tampered with, or needs what is not there."""
+    """A model file is damaged, was tampered with, or needs a missing network."""
 
 
 @contextmanager
 def naming(path) -> Iterator[None]:
-    """Turn any error that a damaged file causes into one that names the file."""
+    """Turn errors that a damaged file causes into a `ModelFileError` with its name."""
     try:
         yield
     except (
@@ -74,7 +74,7 @@ def write_members(path: Path, content: dict, members: dict[str, bytes]) -> None:
 
 
 def _versions() -> dict[str, str]:
-    """Return versions of packages, for people; nothing depends on them."""
+    """Return versions of packages, for information only."""
     packages = ("numpy", "safetensors", "scikit-learn", "timm", "torch")
     return {"skpatchcore": __version__} | {name: version(name) for name in packages}
 
@@ -84,7 +84,7 @@ def _describe(data: bytes) -> dict:
 
 
 def _write_zip(file, members: dict[str, bytes]) -> None:
-    """Write an uncompressed zip with nothing in it that depends on time or system."""
+    """Write an uncompressed zip that does not depend on time or operating system."""
     with zipfile.ZipFile(file, "w") as archive:
         for name, data in members.items():
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
@@ -93,7 +93,7 @@ def _write_zip(file, members: dict[str, bytes]) -> None:
 
 
 def read_members(path) -> tuple[dict, dict[str, bytes]]:
-    """Return the manifest, and the other members after comparison with it."""
+    """Return the manifest and the other members, after checking them against it."""
     with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
         infos = _check_listing(archive, os.fstat(file.fileno()).st_size)
         if _MANIFEST not in infos:
@@ -115,7 +115,7 @@ def read_members(path) -> tuple[dict, dict[str, bytes]]:
 
 
 def _check_listing(archive, n_bytes: int) -> dict[str, zipfile.ZipInfo]:
-    """Return the members by name, after checks that need no reading."""
+    """Return the members by name, after checks that do not read them."""
     infos = {info.filename: info for info in archive.infolist()}
     if len(infos) != len(archive.infolist()):
         raise ValueError("it has several members of the same name.")
@@ -166,7 +166,7 @@ def _parse_manifest(data: bytes) -> dict:
 
 
 def _writer(manifest) -> str:
-    """Return the version that wrote a file, as far as the file says so."""
+    """Return the version that wrote a file, if the file says so."""
     versions = manifest.get("versions")
     version = versions.get("skpatchcore") if isinstance(versions, dict) else None
     return f"{version:.40}" if isinstance(version, str) else "of an unknown version"
@@ -186,7 +186,7 @@ def _integer(text: str) -> int:
 
 
 def _unambiguous(pairs: list[tuple]) -> dict:
-    """Return an object; of two equal names, readers of JSON choose differently."""
+    """Return an object; refuse equal names, among which JSON readers differ."""
     found = dict(pairs)
     if len(found) != len(pairs):
         names = [name for name, _ in pairs]

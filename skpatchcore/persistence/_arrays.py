@@ -1,4 +1,4 @@
-"""Arrays of a model file: put aside and taken back with the layout they had."""
+"""Arrays of a model file, stored and restored with their memory layout."""
 
 from typing import Any
 
@@ -9,52 +9,53 @@ from scipy.sparse import csr_matrix
 from skpatchcore.persistence._archive import entry
 from skpatchcore.persistence._values import in_short
 
-# Elements that arrays with gaps between their elements may span, in one file: 512 MB of
-# float64, of which only pages with elements in them are ever touched.
+# Elements that arrays with gaps may span in a file: 512 MB of float64, of which only
+# memory pages that contain elements are used.
 _MAX_SPAN = 2**26
-# Longest side of a CSR matrix that is read; its shape takes no bytes in a file.
+# Longest side of a CSR matrix that is read, because a shape takes no bytes in a file.
 _MAX_CSR_SIDE = 2**20
 
 
 class ArrayWriter:
-    """Puts arrays aside under names, each once, and describes their layout.
+    """Collects arrays under names, each once, and describes their layout.
 
-    BLAS, and loops where it cannot be used, round differently for other layouts.
+    The layout is kept, because BLAS, and the loops that NumPy uses in its place, round
+    differently for other layouts.
 
     Parameters
     ----------
     max_span : int
-        Elements that arrays with gaps may span, all together. Beyond, gaps are given
-        up, which products do not see.
+        Elements that all arrays with gaps may span together. Beyond it, gaps are
+        removed, which does not change products.
     """
 
     def __init__(self, max_span: int = _MAX_SPAN):
         self.arrays: dict[str, np.ndarray] = {}
         self._left = max_span
-        # Descriptions by identity; the array is kept so that no other one takes its
-        # identity.
+        # Descriptions by identity. The array is kept, so that its identity is not used
+        # again.
         self._kept: dict[int, tuple[np.ndarray, dict]] = {}
 
     def keep(self, array: np.ndarray, where: str) -> dict:
-        """Put an array aside, and return how to lay it out again."""
+        """Store an array and return a description of its layout."""
         if id(array) not in self._kept:
             self.arrays[where], described = self._lay_aside(array, where)
             self._kept[id(array)] = array, described
         return self._kept[id(array)][1]
 
     def keep_csr(self, matrix: csr_matrix, where: str) -> dict:
-        """Put the parts of a CSR matrix aside, and return what they are."""
+        """Store the parts of a CSR matrix and return their description."""
         names = ("data", "indices", "indptr")
         parts = {n: self.keep(getattr(matrix, n), f"{where}.{n}") for n in names}
         return {"csr": {**parts, "shape": list(matrix.shape)}}
 
     def _lay_aside(self, array: np.ndarray, where: str) -> tuple[np.ndarray, dict]:
-        """Return the elements in C order and native bytes, and their description."""
+        """Return the elements, in C order and native bytes, and their description."""
         strides, transposed = _element_strides(array), False
         described: dict[str, Any] = {"array": where}
         if strides is None:
-            # NumPy copies it for each product. Projections multiply with the
-            # transpose, and the copy of that is in C order.
+            # NumPy copies such an array for each product. Projections multiply by the
+            # transpose, whose copy is in C order.
             transposed = array.ndim == 2 and min(array.shape) > 1
         elif array.flags.c_contiguous:
             pass
@@ -72,7 +73,7 @@ class ArrayWriter:
 
 
 class ArrayReader:
-    """Takes arrays back by their descriptions, and away from `arrays`."""
+    """Restores arrays from their descriptions, and removes them from `arrays`."""
 
     def __init__(self, arrays: dict[str, np.ndarray]):
         self.arrays = arrays
@@ -90,12 +91,12 @@ class ArrayReader:
         if not isinstance(name, str) or name not in self.arrays.keys() | self._taken:
             raise ValueError(f"there is no array {in_short(name)}.")
         if name in self.arrays:
-            # A copy is aligned, and writable as fitted arrays are.
+            # A copy is aligned and, like fitted arrays, writable.
             self._taken[name] = self.arrays.pop(name).copy()
         return self._taken[name]
 
     def _take_strided(self, content) -> np.ndarray:
-        """Return an array whose elements lie as far apart as they did."""
+        """Return an array with its original strides."""
         values = self._take(entry(content, "array", str))
         strides = entry(content, "strides", list)
         if len(strides) != values.ndim or not all(
@@ -125,7 +126,7 @@ class ArrayReader:
         ):
             raise ValueError("a CSR matrix must consist of numbers and integer places.")
         matrix = csr_matrix((data, indices, indptr), shape=shape)
-        # SciPy's kernels trust indices; out of range they would read foreign memory.
+        # SciPy does not check indices, so invalid ones would read other memory.
         matrix.check_format(full_check=True)
         return matrix
 
@@ -137,7 +138,7 @@ class ArrayReader:
 
 
 def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
-    """Return strides in elements; None if no product could use the array as it is."""
+    """Return strides in elements, or None if products cannot use the array directly."""
     uneven = any(stride % array.itemsize for stride in array.strides)
     if uneven or not array.flags.aligned or not array.dtype.isnative:
         return None
@@ -145,21 +146,21 @@ def _element_strides(array: np.ndarray) -> tuple[int, ...] | None:
 
 
 def _runs_down(matrix: np.ndarray) -> bool:
-    """Return whether elements of a column are nearer to each other than of a row."""
+    """Return whether columns are closer together in memory than rows."""
     return abs(matrix.strides[0]) < abs(matrix.strides[1])
 
 
 def _span(shape, strides) -> int:
-    """Return how many elements lie between the first and the last one, inclusive."""
+    """Return the number of elements from the first to the last one, with gaps."""
     if 0 in shape:
         return 0
     return 1 + sum((n - 1) * abs(s) for n, s in zip(shape, strides, strict=True))
 
 
 def _lay_out(values: np.ndarray, strides) -> np.ndarray:
-    """Copy `values` to an array of the same shape with `strides`, in elements."""
+    """Copy `values` to an array of the same shape with these strides, in elements."""
     base = np.zeros(max(1, _span(values.shape, strides)), values.dtype)
-    # Along axes that run backwards, the first element is the one farthest behind.
+    # Along axes with negative strides, the first element has the largest address.
     start = sum(
         (n - 1) * -s for n, s in zip(values.shape, strides, strict=True) if s < 0 < n
     )

@@ -1,4 +1,4 @@
-"""Whether the arrays of a projection that was read from a file fit together."""
+"""Check that the parts of a projection from a model file are consistent."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from sklearn.random_projection import GaussianRandomProjection, SparseRandomProj
 
 from skpatchcore.persistence._schema import FITTED
 
-# Shapes: d features come in, k go out.
+# Shapes, for d input features and k output features.
 _PCA = {
     "components_": "kd",
     "mean_": "d",
@@ -30,12 +30,12 @@ _SHAPES = {
     StandardScaler: {"mean_": "d", "scale_": "d", "var_": "d"},
     Normalizer: {},
 }
-# Numbers that have to be the length of what goes out.
+# Numbers that must equal the number of output features.
 _LENGTHS = ("n_components_", "_n_features_out")
 
 
 def check_projection(projection: Any, n_features: int) -> None:
-    """Raise a ValueError unless a projection gives `n_features` finite numbers."""
+    """Raise a ValueError unless a projection returns `n_features` features."""
     n_given = _check_step(projection, None)
     try:
         patch = np.zeros((1, n_given), np.float32)
@@ -44,21 +44,22 @@ def check_projection(projection: Any, n_features: int) -> None:
         raise ValueError(f"its projection does not work: {error}") from error
     if projected.shape != (1, n_features):
         raise ValueError(
-            f"its projection gives {projected.shape}, not {n_features} features."
+            f"its projection returns shape {projected.shape}, not {n_features} "
+            "features."
         )
 
 
 def _check_step(step: Any, n_given: int | None) -> int:
-    """Check a projection, or one of its steps; return the length of what goes in.
+    """Check a projection or one of its steps; return its number of input features.
 
-    `n_given` is the length that comes from the step before, None for the first.
+    `n_given` is the number of features from the previous step, None for the first step.
     """
     if isinstance(step, FrozenEstimator):
         return _check_step(step.estimator, n_given)
     if hasattr(step, "steps"):
         return _check_steps(step.steps, n_given)
     if type(step) not in _SHAPES:
-        raise ValueError(f"a {type(step).__name__} is not a projection.")
+        raise ValueError(f"a {type(step).__name__} cannot be a projection.")
     missing = FITTED[type(step)].keys() - vars(step).keys()
     if missing:
         raise ValueError(
@@ -67,15 +68,15 @@ def _check_step(step: Any, n_given: int | None) -> int:
         )
     if n_given not in (None, step.n_features_in_):
         raise ValueError(
-            f"its projection does not work: {type(step).__name__} takes "
-            f"{step.n_features_in_} features and gets {n_given}."
+            f"its projection does not work: {type(step).__name__} expects "
+            f"{step.n_features_in_} features, but gets {n_given}."
         )
     _check_shapes(step)
     return step.n_features_in_
 
 
 def _check_steps(steps: list[tuple[str, Any]], n_given: int | None) -> int:
-    """Check the projections of a pipeline, one after the other."""
+    """Check the steps of a pipeline in order."""
     first = None
     for _, step in steps:
         if step is None or isinstance(step, str):
@@ -84,12 +85,12 @@ def _check_steps(steps: list[tuple[str, Any]], n_given: int | None) -> int:
         first = taken if first is None else first
         n_given = _n_out(step)
     if first is None:
-        raise ValueError("its projection is a Pipeline without a step that is fitted.")
+        raise ValueError("its projection is a Pipeline without a fitted step.")
     return first
 
 
 def _n_out(step: Any) -> int:
-    """Return the length of what a step that was checked gives."""
+    """Return the number of output features of a step that was checked."""
     if isinstance(step, FrozenEstimator):
         return _n_out(step.estimator)
     if hasattr(step, "steps"):

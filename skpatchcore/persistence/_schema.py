@@ -1,8 +1,8 @@
-"""All that a model file may hold of each class: parameters and fitted attributes.
+"""The parameters and fitted attributes of each class that a model file may hold.
 
-This is a list of what is allowed. A parameter that is not here is neither written nor
-read, so no file names a path, a device, a cache or a function. Ranges are those of the
-constructors, bounded where a larger number would only exhaust memory or time.
+A parameter that is not listed here is neither written nor read, so a file cannot name a
+path, a device, a cache or a function. Ranges are those of the constructors, but limited
+where a larger number would only exhaust memory or time.
 """
 
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
@@ -64,11 +64,12 @@ PROJECTIONS = (
     *(Normalizer, StandardScaler, Pipeline),
 )
 
-#: Squares of features up to this are float32 numbers.
+#: The squares of features up to this value fit into float32.
 LARGEST_FEATURE = 1e18
-# Pixels of a side, positions of a grid, features of a patch; far beyond any detector.
+# Most pixels of a side or positions of a grid, and features of a patch. No detector
+# comes near.
 _SIDE, _WIDTH = 2**16, 2**20
-# A wider Gaussian needs seconds for each map, a larger window gigabytes for each layer.
+# A wider Gaussian takes seconds per map, and a larger window gigabytes per layer.
 _MAX_SMOOTHING, _MAX_WINDOW = 2**10, 2**10 - 1
 
 _NONE, _FLAG, _NAMES = Null(), Flag(), Names()
@@ -86,8 +87,8 @@ _SIDES = _NONE | Whole(1, _SIDE) | Items(Whole(1, _SIDE), 2, 2)
 _GRID = Row(Whole(1, _SIDE), Whole(1, _SIDE))
 _LAYER = Text("the name of a layer") | Whole(-(2**10), 2**10)
 _MEMBER = Text("the name of a member")
-# timm would take "hf-hub:..." and "local-dir:..." for places to load code and weights
-# from; names of models in its own registry are words, with a tag after a dot.
+# timm accepts "hf-hub:..." and "local-dir:..." as places to load code and weights from.
+# The names in its own registry are words, with a tag after a dot.
 _BACKBONE = Text(
     "a model name of timm's registry", r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", 100
 )
@@ -105,7 +106,7 @@ def _floats(
 
 
 def _learned(ndim: int, *, low: float = -LARGEST_FEATURE, sparse=False) -> Array:
-    """Return the kind of an array that a projection learned."""
+    """Return the kind of an array that a projection has learned."""
     return Array(("float32", "float64"), ndim, low, LARGEST_FEATURE, sparse=sparse)
 
 
@@ -148,12 +149,12 @@ _RANDOMIZED: dict[str, Kind] = {
     "tol": _NOT_NEGATIVE,
 }
 
-#: Parameters by class; those of projections and splitters of scikit-learn, too.
+#: Parameters by class, including scikit-learn's projections and splitters.
 PARAMS: dict[type, dict[str, Kind]] = {
     PatchMemoryBank: _BANK_PARAMS,
     PatchCoreDetector: {
         **_BANK_PARAMS,
-        "features": _NONE | Instance(PatchFeatureTransformer),
+        "features": _NONE | Instance(PatchFeatureTransformer, FrozenEstimator),
         "augmentation": _NONE
         | Choice(*AUGMENTATIONS)
         | Items(Choice(*AUGMENTATIONS), most=64),
@@ -211,7 +212,11 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "scoring": Choice("f1", "balanced_accuracy"),
         "cv": Choice("prefit") | _CV,
     },
-    FrozenEstimator: {"estimator": Instance(*DETECTORS, *PROJECTIONS, FrozenEstimator)},
+    FrozenEstimator: {
+        "estimator": Instance(
+            *(*DETECTORS, *PROJECTIONS, PatchFeatureTransformer, FrozenEstimator)
+        )
+    },
     GaussianRandomProjection: _RANDOM_PROJECTION,
     SparseRandomProjection: {
         **_RANDOM_PROJECTION,
@@ -267,14 +272,14 @@ _SVD_ATTRIBUTES: dict[str, Kind] = {
     "n_samples_": _ANY_COUNT,
     "noise_variance_": _NOT_NEGATIVE,
     "_fit_svd_solver": Choice("full", "covariance_eigh", "arpack", "randomized"),
-    # A float where scikit-learn counts with the weights of rows.
+    # A float if scikit-learn counts weighted rows.
     "n_samples_seen_": _ANY_COUNT | Number(0, 2**53) | _integers(1),
     "batch_size_": _COUNT,
     "var_": _learned(1, low=0),
 }
 _THRESHOLDS: dict[str, Kind] = {"offset_": _FLOAT, "map_threshold_": _FLOAT}
 
-#: Attributes that a fitted estimator always has, apart from its parameters.
+#: Attributes that a fitted estimator must have, in addition to its parameters.
 FITTED: dict[type, dict[str, Kind]] = {
     ConformalDetector: {
         "calibration_scores_": _floats(1),
@@ -303,7 +308,6 @@ FITTED: dict[type, dict[str, Kind]] = {
     },
     PatchCoreDetector: {
         **_THRESHOLDS,
-        "features_": Instance(PatchFeatureTransformer),
         "memory_bank_": Instance(PatchMemoryBank),
         "training_indices_": _integers(1),
         "_training_shapes": Array(("int64",), 2, 1, _SIDE),
@@ -335,7 +339,7 @@ FITTED: dict[type, dict[str, Kind]] = {
     },
     CoresetSampler: {
         "sample_indices_": _integers(1),
-        # Not known for each pick where every row was kept.
+        # Unknown for single picks if every row was kept.
         "radii_": _floats(1, low=0, gaps=True),
         "n_features_in_": _FEATURES,
     },
@@ -362,7 +366,7 @@ FITTED: dict[type, dict[str, Kind]] = {
     Normalizer: {"n_features_in_": _FEATURES},
     Pipeline: {},
 }
-#: Attributes that it may also have.
+#: Attributes that a fitted estimator may also have.
 OPTIONAL: dict[type, dict[str, Kind]] = {
     ConformalDetector: {
         "estimators_": Items(_WRAPPED, 1, types=(list,)),
@@ -377,6 +381,8 @@ OPTIONAL: dict[type, dict[str, Kind]] = {
         "n_features_in_": _FEATURES,
         "feature_names_in_": _NAMES,
     },
+    # Missing for frozen features, which are stored as the parameter.
+    PatchCoreDetector: {"features_": Instance(PatchFeatureTransformer)},
     PatchMemoryBank: {
         "feature_names_in_": _NAMES,
         "outlier_indices_": _integers(1),

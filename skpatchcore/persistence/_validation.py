@@ -1,7 +1,6 @@
-"""Whether the parts of a detector that was read from a file fit together."""
+"""Check that the parts of a detector from a model file are consistent."""
 
 from collections.abc import Iterator
-from operator import attrgetter
 
 import numpy as np
 from sklearn.frozen import FrozenEstimator
@@ -13,22 +12,25 @@ from skpatchcore._detectors import (
     has_maps,
     unwrap,
 )
-from skpatchcore._features import check_sizes
+from skpatchcore._features import PatchFeatureTransformer, thaw
 from skpatchcore._images import find_transforms
-from skpatchcore._neighbors import check_window
-from skpatchcore._utils import resolve_device
 from skpatchcore.calibration import (
     ConformalDetector,
     TunedThresholdDetector,
     n_supported,
     scoring_part,
 )
-from skpatchcore.persistence._projections import check_projection
-from skpatchcore.persistence._schema import DETECTORS, FITTED
+from skpatchcore.persistence._parts import (
+    check_arrays,
+    check_bank,
+    check_features,
+    check_fitted,
+)
+from skpatchcore.persistence._schema import DETECTORS
 
-# Dtypes and shapes of arrays, where a letter is the same number in all arrays of a
-# detector: m rows of the bank, d features, n images. What each number may be on its
-# own was checked when it was read.
+# Dtypes and shapes of arrays. A letter is the same number in all arrays of a detector:
+# m rows of the bank, d features, n images. The range of each number was checked when it
+# was read.
 _BANK_ARRAYS = {
     "bank_": ("float32", "md"),
     "bank_indices_": ("int64", "m"),
@@ -58,14 +60,10 @@ _ENSEMBLE_ARRAYS = {
     "training_scores_": ("float64", "n"),
     "training_indices_": ("int64", "n"),
 }
-# Pixels that an image may be resized to: 3 GB as the network's input.
-_LARGEST_AREA = 2**28
-# How far the length of a normalised row may be from 1.
-_LENGTH_TOLERANCE = 1e-3
 
 
 def image_detectors(detector) -> Iterator[PatchCoreDetector]:
-    """Yield the fitted detectors on images that a detector consists of, in order."""
+    """Yield the fitted `PatchCoreDetector` objects inside a detector, in order."""
     if isinstance(detector, PatchCoreDetector):
         yield detector
     for part in _parts(detector):
@@ -73,9 +71,9 @@ def image_detectors(detector) -> Iterator[PatchCoreDetector]:
 
 
 def check_detector(detector) -> None:
-    """Raise a ValueError unless all parts of a detector from a file fit together."""
+    """Raise a ValueError unless all parts of a detector are consistent."""
     if not isinstance(detector, DETECTORS):
-        raise ValueError(f"it holds a {type(detector).__name__} instead of a detector.")
+        raise ValueError(f"it holds a {type(detector).__name__}, not a detector.")
     _check_part(detector)
 
 
@@ -98,40 +96,50 @@ def _check_part(detector) -> None:
         FrozenEstimator: lambda frozen: None,
     }
     if type(detector) not in checks:
-        raise ValueError(f"{type(detector).__name__} is not a detector of images.")
-    _check_fitted(detector)
+        raise ValueError(f"{type(detector).__name__} is not a detector.")
+    check_fitted(detector)
     checks[type(detector)](detector)
     for part in _parts(detector):
         _check_part(part)
 
 
-def _check_fitted(part, where: str = "") -> None:
-    missing = FITTED[type(part)].keys() - vars(part).keys()
-    if missing:
-        name = type(part).__name__ + (f" {where!r}" if where else "")
-        raise ValueError(f"{name} is not fitted: {sorted(missing)} are missing.")
-
-
 def _check_image_detector(detector) -> None:
-    _check_fitted(detector.features_, "features_")
-    _check_fitted(detector.memory_bank_, "memory_bank_")
-    _check_fitted(detector.memory_bank_.sampler_, "sampler_")
-    sizes = _check_arrays(detector, _DETECTOR_ARRAYS)
-    _check_bank(detector.memory_bank_, sizes)
+    _check_given_features(detector.features)
+    if type(detector.features_) is not PatchFeatureTransformer:
+        raise ValueError("PatchCoreDetector is not fitted: features_ are missing.")
+    check_fitted(detector.features_, "features_")
+    check_fitted(detector.memory_bank_, "memory_bank_")
+    check_fitted(detector.memory_bank_.sampler_, "sampler_")
+    sizes = check_arrays(detector, _DETECTOR_ARRAYS)
+    check_bank(detector.memory_bank_, sizes)
     _check_provenance(detector, sizes)
-    _check_features(detector.features_, sizes["d"])
+    check_features(detector.features_, sizes["d"])
+
+
+def _check_given_features(features) -> None:
+    """Check that frozen features can be used for another fit."""
+    if not isinstance(features, FrozenEstimator):
+        return
+    inner = thaw(features)
+    if type(inner) is not PatchFeatureTransformer:
+        raise ValueError(
+            f"features is a frozen {type(inner).__name__} instead of a "
+            "PatchFeatureTransformer."
+        )
+    check_fitted(inner, "features")
+    check_features(inner, inner.n_patch_features_)
 
 
 def _check_provenance(detector, sizes: dict[str, int]) -> None:
-    """Check that every bank row leads to a patch of a training image."""
+    """Check that each row of the bank refers to a patch of a training image."""
     places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
     if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
-        raise ValueError("bank_indices_ point to no patch of the training images.")
+        raise ValueError("bank_indices_ exceed the patches of the training images.")
     if not (detector._training_aspects > 0).all():
         raise ValueError("_training_aspects must be positive.")
     n_made = 1 + len(find_transforms(detector._augmentation))
     if sizes["p"] != sizes["n"] * n_made:
-        raise ValueError(f"{sizes['p']} grids are not {n_made} for each image.")
+        raise ValueError(f"there are {sizes['p']} grids, not {n_made} per image.")
     foreground = detector.foreground_
     if foreground is not None and foreground[0].shape != (sizes["d"],):
         raise ValueError("foreground_ must be a direction (d,) and a threshold.")
@@ -140,22 +148,22 @@ def _check_provenance(detector, sizes: dict[str, int]) -> None:
 def _check_ensemble(ensemble) -> None:
     members, names = ensemble.estimators_, ensemble._member_names
     if len(set(names)) != len(members):
-        raise ValueError("_member_names must be a name for each of estimators_.")
+        raise ValueError("_member_names must have a name for each of estimators_.")
     for given in (names, [name for name, _ in ensemble.estimators]):
         ensemble._validate_names(given)
-    sizes = _check_arrays(ensemble, _ENSEMBLE_ARRAYS)
+    sizes = check_arrays(ensemble, _ENSEMBLE_ARRAYS)
     if sizes["m"] != len(members):
-        raise ValueError(f"{len(members)} members have {sizes['m']} weights.")
+        raise ValueError(f"{len(members)} members, but {sizes['m']} weights.")
     for name in ("score_weights_", "map_weights_"):
         if not (getattr(ensemble, name) > 0).all():
             raise ValueError(f"{name} must be positive, got {getattr(ensemble, name)}.")
 
 
 def _check_lone_bank(bank) -> None:
-    _check_fitted(bank.sampler_, "sampler_")
-    # A bank of other features than ours has their precision.
+    check_fitted(bank.sampler_, "sampler_")
+    # Features from elsewhere may have another precision.
     expected = {**_BANK_ARRAYS, "bank_": ("float32 or float64", "md")}
-    _check_bank(bank, _check_arrays(bank, expected))
+    check_bank(bank, check_arrays(bank, expected))
     _check_names(bank)
 
 
@@ -166,7 +174,7 @@ def _check_tuned(detector) -> None:
 
 
 def _check_same_class(detector, estimators: list) -> None:
-    """Check that what scores is of the class of what was given to be fitted."""
+    """Check that fitted estimators have the class of the parameter `estimator`."""
     given = detector.estimator
     if type(detector) is ConformalDetector:
         given = scoring_part(given)
@@ -185,37 +193,37 @@ def _check_conformal(detector) -> None:
         expected["_calibration_peaks"] = ("float64", "n")
     if hasattr(detector, "calibration_groups_"):
         expected["calibration_groups_"] = ("int64", "n")
-    n = _n_units(_check_arrays(detector, expected)["n"], detector)
+    n = _n_units(check_arrays(detector, expected)["n"], detector)
     folds = detector.calibration_folds_
     if n_supported(detector.alpha, n) == 0:
         raise ValueError(f"alpha={detector.alpha} has too few calibration_scores_.")
     if folds.min() < 0 or folds.max() >= len(detector.estimators_):
-        raise ValueError("calibration_folds_ point to none of estimators_.")
+        raise ValueError("calibration_folds_ exceed the number of estimators_.")
     offset = detector._calibration.offset(detector.alpha)
     if (detector.offset_, detector.min_alpha_) != (offset, 1 / (n + 1)):
-        raise ValueError("offset_ or min_alpha_ is not that of calibration_scores_.")
+        raise ValueError("offset_ or min_alpha_ does not match calibration_scores_.")
     if "_calibration_peaks" in expected:
         threshold = -detector._map_calibration.offset(detector.alpha)
         if getattr(detector, "map_threshold_", None) != threshold:
-            raise ValueError("map_threshold_ is not that of the calibration.")
+            raise ValueError("map_threshold_ does not match the calibration.")
     _check_training_folds(detector)
     _check_names(detector)
 
 
 def _n_units(n: int, detector) -> int:
-    """Return how many calibration samples there are, or groups of them."""
+    """Return the number of calibration samples, or of their groups."""
     groups = getattr(detector, "calibration_groups_", np.arange(n))
-    # Bounded before anything is counted: a large number would take as much memory.
+    # Checked before counting, which takes memory in proportion to the largest number.
     if not ((groups >= 0) & (groups < n)).all() or not np.bincount(groups).all():
         raise ValueError("calibration_groups_ must be numbers from 0, without gaps.")
     return int(groups.max(initial=-1)) + 1
 
 
 def _check_training_folds(detector) -> None:
-    """Check that matches lead to rows of what the detector was fitted on."""
+    """Check that matches refer to rows of the training data."""
     folds, n_folds = detector._training_folds, len(detector.estimators_)
     if np.any(np.diff(folds) < 0) or folds.max(initial=-1) >= n_folds:
-        raise ValueError("_training_folds must ascend, and point to estimators_.")
+        raise ValueError("_training_folds must ascend, and refer to estimators_.")
     for estimator, rows in zip(
         detector.estimators_, detector._fold_rows(), strict=True
     ):
@@ -227,30 +235,7 @@ def _check_training_rows(estimator, rows) -> None:
     if rows is None or learned is None:
         return
     if learned.max(initial=-1) >= len(rows):
-        raise ValueError("training_indices_ point to none of _training_rows.")
-
-
-def _at(detector, where: str):
-    """Return what is at a dotted path, or None."""
-    try:
-        return attrgetter(where)(detector)
-    except AttributeError:
-        return None
-
-
-def _check_arrays(detector, expected: dict[str, tuple[str, str]]) -> dict[str, int]:
-    """Check dtypes and shapes; return the size of each letter."""
-    sizes = {"2": 2}
-    for where, (dtype, letters) in expected.items():
-        array = _at(detector, where)
-        wanted = f"{where} must be {dtype} of shape ({', '.join(letters)})"
-        if str(getattr(array, "dtype", None)) not in dtype.split(" or "):
-            raise ValueError(f"{wanted}, got {getattr(array, 'dtype', array)!r:.80}.")
-        for letter, size in zip(letters, array.shape, strict=False):
-            sizes.setdefault(letter, size)
-        if array.shape != tuple(sizes.get(letter, 0) for letter in letters):
-            raise ValueError(f"{wanted}, got {array.shape} where {sizes}.")
-    return sizes
+        raise ValueError("training_indices_ exceed _training_rows.")
 
 
 def _check_names(detector) -> None:
@@ -258,81 +243,4 @@ def _check_names(detector) -> None:
     if names is None:
         return
     if len(names) != getattr(detector, "n_features_in_", None):
-        raise ValueError("feature_names_in_ are not one name for each feature.")
-
-
-def _check_bank(bank, sizes: dict[str, int]) -> None:
-    if sizes["m"] == 0:
-        raise ValueError("bank_ has no rows.")
-    for part in (bank, bank.sampler_):
-        if part.n_features_in_ != sizes["d"]:
-            raise ValueError(
-                f"bank_ has {sizes['d']} columns, n_features_in_ is "
-                f"{part.n_features_in_}."
-            )
-    _check_lengths(bank)
-    _check_outliers(bank)
-    _check_positions(bank, sizes["m"])
-    bank._check_as_fitted()
-    bank._check_bank_size(sizes["m"])
-    resolve_device(bank.device)
-
-
-def _check_lengths(bank) -> None:
-    """Check that rows compared by the cosine have unit length, or are zero."""
-    if not bank._normalized:
-        return
-    squared = np.einsum("ij,ij->i", bank.bank_, bank.bank_, dtype=np.float64)
-    if not ((squared == 0) | (abs(squared - 1) <= _LENGTH_TOLERANCE)).all():
-        raise ValueError("bank_ must have rows of unit length for metric='cosine'.")
-
-
-def _check_outliers(bank) -> None:
-    if hasattr(bank, "outlier_indices_") == (bank.outlier_filter is None):
-        raise ValueError("outlier_indices_ and outlier_filter do not go together.")
-    if bank.outlier_filter is None:
-        return
-    _check_arrays(bank, {"outlier_indices_": ("int64", "o")})
-    if (
-        bank.outlier_indices_.min(initial=0) < 0
-        or np.isin(bank.outlier_indices_, bank.bank_indices_).any()
-    ):
-        raise ValueError("outlier_indices_ point into the bank, or to no patch.")
-
-
-def _check_positions(bank, n_bank: int) -> None:
-    window, grid = bank.position_window, getattr(bank, "position_grid_", None)
-    if (window is None) != (grid is None and not hasattr(bank, "_bank_positions")):
-        raise ValueError("position_grid_ and position_window do not go together.")
-    if window is None:
-        return
-    check_window(window)
-    if grid is None:
-        raise ValueError("position_grid_ is missing.")
-    _check_arrays(bank, {"_bank_positions": ("int32", "p2")})
-    rows, positions = bank._bank_positions.T
-    if not ((rows < n_bank) & (positions < grid[0] * grid[1])).all():
-        raise ValueError("_bank_positions point outside bank_ or position_grid_.")
-
-
-def _check_features(features, n_features: int) -> None:
-    check_sizes(features)
-    for name in ("image_size", "crop_size"):
-        value = getattr(features, name)
-        if isinstance(value, tuple | list) and value[0] * value[1] > _LARGEST_AREA:
-            raise ValueError(
-                f"{name}={value!r} are more than {_LARGEST_AREA} pixels, the most that "
-                "a model file may ask for."
-            )
-    if len(features.layer_weights_) != len(features.layers):
-        raise ValueError(
-            f"layer_weights_ must be positive, for each layer: "
-            f"{features.layer_weights_!r:.80}."
-        )
-    if features.n_patch_features_ != n_features:
-        raise ValueError(
-            f"bank_ has {n_features} columns, but n_patch_features_ is "
-            f"{features.n_patch_features_}."
-        )
-    if features.projection_ is not None:
-        check_projection(features.projection_, n_features)
+        raise ValueError("feature_names_in_ must have one name per feature.")

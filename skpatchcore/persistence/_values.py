@@ -1,4 +1,4 @@
-"""Kinds of values that a model file may hold: types, ranges, and words for both."""
+"""Kinds of values that a model file may hold: types, ranges and their descriptions."""
 
 import re
 from abc import ABC, abstractmethod
@@ -12,7 +12,7 @@ LARGEST = float(np.finfo(np.float64).max)
 
 
 class Kind(ABC):
-    """What a value has to be. ``str`` of a kind completes "... must be"."""
+    """A condition on a value. ``str(kind)`` completes the sentence "... must be"."""
 
     @abstractmethod
     def accepts(self, value: object) -> bool:
@@ -46,7 +46,7 @@ class Null(Kind):
 
 
 class Flag(Kind):
-    """A bool, which an int is not."""
+    """A bool, not an int."""
 
     def accepts(self, value: object) -> bool:
         return type(value) is bool
@@ -57,7 +57,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Whole(Kind):
-    """An int, which a bool is not."""
+    """An int in a range, not a bool."""
 
     low: int
     high: int
@@ -71,10 +71,10 @@ class Whole(Kind):
 
 @dataclass(frozen=True)
 class Number(Kind):
-    """A finite number between two others; `excluded` says which of the two are out.
+    """A finite number in a range; `excluded` says which ends are not included.
 
-    With `fraction`, ints are refused: for parameters where 1 is a count and 1.0 a
-    share, and for fitted numbers, which are floats by construction.
+    With `fraction`, ints are refused. This is for parameters where 1 is a count and 1.0
+    a fraction, and for fitted numbers, which are always floats.
     """
 
     low: float
@@ -85,7 +85,7 @@ class Number(Kind):
     def accepts(self, value: object) -> bool:
         if type(value) is not float and (self.fraction or type(value) is not int):
             return False
-        # Comparisons that NaN fails; Python compares ints of any size exactly.
+        # NaN fails these comparisons, and Python compares ints of any size exactly.
         above = value > self.low if "low" in self.excluded else value >= self.low
         below = value < self.high if "high" in self.excluded else value <= self.high
         return above and below
@@ -100,7 +100,7 @@ class Number(Kind):
 
 
 class Choice(Kind):
-    """One of some strings."""
+    """One of several strings."""
 
     def __init__(self, *names: str):
         self.names = names
@@ -114,7 +114,7 @@ class Choice(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """A string of limited length that matches a regular expression as a whole."""
+    """A string of limited length that fully matches a regular expression."""
 
     what: str
     pattern: str = r"[\s\S]*"
@@ -139,7 +139,7 @@ class Items(Kind):
     types: tuple[type, ...] = (list, tuple)
 
     def accepts(self, value: object) -> bool:
-        # Not a class derived from these.
+        # Derived classes are refused.
         if type(value) not in self.types or not isinstance(value, list | tuple):
             return False
         if not self.least <= len(value) <= self.most:
@@ -153,7 +153,7 @@ class Items(Kind):
 
 
 class Row(Kind):
-    """A tuple whose items have a kind each."""
+    """A tuple with a kind for each item."""
 
     def __init__(self, *kinds: Kind):
         self.kinds = kinds
@@ -171,9 +171,9 @@ class Row(Kind):
 
 @dataclass(frozen=True)
 class Array(Kind):
-    """An ndarray of some dtypes and dimensions, with finite values in a range.
+    """An ndarray of given dtypes and dimensions, with finite values in a range.
 
-    With `gaps`, values may be NaN; with `sparse`, it may be a CSR matrix.
+    With `gaps`, values may be NaN. With `sparse`, it may be a CSR matrix.
     """
 
     dtypes: tuple[str, ...]
@@ -197,7 +197,7 @@ class Array(Kind):
             values = values[~np.isnan(values)]
         if values.size == 0:
             return True
-        # As Python numbers, which compare without a cast. NaN fails both.
+        # Python numbers are compared without a cast. NaN fails both comparisons.
         return values.min().item() >= self.low and values.max().item() <= self.high
 
     def __str__(self) -> str:
@@ -212,7 +212,7 @@ class Array(Kind):
 
 
 class Names(Kind):
-    """An object array of strings, as ``feature_names_in_`` is."""
+    """An object array of strings, such as ``feature_names_in_``."""
 
     def accepts(self, value: object) -> bool:
         if not isinstance(value, np.ndarray) or value.dtype != object:
@@ -224,7 +224,7 @@ class Names(Kind):
 
 
 class Instance(Kind):
-    """An object of one of some classes, exactly unless they are `subclassed`."""
+    """An instance of one of several classes; of subclasses only if `subclassed`."""
 
     def __init__(self, *classes: type, subclassed: bool = False):
         self.classes, self.subclassed = classes, subclassed
@@ -239,7 +239,7 @@ class Instance(Kind):
 
 
 def in_short(value: object) -> str:
-    """Return a value as an error message shows it: one line of limited length."""
+    """Return a value as one line of limited length, for error messages."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.size:
         extent = f"values from {value.min():g} to {value.max():g}"
         return f"{value.dtype} of shape {value.shape} with {extent}"

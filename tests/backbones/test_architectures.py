@@ -1,19 +1,21 @@
-"""Networks of all families give maps that lie where the image does."""
+"""Networks of all families return maps that are aligned with the image."""
 
 import numpy as np
 import pytest
 import timm
 import torch
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
-from skpatchcore._backbones._feature_maps import fit_to_patches, name_layers
+from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Probe
+from skpatchcore._backbones._network_input import fit_to_patches
 from skpatchcore._backbones._probes import learn_layouts
 
-# One small network a family: its name, levels to read, size of an image.
+# One small network per family: its name, the levels to read, and the image size.
 SMALL = {
     "convnext_atto": ((1, 2), (64, 96)),
     "cspresnet50": ((2, 3), (64, 96)),
@@ -29,14 +31,14 @@ SMALL = {
     "focalnet_tiny_srf": ((1, 2), (64, 96)),
     "ghostnet_050": ((2, 3), (64, 96)),
     "hgnet_tiny": ((1, 2), (64, 96)),
-    "hrnet_w18_small": (("layer1", "stage2"), (64, 96)),
+    "hrnet_w18_small": ((1, 2), (64, 96)),
     "inception_next_tiny": ((1, 2), (64, 96)),
     "mambaout_femto": ((1, 2), (64, 96)),
     "mobilenetv2_100": ((2, 3), (64, 96)),
     "mobilenetv3_small_050": ((2, 3), (64, 96)),
     "mobileone_s0": ((2, 3), (64, 96)),
     "mobilevit_xxs": ((1, 2), (64, 96)),
-    "mvitv2_tiny": (("stages.0", "stages.1"), (64, 96)),
+    "mvitv2_tiny": ((0, 1), (64, 96)),
     "nextvit_small": ((1, 2), (64, 96)),
     "nf_resnet26": ((2, 3), (64, 96)),
     "poolformer_s12": ((1, 2), (64, 96)),
@@ -59,7 +61,12 @@ SMALL = {
     "vovnet39a": ((2, 3), (64, 96)),
     "xcit_nano_12_p16_224": ((3, 6), (96, 128)),
 }
-# Made for images of one size.
+# The modules of these levels, if timm declares other names.
+MODULES = {
+    "hrnet_w18_small": ("incre_modules.0", "incre_modules.1"),
+    "mvitv2_tiny": ("stages.0", "stages.1"),
+}
+# Networks for images of one size.
 FIXED = {
     "beit_base_patch16_224": (1, 3),
     "cait_xxs24_224": (1, 3),
@@ -151,21 +158,48 @@ def assert_marks_are_found(features: PatchFeatureTransformer, size) -> None:
         assert ((row + 0.5) / h > 0.5, (column + 0.5) / w > 0.5) == divmod(k, 2)
 
 
-@pytest.mark.parametrize("name", SMALL)
+def assert_levels_are_modules(name: str, levels, size) -> None:
+    """Compare what timm returns for levels with what hooks read, bit for bit."""
+    load = {"weights": "random", "seed": 0, "device": "cpu", "precision": "float32"}
+    by_level = load_backbone(name, levels, **load)
+    names = MODULES.get(name) or resolve_layers(by_level.module, levels, own=True)
+    by_name = load_backbone(name, names, **load)
+    assert by_level.layers == levels
+    assert by_name.layers == names
+    if name != "selecsls42":
+        # Its levels run a module without weights that is defined after other modules.
+        assert by_level.state_key == by_name.state_key
+    batch = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    for found, expected in zip(by_level(batch), by_name(batch), strict=True):
+        assert torch.equal(found, expected)
+
+
+# Tests of one network follow each other, so that it is built once.
+@pytest.mark.parametrize("name", SMALL, scope="module")
 def test_a_mark_in_a_corner_is_found_there(name):
     layers, size = SMALL[name]
     assert_marks_are_found(make(name, layers), size)
 
 
-@pytest.mark.parametrize("name", FIXED)
-def test_networks_of_one_size_work_at_it_and_say_so_elsewhere(name):
+@pytest.mark.parametrize("name", SMALL, scope="module")
+def test_levels_are_the_maps_of_their_modules(name):
+    assert_levels_are_modules(name, *SMALL[name])
+
+
+@pytest.mark.parametrize("name", FIXED, scope="module")
+def test_levels_are_the_maps_of_their_modules_at_one_size(name):
+    assert_levels_are_modules(name, FIXED[name], (224, 224))
+
+
+@pytest.mark.parametrize("name", FIXED, scope="module")
+def test_networks_of_one_size_raise_an_error_for_other_sizes(name):
     features = make(name, FIXED[name])
     assert_marks_are_found(features, (224, 224))
     with pytest.raises(ValueError, match=r"224, 224\)|224 pixels|224 x 224|one size"):
         features.fit([np.zeros((160, 160, 3), np.uint8)])
 
 
-def test_mistakes_that_size_is_not_to_blame_for_are_left_as_they_are():
+def test_errors_that_size_does_not_explain_are_not_changed():
     class Broken(nn.Module):
         def forward(self, x):
             raise RuntimeError("out of order")
@@ -181,9 +215,17 @@ def test_networks_that_mix_all_patches_give_maps():
     assert features.fit_transform(images).shape == (1, 14, 14, 512)
 
 
-def test_tokens_out_of_order_are_refused():
-    with pytest.raises(ValueError, match="grouped by windows"):
-        make("hiera_tiny_224", (1,)).fit([np.zeros((224, 224, 3), np.uint8)])
+def test_hiera_works_with_ints():
+    """Its tokens are grouped by windows, and timm puts them in order."""
+    features = make("hiera_tiny_224", (0, 1))
+    assert_marks_are_found(features, (224, 224))
+    assert features.grid_shape_ == (56, 56)
+
+
+@pytest.mark.parametrize("layers", [("blocks.2",), ("blocks.2", 2)])
+def test_hiera_is_refused_by_module_names(layers):
+    with pytest.raises(ValueError, match=r"numbers as layers.*layers=\(1, 2\)"):
+        make("hiera_tiny_224", layers).fit([np.zeros((224, 224, 3), np.uint8)])
 
 
 def test_the_table_of_old_names_is_complete():
@@ -192,12 +234,12 @@ def test_the_table_of_old_names_is_complete():
 
 @pytest.mark.parametrize("name", sorted(set(AMAZON.values())))
 def test_networks_of_other_names_give_maps(name):
-    """Without weights and arithmetic: on torch's device for shapes alone."""
+    """Run without weights and arithmetic, on torch's device for shapes."""
     assert name in timm.list_models() + timm.list_pretrained()
     with torch.device("meta"):
         module = timm.create_model(name).eval()
         batch = torch.zeros(2, 3, 224, 224)
-    layers = name_layers(module, (1, 2))
+    layers = resolve_layers(module, (1, 2), own=True)
     layouts = learn_layouts(module, layers, (224, 224))
     outputs = read_layers(module, layers, batch)
     for layer in layers:
@@ -229,21 +271,45 @@ def test_networks_of_torchvision_work_as_modules():
 )
 def test_ints_are_blocks_of_a_vision_transformer(layers, names):
     module = timm.create_model("vit_tiny_patch16_224")
-    assert name_layers(module, layers) == names
+    assert resolve_layers(module, layers, own=True) == names
 
 
 def test_ints_are_levels_of_timm():
     module = timm.create_model("resnet18")
-    assert name_layers(module, (2, -2)) == ("layer2", "layer3")
+    assert resolve_layers(module, (2, -2), own=True) == ("layer2", "layer3")
     module = timm.create_model("swin_tiny_patch4_window7_224")
-    assert name_layers(module, (1,)) == ("layers.1",)
+    assert resolve_layers(module, (1,), own=True) == ("layers.1",)
 
 
-def test_wrong_ints_say_what_there_is():
+def test_ints_alone_are_read_by_timm():
+    module = timm.create_model("resnet18")
+    assert resolve_layers(module, (2, np.int64(-2)), own=False) == (2, 3)
+    assert resolve_layers(module, ("layer1", 2), own=False) == ("layer1", "layer2")
+
+
+def test_levels_come_in_the_order_asked_for():
+    images = np.random.default_rng(0).integers(0, 256, (1, 64, 96, 3), np.uint8)
+    by_level, by_name = (
+        make("resnet18", layers, layer_weights=(3, 1, 2)).fit_transform(images)
+        for layers in ((3, 1, 3), ("layer3", "layer1", "layer3"))
+    )
+    assert_array_equal(by_level, by_name)
+
+
+def test_hooks_of_a_module_are_called_for_ints_too():
+    """The network is the user's own, and its pass is more than its levels."""
+    module, sizes = timm.create_model("resnet18"), []
+    module.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    features = PatchFeatureTransformer(module, (1,), image_size=64)
+    features.fit([np.zeros((64, 64, 3), np.uint8)])
+    assert sizes
+
+
+def test_wrong_ints_are_refused_with_the_levels_that_exist():
     grey = np.zeros((1, 64, 64, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"no level 7; the network has 5: act1"):
+    with pytest.raises(ValueError, match=r"contains 7, but the network has 5 .*: act1"):
         make("resnet18", (7,)).fit(grey)
-    with pytest.raises(ValueError, match="does not say what its levels are"):
+    with pytest.raises(ValueError, match="does not declare feature levels"):
         PatchFeatureTransformer(nn.Sequential(nn.Conv2d(3, 4, 3)), (0,)).fit(grey)
     for wrong in (1.5, None, True):
         with pytest.raises(ValueError, match=r"names or ints, got"):
@@ -260,7 +326,7 @@ def test_more_layers_of_any_strides():
 
 
 class Tokens(nn.Module):
-    """Gives numbered patches as tokens, behind a few others."""
+    """Returns patches as tokens, after a number of other tokens."""
 
     def __init__(self, n_prefix, declared=None):
         super().__init__()

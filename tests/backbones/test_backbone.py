@@ -1,9 +1,12 @@
-"""Networks: their layers, weights and devices, and what is left of them afterwards."""
+"""Networks: layers, weights, devices, precision, threads and side effects."""
 
 import copy
 import pickle
 import socket
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +26,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
 class Tiny(nn.Module):
-    """Works in place on what `first` gave, and counts how often each module runs."""
+    """Works in place on the output of `first`."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +51,7 @@ class Pair(nn.Module):
 
 
 class Dangerous:
-    """A pickle that writes a file as soon as it is read."""
+    """A pickle that writes a file when it is loaded."""
 
     def __init__(self, path):
         self.path = path
@@ -108,7 +111,7 @@ def without(state, *prefixes):
 # Layers and hooks
 
 
-def test_maps_are_what_the_layers_gave():
+def test_maps_equal_the_outputs_of_the_layers():
     module = make_tiny().eval()
     batch = torch.rand(2, 3, 16, 16)
     maps = read_layers(module, ["second", "first"], batch)
@@ -118,7 +121,7 @@ def test_maps_are_what_the_layers_gave():
     assert_allclose(maps["second"].detach(), second.detach(), rtol=1e-5)
 
 
-def test_maps_come_in_the_order_asked_for_and_normalized():
+def test_maps_are_in_the_order_of_the_layers_and_normalized():
     module = make_tiny()
     load = {"weights": None, "seed": 0, "device": "cpu", "precision": "auto"}
     batch = torch.rand(2, 3, 16, 16)
@@ -130,7 +133,7 @@ def test_maps_come_in_the_order_asked_for_and_normalized():
     assert_allclose(first, module.first((batch - mean) / std).detach(), atol=1e-5)
 
 
-def test_constants_of_a_network_are_its_own():
+def test_a_network_may_have_its_own_mean_and_deviation():
     module = make_tiny()
     module.pretrained_cfg = {"mean": (0.5,) * 3, "std": (0.25,) * 3}
     load = {"weights": None, "seed": 0, "device": "cpu", "precision": "auto"}
@@ -203,11 +206,11 @@ def test_no_hook_is_left_after_a_failure():
 
 
 def test_layers_without_maps_are_named():
-    with pytest.raises(ValueError, match=r"'head' gives \(2, 2\).*expected a map"):
+    with pytest.raises(ValueError, match=r"'head' returned \(2, 2\).*expected a map"):
         transformer(make_tiny(), ("first", "head")).fit(IMAGES)
 
 
-def test_of_several_outputs_the_first_map_is_taken():
+def test_the_first_map_of_several_outputs_is_used():
     of_pair, of_second = (
         transformer(make_tiny(), (layer,)).fit_transform(IMAGES)
         for layer in ("pair", "second")
@@ -216,7 +219,7 @@ def test_of_several_outputs_the_first_map_is_taken():
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, clone], ids=["copy", "clone"])
-def test_copies_do_not_write_into_each_other(duplicate):
+def test_copies_are_independent(duplicate):
     features = random_resnet()
     expected = features.fit_transform(IMAGES)
     other = duplicate(features).fit(255 - IMAGES)
@@ -232,12 +235,12 @@ def test_pickled_features_give_the_same(backbone):
     )
     expected = features.fit_transform(IMAGES)
     pickled = pickle.dumps(features)
-    # A network given by name stays out; one given as a module has to travel.
+    # The pickle contains a network given as a module, but not one given by name.
     assert len(pickled) < 20_000
     assert_array_equal(pickle.loads(pickled).transform(IMAGES), expected)
 
 
-def test_a_module_given_is_not_touched():
+def test_a_given_module_is_not_changed():
     module = make_tiny().train()
     module.first.weight.requires_grad_(False)
     before = copy.deepcopy(module.state_dict())
@@ -251,7 +254,7 @@ def test_a_module_given_is_not_touched():
         assert_array_equal(value, before[key])
 
 
-def test_a_module_trained_on_later_does_not_change_fitted_features():
+def test_training_a_module_later_does_not_change_fitted_features():
     module = make_tiny()
     features = transformer(module, ("first",))
     expected = features.fit_transform(IMAGES)
@@ -260,7 +263,7 @@ def test_a_module_trained_on_later_does_not_change_fitted_features():
     assert_array_equal(features.transform(IMAGES), expected)
 
 
-def test_the_random_state_of_the_user_is_left_alone():
+def test_the_global_random_state_is_not_changed():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
@@ -281,7 +284,7 @@ def test_clones_share_one_network():
     assert unpickled._network.module is features._network.module
 
 
-def test_random_weights_depend_on_random_state_alone():
+def test_random_weights_depend_only_on_random_state():
     first, same, other = (
         random_resnet(random_state=seed).fit_transform(IMAGES) for seed in (0, 0, 1)
     )
@@ -315,6 +318,20 @@ WEIGHTS = {
     "no counters.pth": lambda s: {k: v for k, v in s.items() if "tracked" not in k},
     "checkpoint.pth": lambda s: {"state_dict": s, "epoch": 3},
     "model.pth": lambda s: {"model": s},
+    "model_state_dict.pth": lambda s: {
+        "model_state_dict": s,
+        "optimizer_state_dict": {"state": {0: {"step": torch.ones(())}}},
+        "epoch": 3,
+    },
+    "net.pth": lambda s: {"net": s},
+    "nested.pth": lambda s: {"checkpoint": {"weights": s}},
+    "lightning.pth": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
+    "part of a module.pth": lambda s: {
+        **{f"encoder.net.{k}": v for k, v in s.items()},
+        "decoder.weight": torch.zeros(3, 3),
+    },
+    "parallel model_state_dict.pth": lambda s: {"model_state_dict": prefixed(s)},
+    "compiled.safetensors": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
     "parallel.pth": lambda s: prefixed(s),
     "parallel checkpoint.pth": lambda s: {"state_dict": prefixed(s)},
     "head of 7 classes.pth": lambda s: {**s, "fc.weight": torch.zeros(7, 512)},
@@ -372,24 +389,33 @@ WRONG_WEIGHTS = {
     ),
     "no tensors.pth": (
         lambda path, timm: torch.save({"conv1.weight": [1, 2]}, path),
-        "holds no state dict",
+        "contains no state dict",
+    ),
+    "student and teacher.pth": (
+        lambda path, timm: save_weights(
+            dict.fromkeys(
+                ("student", "teacher"), timm.create_model("resnet18").state_dict()
+            ),
+            path,
+        ),
+        "several networks that fit the backbone: student, teacher",
     ),
     "a list.pth": (
         lambda path, timm: torch.save([torch.zeros(3)], path),
-        "could not be read|holds no state dict",
+        "Could not read|contains no state dict",
     ),
-    "empty.pth": (lambda path, timm: torch.save({}, path), "holds no state dict"),
-    "text.pth": (lambda path, timm: path.write_text("hello"), "could not be read"),
+    "empty.pth": (lambda path, timm: torch.save({}, path), "contains no state dict"),
+    "text.pth": (lambda path, timm: path.write_text("hello"), "Could not read"),
     "text.safetensors": (
         lambda path, timm: path.write_text("hello"),
-        "could not be read",
+        "Could not read",
     ),
-    "no bytes.pth": (lambda path, timm: path.write_bytes(b""), "could not be read"),
+    "no bytes.pth": (lambda path, timm: path.write_bytes(b""), "Could not read"),
     "module.pth": (
         lambda path, timm: torch.save(nn.Linear(2, 2), path),
-        "could not be read",
+        "Could not read",
     ),
-    "dangerous.pth": (make_dangerous, "could not be read"),
+    "dangerous.pth": (make_dangerous, "Could not read"),
 }
 
 
@@ -405,17 +431,45 @@ def test_wrong_weights_are_refused_by_name(name, timm, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "."])
-def test_weights_that_are_no_file(name, tmp_path):
+def test_weights_must_be_a_file(name, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"weights='.*' is not a file"):
         transformer(weights=tmp_path / name).fit(IMAGES)
 
 
+def test_a_relative_path_counts_from_the_folder_of_the_fit(
+    state, tmp_path, monkeypatch
+):
+    (tmp_path / "fit").mkdir()
+    monkeypatch.chdir(tmp_path / "fit")
+    save_file(state, "weights.safetensors")
+    features = transformer(weights="weights.safetensors")
+    expected = features.fit_transform(IMAGES)
+    pickled = pickle.dumps(features)
+    monkeypatch.chdir(tmp_path)
+    found = pickle.loads(pickled)
+    assert_array_equal(found.transform(IMAGES), expected)
+    assert found.weights == "weights.safetensors"
+
+
+def test_a_path_that_is_set_after_the_fit_counts(state, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file(state, "old.safetensors")
+    features = transformer(weights="old.safetensors")
+    expected = features.fit_transform(IMAGES)
+    found = pickle.loads(pickle.dumps(features))
+    Path("old.safetensors").rename("new.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"If it was moved.*features_\.set_par"):
+        found.transform(IMAGES)
+    found.set_params(weights="new.safetensors")
+    assert_array_equal(found.transform(IMAGES), expected)
+
+
 def test_weights_for_a_module_are_refused():
-    with pytest.raises(ValueError, match="weights='random' only goes with a backbone"):
+    with pytest.raises(ValueError, match="weights='random' can only be used"):
         transformer(make_tiny(), ("first",), weights="random").fit(IMAGES)
 
 
-def test_weights_of_a_network_without_any_are_refused(state, tmp_path):
+def test_weights_for_a_network_without_parameters_are_refused(state, tmp_path):
     save_file(state, tmp_path / "resnet18.safetensors")
     features = transformer(
         "gabor", ("fine",), weights=tmp_path / "resnet18.safetensors"
@@ -430,7 +484,7 @@ def test_weights_of_a_network_without_any_are_refused(state, tmp_path):
 @pytest.mark.parametrize(
     ("layer", "close"), [("layer22", "layer2"), ("layer2.conv1", r"layer2\.0\.conv1")]
 )
-def test_unknown_layer_is_named_with_close_ones(layer, close):
+def test_an_unknown_layer_is_refused_with_suggestions(layer, close):
     with pytest.raises(
         ValueError, match=rf"no layer '{layer}'\. Did you mean .*'{close}'"
     ):
@@ -445,24 +499,61 @@ def test_unknown_layer_is_named_with_close_ones(layer, close):
         ("embeded", "embedded"),
     ],
 )
-def test_unknown_backbone_is_named_with_close_ones(name, close, timm):
+def test_an_unknown_backbone_is_refused_with_suggestions(name, close, timm):
     message = rf"backbone='{name}' is not a timm model\. Did you mean .*'{close}'"
     with pytest.raises(ValueError, match=message):
         transformer(name, weights="random").fit(IMAGES)
 
 
-def test_pretrained_weights_out_of_reach(timm, monkeypatch):
+def test_pretrained_weights_that_cannot_be_loaded_are_an_error(timm, monkeypatch):
     def create_model(*args, pretrained, **kwargs):
         assert pretrained
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", create_model)
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: nullcontext())
     message = (
         "load pretrained weights for 'resnet26': no route to host.*"
         "pass a local file with weights="
     )
     with pytest.raises(OSError, match=message):
         transformer("resnet26").fit(IMAGES)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """Make all host names unknown; return the list of hosts that are looked up."""
+    asked = []
+
+    def fail(host, *args, **kwargs):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    _build_cached.cache_clear()
+    return asked
+
+
+def test_without_a_connection_there_are_no_retries(offline):
+    message = "weights for 'resnet26': https://.* cannot be reached.*Offline"
+    with pytest.raises(OSError, match=message):
+        transformer("resnet26").fit(IMAGES)
+    assert len(offline) == 1
+
+
+def test_without_a_connection_weights_come_from_the_cache(
+    state, expected, offline, tmp_path, monkeypatch
+):
+    hub = pytest.importorskip("huggingface_hub")
+    save_file(state, tmp_path / "cached.safetensors")
+
+    def find(repository, file):
+        assert repository.startswith("timm/resnet18.")
+        return str(tmp_path / "cached.safetensors")
+
+    monkeypatch.setattr(hub, "try_to_load_from_cache", find)
+    assert_array_equal(transformer("resnet18").fit_transform(IMAGES), expected)
+    assert len(offline) == 1
 
 
 def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):
@@ -487,18 +578,18 @@ def test_no_network_is_reached_with_a_local_file(state, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA")
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
-def test_cuda_without_cuda(device):
+def test_cuda_is_refused_if_there_is_no_gpu(device):
     with pytest.raises(ValueError, match=r"device=.*cuda.*requested, but no CUDA GPU"):
         random_resnet(device=device).fit(IMAGES)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "cpu:x", ""])
-def test_device_torch_does_not_know(device):
+def test_unknown_devices_are_refused(device):
     with pytest.raises(ValueError, match=f"device='{device}' is not a torch device"):
         random_resnet(device=device).fit(IMAGES)
 
 
-def test_device_that_cannot_hold_a_result():
+def test_the_meta_device_is_refused():
     with pytest.raises(ValueError, match="device='meta' cannot be used here"):
         random_resnet(device="meta").fit(IMAGES)
 
@@ -522,7 +613,7 @@ def test_half_precision_is_close(precision):
 @pytest.mark.parametrize(
     ("available", "chosen"), [(False, "float32"), (True, "float16")]
 )
-def test_auto_precision_is_float16_where_there_are_units_for_it(
+def test_auto_precision_is_float16_if_there_are_units_for_it(
     available, chosen, monkeypatch
 ):
     monkeypatch.setattr(
@@ -541,7 +632,7 @@ def test_auto_precision_is_float16_where_there_are_units_for_it(
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("available", [False, True])
-def test_a_precision_asked_for_is_taken_anywhere(precision, available, monkeypatch):
+def test_an_explicit_precision_is_always_used(precision, available, monkeypatch):
     monkeypatch.setattr(
         "skpatchcore._utils._device.has_float16_units", lambda device: available
     )
@@ -550,7 +641,7 @@ def test_a_precision_asked_for_is_taken_anywhere(precision, available, monkeypat
 
 
 @pytest.mark.parametrize("supported", [False, True])
-def test_units_of_a_processor_are_those_torch_finds(supported, monkeypatch):
+def test_units_of_a_processor_are_found_by_torch(supported, monkeypatch):
     monkeypatch.setattr(
         torch.cpu, "_is_amx_fp16_supported", lambda: supported, raising=False
     )
@@ -563,19 +654,19 @@ def test_units_of_a_processor_are_those_torch_finds(supported, monkeypatch):
 @pytest.mark.parametrize(
     ("capability", "expected"), [((6, 1), False), ((7, 0), True), ((9, 0), True)]
 )
-def test_units_of_a_gpu_are_those_of_its_generation(capability, expected, monkeypatch):
+def test_units_of_a_gpu_depend_on_its_generation(capability, expected, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
     assert has_float16_units(torch.device("cuda")) is expected
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_weights_cast_once_compute_what_autocast_does(dtype, resnet):
+def test_weights_cast_once_give_the_results_of_autocast(dtype, resnet):
     module = copy.deepcopy(resnet).eval().requires_grad_(False)
     twin = cast_weights(module, dtype)
     assert cast_weights(module, dtype) is twin
     assert twin.conv1.weight.dtype == twin.fc.bias.dtype == dtype
     assert module.conv1.weight.dtype == torch.float32
-    # Norms stay precise, and nothing but the weights cast is there twice.
+    # Norms stay in float32, and only the cast weights are copied.
     assert twin.bn1.running_var.data_ptr() == module.bn1.running_var.data_ptr()
     batch = torch.rand(2, 3, 32, 32)
     with torch.inference_mode(), torch.autocast("cpu", dtype):
@@ -586,7 +677,7 @@ def test_weights_cast_once_compute_what_autocast_does(dtype, resnet):
         assert torch.equal(found[layer], expected[layer])
 
 
-def test_weights_of_layers_that_compute_with_them_stay_as_they_are():
+def test_weights_that_a_layer_transforms_are_not_cast():
     class Standardized(nn.Conv2d):
         def forward(self, x):
             weight = self.weight - self.weight.mean(dim=(1, 2, 3), keepdim=True)
@@ -604,7 +695,7 @@ def test_full_precision_needs_no_twin():
 
 
 class Loud(nn.Module):
-    """Gives 100 000 times what it gets, more than float16 holds."""
+    """Multiplies its input by 100 000, which exceeds the range of float16."""
 
     def __init__(self):
         super().__init__()
@@ -615,7 +706,7 @@ class Loud(nn.Module):
         return self.conv(x)
 
 
-def test_what_float16_cannot_hold_is_computed_in_float32():
+def test_values_beyond_float16_are_computed_in_float32():
     half, exact = (
         transformer(Loud(), ("conv",), precision=precision).fit_transform(IMAGES)
         for precision in ("float16", "float32")
@@ -625,7 +716,7 @@ def test_what_float16_cannot_hold_is_computed_in_float32():
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_channels_stay_last_all_the_way(precision):
+def test_all_layers_keep_channels_last(precision):
     features = random_resnet(precision=precision).fit(IMAGES)
     last = []
 
@@ -645,7 +736,7 @@ def test_channels_stay_last_all_the_way(precision):
     assert all(m.is_contiguous(memory_format=torch.channels_last) for m in maps)
 
 
-def test_four_threads_predict_as_one():
+def test_four_threads_predict_the_same_as_one():
     detector = PatchCoreDetector(random_resnet(), random_state=0).fit(IMAGES)
     parts = [np.roll(IMAGES, i, axis=1) for i in range(12)]
     sequential = [detector.score_samples(part) for part in parts]
@@ -654,7 +745,7 @@ def test_four_threads_predict_as_one():
     assert_allclose(parallel, sequential, rtol=1e-5)
 
 
-def test_threads_reading_other_layers_of_one_network():
+def test_threads_may_read_different_layers_of_one_network():
     choices = [("layer1",), ("layer2",), ("layer3",), ("layer1", "layer3")] * 3
     fitted = [random_resnet(layers).fit(IMAGES) for layers in choices]
     assert len({id(features._network.module) for features in fitted}) == 1
@@ -698,14 +789,14 @@ def test_scores_on_cuda_are_those_of_the_cpu():
 
 
 @needs_cuda
-def test_a_module_given_stays_on_its_device():
+def test_a_given_module_stays_on_its_device():
     module = make_tiny()
     transformer(module, ("first",), device="cuda").fit(IMAGES)
     assert next(module.parameters()).device == torch.device("cpu")
 
 
 @needs_cuda
-def test_random_weights_leave_the_gpu_s_random_state_alone():
+def test_random_weights_do_not_change_the_random_state_of_the_gpu():
     torch.cuda.manual_seed(3)
     expected = torch.rand(4, device="cuda").cpu()
     torch.cuda.manual_seed(3)
@@ -734,7 +825,7 @@ def test_published_trunk_weights(assets, timm):
     assert_allclose(found, expected.permute(0, 2, 3, 1), rtol=1e-3, atol=1e-4)
 
 
-def test_a_layer_behind_the_trunk_is_named(assets):
+def test_a_layer_after_the_trunk_is_refused(assets):
     path = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
     with pytest.raises(ValueError, match=r"\['layer2', 'fc'\].*: fc\.bias, fc\.weight"):
         transformer(weights=path, layers=("layer2", "fc")).fit(IMAGES)

@@ -1,4 +1,4 @@
-"""The embedded backbone as users meet it: its weights, its layers, its wiring."""
+"""The embedded backbone: its weights, layers and filters."""
 
 import hashlib
 import socket
@@ -19,7 +19,7 @@ from skpatchcore._backbones.embedded._filters import ColorsAndEnergies
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.persistence import load, save
 
-# Of the file described in docs/embedded_backbone/model_card.md.
+# The SHA-256 of the file that docs/embedded_backbone/model_card.md describes.
 WEIGHTS_SHA256 = "ad01ed0184444c8126b66263b57abcedffdaf3e039c85237a92106c047a51d19"
 LAYERS = ("layer2", "layer3")
 
@@ -73,12 +73,12 @@ def test_layers_have_strides_of_8_and_16_pixels():
     assert coarse.shape == (1, 256, 6, 4)
 
 
-def test_stops_before_stage_3_where_layer2_alone_is_read():
+def test_the_pass_stops_before_stage_3_if_only_layer2_is_read():
     network = _network.load_embedded()
     backbone = load_backbone(
         network, ("layer2",), weights=None, seed=0, device="cpu", precision="float32"
     )
-    # A third stage that would fail shows whether it is run.
+    # A third stage that fails shows whether it runs.
     backbone.module.trunk.stage3 = None
     (fine,) = backbone(torch.rand(1, 3, 64, 64))
     assert fine.shape == (1, 245, 8, 8)
@@ -96,7 +96,7 @@ def test_random_weights_follow_the_seed():
     assert not torch.equal(weight, _load().module.trunk.stem[0].weight)
 
 
-def test_weights_of_a_file_take_the_place_of_the_packages(tmp_path):
+def test_weights_of_a_file_replace_those_of_the_package(tmp_path):
     network = _network.random_embedded(3)
     save_file(network.state_dict(), tmp_path / "mine.safetensors")
     loaded = _load(weights=tmp_path / "mine.safetensors").module
@@ -114,14 +114,14 @@ def test_vectors_have_a_fixed_length_for_each_of_their_parts():
     torch.testing.assert_close(coarse.norm(dim=1), 0.6 * torch.ones(2, 4, 4))
 
 
-def test_other_layers_are_weighed_by_what_is_learned():
+def test_weights_of_other_layers_are_learned():
     features = PatchFeatureTransformer(
         "embedded", ("filters", "trunk.stage3"), image_size=64
     ).fit(_images(3))
     assert features.layer_weights_[1] != 1
 
 
-def test_layers_are_weighed_by_the_network_alone(monkeypatch):
+def test_only_the_network_weighs_its_own_layers(monkeypatch):
     images, seen = _images(5), []
     forward = _network.EmbeddedBackbone.forward
 
@@ -141,11 +141,11 @@ def test_filters_are_those_of_the_gabor_bank_on_halved_images():
     images = torch.rand(2, 3, 64, 48)
     found = ColorsAndEnergies()(images, (8, 6))
     halved = torch.nn.functional.avg_pool2d(images, 2)
-    # Colours, and six energies of each, of the bank's first octave.
+    # Colours of the first octave of the bank, and six energies for each.
     expected = GaborScales(range(1), stride=1)(halved)
     expected = torch.nn.functional.adaptive_avg_pool2d(expected, (8, 6))
     torch.testing.assert_close(found[:, 6:27], expected, rtol=1e-4, atol=1e-5)
-    # The finest, of brightness: those of every second pixel.
+    # The finest energies use brightness, at every second pixel.
     whole = GaborScales(range(1), stride=1)(images)[:, 3:9, ::2, ::2]
     expected = torch.nn.functional.adaptive_avg_pool2d(whole, (8, 6))
     torch.testing.assert_close(found[:, :6], expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""What tells networks of the user's own apart, and what must not."""
+"""Descriptions of networks given as modules: what must count, and what must not."""
 
 import collections
 import copy
@@ -26,7 +26,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint
 
 
 class Scaled(nn.Module):
-    """A convolution of a scaled image; where the scale is from is up to subclasses."""
+    """A convolution of a scaled image; subclasses decide where the scale comes from."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class Buffered(Scaled):
 
 
 class Holding(Scaled):
-    """The scale is in something that the network holds."""
+    """The scale is in an object that is an attribute of the network."""
 
     def __init__(self, value, read):
         super().__init__()
@@ -92,7 +92,7 @@ class Slotted:
 
 
 class Forgetful:
-    """Leaves its scale out of pickles."""
+    """An object whose pickles lack the scale."""
 
     def __init__(self, scale):
         self.scale = scale
@@ -158,7 +158,7 @@ def by_instance_method(scale):
 
 
 def in_interpreter(template):
-    """Make networks of a class that is typed in, with the scale in its place."""
+    """Return networks of a class that is executed as text, with the scale inserted."""
 
     def make(scale):
         names = {"__name__": "__main__", "Scaled": Scaled, "types": types}
@@ -241,7 +241,7 @@ def features(module, memory=None):
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)
-def test_networks_that_differ_in_this_alone_share_no_entries(make, tmp_path):
+def test_networks_with_one_difference_share_no_entries(make, tmp_path):
     first, second = make(0.1), make(3.0)
     assert Description(first).key != Description(second).key
     assert_array_equal(features(first, tmp_path), features(first))
@@ -316,18 +316,18 @@ def test_the_same_network_is_the_same_in_every_process():
     assert first.endswith(" []\n")
 
 
-def test_comments_and_positions_of_code_are_no_part_of_a_network():
+def test_comments_and_positions_of_code_do_not_matter():
     make = in_interpreter(REDEFINED)
     moved = in_interpreter("\n\n# A comment.\n" + textwrap.dedent(REDEFINED))
     assert Description(make(0.1)).key == Description(moved(0.1)).key
 
 
-def test_code_is_no_part_of_the_state():
+def test_code_is_not_part_of_the_state():
     first, second = in_interpreter(REDEFINED)(0.1), in_interpreter(REDEFINED)(3.0)
     assert Description(first).state == Description(second).state
 
 
-def test_further_methods_are_no_part_of_the_state():
+def test_additional_methods_are_not_part_of_the_state():
     first = in_interpreter(REDEFINED)(0.1)
     more = in_interpreter(REDEFINED + "        def more(self):\n            pass\n")(
         0.1
@@ -336,14 +336,14 @@ def test_further_methods_are_no_part_of_the_state():
     assert Description(first).key != Description(more).key
 
 
-def test_a_method_put_into_a_class_of_torch_tells_networks_apart(monkeypatch):
+def test_a_method_added_to_a_class_of_torch_counts(monkeypatch):
     module = nn.Sequential(nn.Conv2d(3, 2, 3))
     before = Description(module).key
     monkeypatch.setattr(nn.Sequential, "forward", lambda self, x: 2 * self[0](x))
     assert Description(module).key != before
 
 
-def test_a_value_that_code_reads_too_is_part_of_the_state():
+def test_a_value_that_code_also_reads_is_part_of_the_state():
     shared = {"scale": 1.0}
     module = Holding(shared, lambda value: shared["scale"])
     before = Description(module).state
@@ -351,7 +351,7 @@ def test_a_value_that_code_reads_too_is_part_of_the_state():
     assert Description(module).state != before
 
 
-def test_training_and_gradients_are_no_part_of_a_network():
+def test_training_mode_and_gradients_do_not_matter():
     module = Scaled()
     key = Description(module).key
     assert Description(module.eval().requires_grad_(False)).key == key
@@ -367,7 +367,7 @@ def test_cyclic_and_shared_references_are_described():
     assert Description(copy.deepcopy(module)).key == description.key
 
 
-def test_a_hook_for_all_modules_tells_networks_apart():
+def test_a_hook_for_all_modules_counts():
     module = Scaled()
     before = fingerprint_module(module)
     handle = nn.modules.module.register_module_forward_hook(lambda *args: None)
@@ -378,7 +378,7 @@ def test_a_hook_for_all_modules_tells_networks_apart():
     assert fingerprint_module(module) == before
 
 
-def test_locks_and_loggers_are_no_part_of_a_network():
+def test_locks_and_loggers_do_not_matter():
     names = {"lock": threading.Lock(), "logger": __import__("logging").getLogger("a")}
     assert not Description(names).gaps
 
@@ -391,7 +391,7 @@ def test_locks_and_loggers_are_no_part_of_a_network():
         (torch.eye(2).to_sparse(), "torch.Tensor: not a dense tensor"),
     ],
 )
-def test_what_cannot_be_described_is_named(value, kind):
+def test_objects_that_cannot_be_described_are_named(value, kind):
     (gap,) = Description({"a": [value]}).gaps
     assert gap.startswith(f"['a'][0] ({kind}")
 
@@ -409,14 +409,14 @@ def nested(depth):
     return value
 
 
-def test_objects_that_fail_when_looked_at_are_named():
+def test_objects_that_raise_on_access_are_named():
     (gap,) = Description({"a": Unruly()}).gaps
     assert "RuntimeError: not to be looked at" in gap
     assert any("RecursionError" in gap for gap in Description(nested(2000)).gaps)
 
 
 class Reading(Scaled):
-    """Its scale is nowhere in the network."""
+    """A network whose scale is stored outside the network."""
 
     def __init__(self, path):
         super().__init__()
@@ -445,13 +445,13 @@ def test_a_network_that_depends_on_a_file_is_noticed(tmp_path):
     features(Reading(path), tmp_path / "cache")
     path.write_text("3.0")
     expected = features(Reading(path))
-    with pytest.warns(UserWarning, match="Reading gives other layer maps than the cac"):
+    with pytest.warns(UserWarning, match="maps of Reading differ from those"):
         found = features(Reading(path), tmp_path / "cache")
     assert_array_equal(found, expected)
 
 
 class Counting(Scaled):
-    """Changes with every pass, without any effect."""
+    """A network that changes with every pass, without an effect on its output."""
 
     def __init__(self):
         super().__init__()
@@ -497,20 +497,20 @@ def test_a_pickle_notices_that_its_weights_file_was_replaced(tmp_path, copied_fi
     expected = transformer.transform(IMAGES)
     stored = pickle.dumps(transformer)
     if copied_first:
-        # A pickle of a pickle whose network was never built.
+        # A pickle of an unpickled estimator whose network was never built.
         stored = pickle.dumps(pickle.loads(stored))
     assert_array_equal(pickle.loads(stored).transform(IMAGES), expected)
     other = tmp_path / "other.pth"
     save_weights(other, 1)
-    # Not to be seen by its time stamp.
+    # The time stamp does not show the change.
     os.utime(other, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     os.replace(other, path)
-    with pytest.raises(ValueError, match="'resnet18' has other weights than when this"):
+    with pytest.raises(ValueError, match="network 'resnet18' changed after"):
         pickle.loads(stored).transform(IMAGES)
     assert_array_equal(transformer.transform(IMAGES), expected)
 
 
-def test_a_pickle_does_with_a_file_of_the_layers_read(tmp_path):
+def test_a_pickle_needs_only_the_weights_of_the_layers_read(tmp_path):
     path = tmp_path / "weights.pth"
     save_weights(path, 0)
     transformer = fitted("resnet18", ("layer1",), path)
@@ -527,11 +527,11 @@ def test_a_copy_notices_that_a_module_was_changed_after_the_fit():
     unchanged = copy.deepcopy(transformer)
     assert_array_equal(unchanged.transform(IMAGES), transformer.transform(IMAGES))
     module.factor.fill_(3.0)
-    with pytest.raises(ValueError, match="'Buffered' has other state"):
+    with pytest.raises(ValueError, match=r"state .* of the network 'Buffered' changed"):
         copy.deepcopy(transformer).transform(IMAGES)
 
 
-def test_a_pickle_of_a_network_that_changes_as_it_runs_is_used():
+def test_a_pickle_of_a_network_that_changes_as_it_runs_works():
     transformer = fitted(Counting(), ("conv",))
     expected = transformer.transform(IMAGES)
     found = pickle.loads(pickle.dumps(transformer)).transform(IMAGES)
@@ -541,7 +541,7 @@ def test_a_pickle_of_a_network_that_changes_as_it_runs_is_used():
 @pytest.mark.parametrize(
     "name", ["hook", "non-persistent buffer", "dict", "set", "namespace", "closure"]
 )
-def test_a_model_file_takes_no_other_module(name, tmp_path):
+def test_a_model_file_refuses_another_module(name, tmp_path):
     make = NETWORKS[name]
     features = PatchFeatureTransformer(make(0.1), ("conv",), image_size=16)
     detector = PatchCoreDetector(features, random_state=0).fit(IMAGES)

@@ -1,4 +1,4 @@
-"""Which axis of a layer's output has the channels, for every size of image."""
+"""The channel axis in the output of a layer, for images of any size."""
 
 import numpy as np
 import pytest
@@ -8,18 +8,19 @@ from numpy.testing import assert_allclose
 from torch import nn
 
 from skpatchcore import PatchFeatureTransformer
-from skpatchcore._backbones._feature_maps import name_layers, whole_size
 from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Hints, Probe, find_layout
+from skpatchcore._backbones._network_input import whole_size
 from skpatchcore._backbones._probes import learn_layouts
 
 SIZES = ((224, 336), (448, 560))
-# Maps of stride 8 have 32 rows or columns here, or one less or more.
+# Maps with a stride of 8 have 31 to 34 rows or columns for these sides.
 SIDES = (248, 255, 256, 257, 264, 272)
 
 
 def probes(shape_of, sizes=SIZES):
-    """Return probes of a layer that gives `shape_of(h, w)` for two images."""
+    """Return probes of a layer whose output for two images is `shape_of(h, w)`."""
     return [Probe(2, size, torch.empty(2, *shape_of(*size))) for size in sizes]
 
 
@@ -28,7 +29,7 @@ def find(shape_of, sizes=SIZES, **hints):
 
 
 class Reader(nn.Module):
-    """A layer that has 32 channels at a stride of 8 pixels, in an order of axes."""
+    """A layer with 32 channels and a stride of 8 pixels, in a given order of axes."""
 
     def __init__(self, order=(0, 1, 2, 3)):
         super().__init__()
@@ -43,7 +44,7 @@ class Reader(nn.Module):
 @pytest.mark.parametrize("height", SIDES)
 @pytest.mark.parametrize("width", SIDES)
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["first", "last"])
-def test_as_many_channels_as_rows_are_no_rows(order, height, width):
+def test_channels_are_found_even_if_there_are_as_many_rows(order, height, width):
     module, size = Reader(order), (height, width)
     layout = learn_layouts(module, ("last",), size)["last"]
     batch = torch.rand(1, 3, *size)
@@ -69,12 +70,12 @@ def test_features_of_an_image_with_as_many_rows_as_channels():
         ("vit_tiny_patch16_224", (0, 2)),
     ],
 )
-def test_every_size_has_the_same_channels(name, levels):
-    """A sample of what tests/benchmarks/bench_layouts.py goes through."""
+def test_the_number_of_channels_is_the_same_for_all_sizes(name, levels):
+    """A sample of the networks in tests/benchmarks/bench_layouts.py."""
     with torch.device("meta"):
         options = {"dynamic_img_size": True} if "patch" in name else {}
         module = timm.create_model(name, **options).eval()
-    layers = name_layers(module, levels)
+    layers = resolve_layers(module, levels, own=True)
     layouts = learn_layouts(module, layers, (256, 257))
     for size in [(192, 384), (256, 257), (320, 193)]:
         size = whole_size(module, size)
@@ -84,7 +85,7 @@ def test_every_size_has_the_same_channels(name, levels):
             found = layouts[layer].arrange(Probe(1, size, outputs[layer]))
             assert found.shape[1] == layouts[layer].n_channels
             down, across = np.divide(size, found.shape[2:])
-            # Rows and columns are not swapped, and rounded by one position at most.
+            # Rows and columns are not swapped, and differ by rounding only.
             assert_allclose(down, across, rtol=0.2)
 
 
@@ -97,27 +98,27 @@ def test_channels_are_the_axis_that_stays(c):
     assert find(lambda h, w: (h // 8, w // 8, c)).channel_axis == 3
 
 
-def test_a_network_that_makes_all_images_one_size_gives_square_maps():
+def test_maps_are_square_if_a_network_resizes_all_images():
     assert find(lambda h, w: (64, 7, 7)).channel_axis == 1
     assert find(lambda h, w: (7, 7, 64)).channel_axis == 3
     assert find(lambda h, w: (64, 1, 1)).n_channels == 64
 
 
-def test_a_network_of_one_size_gives_maps_of_its_proportions():
+def test_maps_of_a_network_of_one_size_have_its_proportions():
     assert find(lambda h, w: (15, 14, 14), [(224, 224)]).channel_axis == 1
     assert find(lambda h, w: (14, 14, 15), [(224, 224)]).channel_axis == 3
     assert find(lambda h, w: (64, 14, 20), [(224, 320)]).channel_axis == 1
     assert find(lambda h, w: (14, 20, 64), [(224, 320)]).channel_axis == 3
 
 
-def test_what_nothing_tells_is_asked_for():
-    with pytest.raises(ValueError, match=r"'x' gives \(2, 14, 14, 14\).*output_fmt"):
+def test_an_ambiguous_axis_is_an_error_that_names_output_fmt():
+    with pytest.raises(ValueError, match=r"'x' returned \(2, 14, 14, 14\).*output_fmt"):
         find(lambda h, w: (14, 14, 14), [(224, 224)])
     found = find(lambda h, w: (14, 14, 14), [(224, 224)], channel_axis=3)
     assert found.channel_axis == 3
 
 
-def test_networks_may_say_where_channels_are():
+def test_networks_may_declare_the_channel_axis():
     module = nn.Identity()
     assert Hints.of(module).channel_axis is None
     module.output_fmt = "NHWC"
@@ -136,8 +137,8 @@ def test_networks_may_say_where_channels_are():
     ],
     ids=["vector", "no channels", "five axes", "tokens of no grid"],
 )
-def test_what_is_no_map_is_refused(shape_of):
-    with pytest.raises(ValueError, match=r"Layer 'x' gives .*expected a map"):
+def test_outputs_that_are_not_maps_are_refused(shape_of):
+    with pytest.raises(ValueError, match=r"Layer 'x' returned .*expected a map"):
         find(shape_of)
 
 
@@ -147,7 +148,7 @@ def test_tokens_before_images_are_refused():
         find_layout(outputs, Hints(), "x")
 
 
-def test_of_several_outputs_the_first_map_is_read():
+def test_the_first_map_of_several_outputs_is_read():
     several = [
         Probe(2, probe.size, ["text", torch.empty(2, 5), probe.output])
         for probe in probes(lambda h, w: (9, h // 8, w // 8))
@@ -160,7 +161,7 @@ def test_of_several_outputs_the_first_map_is_read():
 
 @pytest.mark.parametrize("stride", [4, 7, 8, 14, 16, 28, 32])
 @pytest.mark.parametrize("n_prefix", [0, 1, 2, 4, 5, 10])
-def test_tokens_before_those_of_patches_are_counted(stride, n_prefix):
+def test_tokens_before_patch_tokens_are_counted(stride, n_prefix):
     layout = find(lambda h, w: (n_prefix + (h // stride) * (w // stride), 192))
     assert (layout.n_prefix, layout.channel_axis) == (n_prefix, 2)
     for size in [(stride, 3 * stride), (224, 224), (256, 257), (640, 320)]:
@@ -191,7 +192,7 @@ def test_tokens_of_a_network_of_one_size():
     assert found.shape == (1, 64, 7, 7)
 
 
-# Images that are not as the probes were.
+# Outputs that differ from those of the probes.
 
 
 def test_channels_that_change_are_an_error():
@@ -204,5 +205,7 @@ def test_channels_that_change_are_an_error():
 
 def test_tokens_that_fill_no_grid_are_an_error():
     layout = find(lambda h, w: ((h // 16) * (w // 16), 64))
-    with pytest.raises(ValueError, match="'x' gives 17 tokens for images of 64 x 64"):
+    with pytest.raises(
+        ValueError, match="'x' returned 17 tokens for images of 64 x 64"
+    ):
         layout.arrange(Probe(1, (64, 64), torch.empty(1, 17, 64)), "x")

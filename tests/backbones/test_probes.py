@@ -1,4 +1,4 @@
-"""Probes tell how to read a network, and leave nothing behind."""
+"""Probes find the layouts of a network without changing it."""
 
 import copy
 
@@ -14,13 +14,13 @@ from skpatchcore._backbones._probes import learn_layouts
 from skpatchcore._features._batch_limit import BatchLimit
 from skpatchcore._features._extraction import iter_layer_maps
 
-# 32 rows, 33 columns, and as many channels as one of the two.
+# 32 rows, 33 columns, and the same number of channels as one of the two.
 SIZE = (256, 264)
 SHAPES_ONLY = torch.device("meta")
 
 
 class Counting(nn.Module):
-    """Remembers what it was given, in every way that a module can."""
+    """Stores its input in all ways that a module can."""
 
     devices: tuple = ()
 
@@ -55,7 +55,7 @@ class Recurrent(Counting):
 
 
 class OneSize(Counting):
-    """Takes images of 64 x 64 pixels only, and does not say so."""
+    """Accepts only images of 64 x 64 pixels, without declaring it."""
 
     def forward(self, x):
         assert x.shape[2:] == (64, 64)
@@ -80,7 +80,7 @@ def _forget():
 
 
 @pytest.mark.parametrize("kind", [Counting, NeedsNumbers, Recurrent])
-def test_a_probe_leaves_no_trace(kind):
+def test_a_probe_does_not_change_the_network(kind):
     module = kind().eval()
     module.conv.train()
     before = copy.deepcopy(module.state_dict())
@@ -97,12 +97,12 @@ def test_a_probe_leaves_no_trace(kind):
         assert torch.equal(value, before[name])
 
 
-def test_no_arithmetic_is_done_where_shapes_do():
+def test_no_arithmetic_is_done_if_shapes_are_enough():
     learn_layouts(Counting().eval(), ("conv",), SIZE)
     assert Counting.devices == (SHAPES_ONLY,) * 2
 
 
-def test_code_that_needs_numbers_gets_them():
+def test_code_that_needs_numbers_runs_with_weights():
     learn_layouts(NeedsNumbers().eval(), ("conv",), SIZE)
     assert NeedsNumbers.devices[-2:] == (torch.device("cpu"),) * 2
 
@@ -120,7 +120,7 @@ def test_a_layer_is_probed_once():
     assert len(Counting.devices) == n_runs
 
 
-def test_a_network_of_one_size_is_probed_at_that_of_the_images():
+def test_a_network_of_one_size_is_probed_at_the_size_of_the_images():
     layouts = learn_layouts(OneSize().eval(), ("conv",), (64, 64))
     assert layouts["conv"].channel_axis == 1
     assert learn_layouts(OneSize().eval(), ("conv",), (32, 64)) == {}
@@ -130,12 +130,12 @@ def make(module, **params):
     return PatchFeatureTransformer(module, ("conv",), image_size=None, **params)
 
 
-def test_a_network_of_one_size_still_names_what_it_raised():
+def test_errors_of_a_network_of_one_size_are_kept():
     with pytest.raises(AssertionError):
         make(OneSize()).fit(np.zeros((1, 32, 64, 3), np.uint8))
 
 
-def test_where_every_probe_fails_the_first_images_are_one():
+def test_the_first_images_serve_as_a_probe_if_all_probes_fail():
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     assert make(ImagesOnly()).fit_transform(images).shape == (2, 8, 8, 33)
 
@@ -158,7 +158,9 @@ def test_channels_that_change_between_images_are_an_error():
             return self.conv(x if x.shape[3] % 2 == 0 else torch.cat([x, x], dim=1))
 
     features = make(Changing()).fit(np.zeros((1, 32, 32, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"'conv' gives \(1, 6, 32, 33\).*3 channels"):
+    with pytest.raises(
+        ValueError, match=r"'conv' returned \(1, 6, 32, 33\).*3 channels"
+    ):
         features.transform(np.zeros((1, 32, 33, 3), np.uint8))
 
 
@@ -179,7 +181,7 @@ def test_probes_do_not_count_as_memory_of_images():
     assert SHAPES_ONLY in Counting.devices
 
 
-def test_layouts_are_those_of_the_images_that_follow():
+def test_layouts_found_by_probes_fit_later_images():
     module = Counting().eval()
     layout = learn_layouts(module, ("conv",), SIZE)["conv"]
     batch = torch.rand(1, 3, *SIZE)

@@ -19,12 +19,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
 
-from test_architectures import FIXED, SMALL
+from test_architectures import FIXED, MODULES, SMALL
 
-from skpatchcore._backbones._feature_maps import name_layers, whole_size
 from skpatchcore._backbones._hooks import read_layers
+from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
-from skpatchcore._backbones._probes import _native_size
+from skpatchcore._backbones._network_input import native_size, whole_size
 
 SHORT, ASPECT = range(192, 321), 2
 N_CHECKED = 12
@@ -93,7 +93,7 @@ def chosen_by_proportions(shape, size) -> int:
 def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
     """Return numbers: layers, images, arranged wrongly, misread before, layers thus."""
     module = make(name)
-    h, w = _native_size(module)
+    h, w = native_size(module)
     if name in FIXED:
         layers = called(module, (h, w))
         layouts = layouts_of(module, layers, [(h, w)])
@@ -105,7 +105,7 @@ def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
         layers = called(module, whole_size(module, sizes[0]))
     except RuntimeError:
         # Deep layers of some networks, which nobody reads, take multiples of 32 only.
-        layers = name_layers(module, SMALL[name][0])
+        layers = MODULES.get(name) or resolve_layers(module, SMALL[name][0], own=True)
     layouts = layouts_of(module, layers, sizes)
     if any(isinstance(child, torch.nn.RNNBase) for child in module.modules()):
         # Seconds a pass.

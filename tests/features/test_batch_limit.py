@@ -1,4 +1,4 @@
-"""Batches: as large as memory allows, measured on the images themselves."""
+"""Batch sizes, chosen from the memory that the first images need."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUD
 
 
 class Wide(nn.Module):
-    """64 channels at full resolution: 256 bytes a pixel."""
+    """64 channels at full resolution, which take 256 bytes per pixel."""
 
     def __init__(self):
         super().__init__()
@@ -41,17 +41,17 @@ def make_features(**params):
 
 @pytest.fixture
 def budget(monkeypatch):
-    """What four images of 64 x 64 pixels take, and a little more."""
+    """A little more than the memory of four images of 64 x 64 pixels."""
     monkeypatch.setattr(
         "skpatchcore._features._batch_limit._CPU_BYTES", int(4.5 * 64**2 * 256)
     )
     monkeypatch.setattr("skpatchcore._features._batch_limit._FIRST_PIXELS", 2 * 64**2)
 
 
-# What is measured
+# Measurement
 
 
-def test_the_peak_is_that_of_tensors_alive_together():
+def test_the_peak_counts_tensors_that_are_alive_together():
     kilobyte = torch.zeros(256)
     with PeakMemory() as memory:
         first = kilobyte + 1
@@ -68,25 +68,25 @@ def test_the_peak_is_that_of_tensors_alive_together():
     assert fourth.sum() == 512 * 6
 
 
-def test_what_a_network_takes_grows_with_the_batch_and_leaves_weights_out():
+def test_memory_grows_with_the_batch_and_excludes_weights():
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1))
     peaks = []
     for n in (1, 3):
         with torch.inference_mode(), PeakMemory() as memory:
             network(torch.ones(n, 3, 16, 16))
         peaks.append(memory.peak)
-    # The input was made in the block, and a ReLU holds what it was given.
+    # The input was created in the block, and the ReLU keeps its input alive.
     assert peaks == [n * 16 * 16 * (3 + 8 + 8) * 4 for n in (1, 3)]
 
 
 def test_tensors_without_a_storage_of_their_own_do_not_count():
     with PeakMemory() as memory:
         torch.eye(64).to_sparse()
-    # The dense one, and the rows and columns that it is not zero at.
+    # The dense tensor, and the rows and columns of its nonzero elements.
     assert memory.peak <= 4 * 64**2 + 3 * 8 * 64
 
 
-# What follows from it
+# Batch sizes
 
 
 def measured(limit, size, n_bytes):
@@ -100,16 +100,16 @@ def measured(limit, size, n_bytes):
     batch_size=st.integers(1, 64),
     size=st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
 )
-def test_before_anything_is_measured_few_images_go(batch_size, size):
+def test_the_first_batch_is_small(batch_size, size):
     n = BatchLimit(batch_size, CPU)(size)
     assert 1 <= n <= batch_size
     assert n == 1 or n * size[0] * size[1] <= 4 * 256**2
 
 
 @pytest.mark.parametrize(("n_images", "n"), [(1, 4), (7, 1)])
-def test_nothing_is_measured_where_one_batch_takes_all(n_images, n):
+def test_nothing_is_measured_if_one_batch_is_enough(n_images, n):
     limit = BatchLimit(32, CPU, n_images)
-    # Four times the budget for an image, were it measured.
+    # One image would need four times the budget.
     for stage in ("network", "descriptor"):
         with limit.measure(stage, (256, 256), 1):
             torch.empty(2**29, dtype=torch.uint8)
@@ -131,14 +131,14 @@ def test_a_batch_keeps_within_the_budget(batch_size, n_bytes, height):
     assert n == batch_size or (n + 1) * each > 128 * 2**20 * (1 - 1e-9)
 
 
-def test_much_larger_images_are_measured_anew():
+def test_much_larger_images_are_measured_again():
     limit = BatchLimit(32, CPU)
     measured(limit, (64, 64), 2**20)
     assert limit((64, 64)) == 32
     assert limit((3000, 4000)) == 1
     measured(limit, (3000, 4000), 2**27)
     assert limit((3000, 4000)) == 1
-    # Per pixel the large image takes less; what was seen to take most counts.
+    # The large image needs less memory per pixel. The largest measurement counts.
     assert limit((64, 64)) == 32
 
 
@@ -150,7 +150,7 @@ def test_batches_are_cut_to_the_budget(budget, batch_sizes):
     assert batch_sizes == [1, 2, 4, 4, 3]
 
 
-def test_batches_are_no_larger_than_asked_for(budget, batch_sizes):
+def test_batches_are_not_larger_than_batch_size(budget, batch_sizes):
     make_features(batch_size=3).fit(images(1)).transform(images(8))
     assert batch_sizes == [1, 2, 3, 3]
     batch_sizes.clear()
@@ -158,13 +158,13 @@ def test_batches_are_no_larger_than_asked_for(budget, batch_sizes):
     assert batch_sizes == [1, 1, 1, 1]
 
 
-def test_large_images_pass_alone(budget, batch_sizes):
+def test_large_images_pass_one_at_a_time(budget, batch_sizes):
     X = [*images(5), *images(3, size=200)]
     make_features(output="mean").fit(X[:1]).transform(X)
     assert batch_sizes == [1, 2, 1, 1, 1, 3]
 
 
-def test_the_same_images_come_in_the_same_batches_every_time(budget, batch_sizes):
+def test_the_same_images_always_form_the_same_batches(budget, batch_sizes):
     X = images(13)
     features = make_features()
     first = features.fit_transform(X)
@@ -174,12 +174,14 @@ def test_the_same_images_come_in_the_same_batches_every_time(budget, batch_sizes
     assert batch_sizes == batches
 
 
-def test_batches_with_a_cache_keep_within_the_budget_too(budget, tmp_path, batch_sizes):
+def test_batches_with_a_cache_also_keep_within_the_budget(
+    budget, tmp_path, batch_sizes
+):
     X = images(13)
     features = make_features(memory=tmp_path).fit(X[:1])
     found = features.transform(X)
     assert max(batch_sizes) <= 4
-    # The first image, known from the fit, passes again: it checks the cache.
+    # The first image, in the cache since the fit, passes again to check the cache.
     assert sum(batch_sizes) == 13 + 1
     assert_array_equal(features.transform(X), found)
     assert sum(batch_sizes) == 13 + 1
@@ -187,7 +189,7 @@ def test_batches_with_a_cache_keep_within_the_budget_too(budget, tmp_path, batch
 
 
 @needs_cuda
-def test_a_gpu_gives_a_share_of_what_is_free():
+def test_a_share_of_the_free_memory_of_a_gpu_is_used():
     limit = BatchLimit(10**6, torch.device("cuda"))
     measured(limit, (64, 64), 2**20)
     free, _ = torch.cuda.mem_get_info()

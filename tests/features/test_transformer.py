@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.decomposition import PCA
@@ -15,10 +16,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
-from skpatchcore import PatchFeatureTransformer
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._features._patch_grids import PatchGrids, collect_grids
 from skpatchcore._images._input import check_images
 from skpatchcore._utils._patches import draw_evenly
+from skpatchcore.scoring import score_images
 
 OUTPUTS = ["map", "flat", "mean"]
 
@@ -53,7 +55,7 @@ def make_features(layers=("first", "second"), **params):
 
 
 def layer_maps(X, layer):
-    """Maps (n, h, w, c) straight from the network."""
+    """Return maps (n, h, w, c), computed directly with the network."""
     net = TwoLayers().eval()
     x = torch.from_numpy(X.astype(np.float32) / 255).permute(0, 3, 1, 2)
     with torch.inference_mode():
@@ -63,7 +65,7 @@ def layer_maps(X, layer):
 
 
 def window_means(maps, patch_size, stride, center_counts=1):
-    """Means over windows between zeros, one position at a time."""
+    """Return means over zero-padded windows, computed one position at a time."""
     n, h, w, c = maps.shape
     margin = patch_size // 2
     rows, columns = np.arange(0, h, stride), np.arange(0, w, stride)
@@ -81,7 +83,7 @@ def window_means(maps, patch_size, stride, center_counts=1):
 
 
 def effective_rank(block):
-    """Exponential of the entropy of the covariance's normalised eigenvalues."""
+    """Return the exponential of the entropy of normalised eigenvalues."""
     eigenvalues = np.linalg.eigvalsh(np.cov(block.astype(np.float64).T))
     shares = eigenvalues[eigenvalues > 0] / eigenvalues[eigenvalues > 0].sum()
     return np.exp(-(shares * np.log(shares)).sum())
@@ -125,7 +127,7 @@ def test_only_the_first_layer_counts_the_centre_twice(patch_stride):
 @pytest.mark.parametrize("patch_size", [1, 3, 5])
 @pytest.mark.parametrize("patch_stride", [1, 2])
 @pytest.mark.parametrize("length", [5, 8, 40])
-def test_a_descriptor_length_gives_as_many_features(length, patch_size, patch_stride):
+def test_an_int_descriptor_is_the_number_of_features(length, patch_size, patch_stride):
     features = make_features(
         descriptor=length, patch_size=patch_size, patch_stride=patch_stride
     )
@@ -133,7 +135,7 @@ def test_a_descriptor_length_gives_as_many_features(length, patch_size, patch_st
     assert features.fit_transform(images()).shape == (5, *grid, length)
 
 
-def test_layers_come_in_the_order_asked_for_on_the_grid_of_the_first():
+def test_layers_are_in_order_and_on_the_grid_of_the_first():
     X = images()
     forth = make_features().fit_transform(X)
     back = make_features(("second", "first")).fit_transform(X)
@@ -146,7 +148,7 @@ def test_layers_come_in_the_order_asked_for_on_the_grid_of_the_first():
 # Weights of layers ------------------------------------------------------------------
 
 
-def test_layer_weights_scale_blocks_and_with_them_distances():
+def test_layer_weights_scale_features_and_distances():
     X = images()
     plain = make_features(descriptor="concat").fit_transform(X)
     weighted = make_features(descriptor="concat", layer_weights=(2, 0.5))
@@ -169,7 +171,7 @@ def test_layer_weights_of_a_pooled_descriptor_act_before_the_last_pooling():
     assert_allclose(both, 2 * first + 3 * second, rtol=1e-4, atol=1e-5)
 
 
-def test_automatic_weights_bring_layers_to_one_variance_and_favor_full_ranks():
+def test_automatic_weights_equalise_variances_and_favour_full_ranks():
     X = images(8)
     plain = make_features().fit_transform(X).reshape(-1, 10)
     features = make_features(layer_weights="auto")
@@ -194,8 +196,8 @@ def test_automatic_weights_are_learned_once_and_kept():
     assert_allclose(again.fit_transform(X), features.transform(X), rtol=1e-6)
 
 
-def test_layers_are_weighed_alike_if_one_does_not_vary():
-    """The first layer of an even image; the second one sees the rim."""
+def test_layers_have_equal_weights_if_one_does_not_vary():
+    """The first layer of a uniform image; the second one depends on the border."""
     X = np.full((3, 24, 32, 3), 100, np.uint8)
     features = make_features(layer_weights="auto", patch_size=1)
     assert total_variance(layer_maps(X, "first").reshape(-1, 4)) < 1e-12
@@ -203,7 +205,7 @@ def test_layers_are_weighed_alike_if_one_does_not_vary():
     assert features.fit(X).layer_weights_ == (1.0, 1.0)
 
 
-def test_no_weights_and_pooled_descriptors_weigh_layers_alike():
+def test_layers_have_equal_weights_for_none_and_int_descriptors():
     assert make_features().fit(images()).layer_weights_ == (1.0, 1.0)
     pooled = make_features(descriptor=6, layer_weights="auto").fit(images())
     assert pooled.layer_weights_ == (1.0, 1.0)
@@ -212,7 +214,7 @@ def test_no_weights_and_pooled_descriptors_weigh_layers_alike():
 # Projections ------------------------------------------------------------------------
 
 
-def test_an_int_projects_at_random_and_by_the_seed():
+def test_an_int_is_a_random_projection_that_depends_on_the_seed():
     X, new = images(), images(3, seed=1)
     plain = make_features().fit(X).transform(new)
     features = make_features(projection=3).fit(X)
@@ -229,7 +231,7 @@ def test_an_int_projects_at_random_and_by_the_seed():
     assert not np.allclose(other, found)
 
 
-def test_a_transformer_is_fitted_on_the_training_patches_alone():
+def test_a_transformer_is_fitted_only_on_training_patches():
     X, new = images(), images(3, seed=1)
     plain = make_features().fit(X)
     pca = PCA(4).fit(plain.transform(X).reshape(-1, 10))
@@ -280,7 +282,7 @@ def test_outputs_are_views_of_the_same_features():
 
 
 @pytest.mark.parametrize("projection", [None, 3])
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("output", ["flat", "mean"])
 def test_there_is_a_name_for_every_feature_of_a_row(output, projection):
     features = make_features(output=output, projection=projection).fit(images())
     d = projection or 10
@@ -291,7 +293,7 @@ def test_there_is_a_name_for_every_feature_of_a_row(output, projection):
     assert names[1] == "patchfeaturetransformer1"
 
 
-def test_mean_features_flow_through_a_pipeline_as_a_data_frame():
+def test_mean_features_may_be_data_frames_in_a_pipeline():
     pytest.importorskip("pandas")
     X = images(12)
     features = make_features(output="mean")
@@ -304,10 +306,122 @@ def test_mean_features_flow_through_a_pipeline_as_a_data_frame():
     assert pipeline.predict(X).shape == (12,)
 
 
+# Other channels than RGB.
+
+
+class Mix(nn.Module):
+    """Passes the last three of `n` bands to a network for colour images."""
+
+    pretrained_cfg = {"mean": (0.0,), "std": (1.0,)}
+
+    def __init__(self, n):
+        super().__init__()
+        self.mix = nn.Conv2d(n, 3, 1, bias=False)
+        self.mix.weight.data = torch.eye(n)[-3:, :, None, None]
+        self.net = TwoLayers()
+
+    def forward(self, x):
+        return self.net(self.mix(x))
+
+
+def bands(n_bands, n=4, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (n, 24, 32, n_bands), np.uint8)
+
+
+def mixed(module, **params):
+    params = {"image_size": None, "layer_weights": None} | params
+    return PatchFeatureTransformer(module, ("net.first",), **params)
+
+
+@pytest.mark.parametrize("n_bands", [4, 6, 12])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_a_network_may_take_more_channels(n_bands, as_tensor):
+    X = bands(n_bands)
+    expected = make_features(layers=("first",)).fit_transform(X[..., -3:])
+    given = torch.from_numpy(X).permute(0, 3, 1, 2) if as_tensor else X
+    assert_allclose(mixed(Mix(n_bands)).fit_transform(given), expected, rtol=1e-5)
+
+
+def test_a_network_may_take_one_channel():
+    grey = bands(1)[..., 0]
+    with torch.random.fork_rng(devices=[]):
+        module = nn.Sequential(nn.Conv2d(1, 4, 4, stride=4))
+    features = PatchFeatureTransformer(module, ("0",), image_size=None)
+    expected = features.fit_transform(grey)
+    assert expected.shape == (4, 6, 8, 4)
+    colored = np.repeat(grey[..., None], 3, axis=3)
+    assert_allclose(features.transform(colored), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_bands_go_through_a_detector(tmp_path):
+    X = bands(6)
+    detector = PatchCoreDetector(
+        mixed(Mix(6), memory=tmp_path), augmentation="flip", random_state=0
+    )
+    scores = detector.fit(X).score_samples(X)
+    assert_array_equal(detector.score_samples(X), scores)
+    assert (detector.score_samples(bands(6, seed=1)) < scores.max()).all()
+
+
+@pytest.mark.parametrize(("n_bands", "n_taken"), [(3, 6), (5, 6), (6, 4), (6, 3)])
+def test_other_channels_than_those_of_the_network_are_refused(n_bands, n_taken):
+    message = f"image 0 has {n_bands} channels, but the network takes {n_taken}"
+    with pytest.raises(ValueError, match=rf"{message}.*in_chans"):
+        mixed(Mix(n_taken)).fit(bands(n_bands))
+
+
+def test_a_network_may_declare_its_channels():
+    class Bands(Mix):
+        """Takes six channels, of which its first convolution sees three."""
+
+        in_chans = 6
+
+        def forward(self, x):
+            return super().forward(x[:, 3:])
+
+    X = bands(6)
+    expected = make_features(layers=("first",)).fit_transform(X[..., 3:])
+    assert_allclose(mixed(Bands(3)).fit_transform(X), expected, rtol=1e-5)
+
+
+def test_an_image_of_other_channels_is_skipped():
+    X = bands(6)
+    detector = PatchCoreDetector(mixed(Mix(6)), random_state=0).fit(X)
+    found = score_images(detector, [X[0], bands(3)[0], X[1]], on_error="skip")
+    assert found.index.tolist() == [0, 2]
+    assert "has 3 channels" in found.unreadable[0].reason
+
+
+# Containers.
+
+
+def test_maps_stay_arrays_if_tables_are_data_frames():
+    pytest.importorskip("pandas")
+    X = images(6)
+    expected = make_features().fit_transform(X)
+    for features in (make_features(), make_features().set_output(transform="pandas")):
+        with sklearn.config_context(transform_output="pandas"):
+            assert_array_equal(features.fit_transform(X), expected)
+            assert_array_equal(features.transform(X), expected)
+    assert not hasattr(features, "get_feature_names_out")
+
+
+def test_a_pipeline_with_a_memory_bank_works_if_tables_are_data_frames():
+    pytest.importorskip("pandas")
+    X = images(6)
+    pipeline = make_pipeline(make_features(), PatchMemoryBank(random_state=0))
+    expected = pipeline.fit(X).score_samples(X)
+    with sklearn.config_context(transform_output="pandas"):
+        assert_array_equal(pipeline.fit(X).score_samples(X), expected)
+    pipeline.set_output(transform="pandas")
+    assert_array_equal(pipeline.fit(X).score_samples(X), expected)
+
+
 @pytest.mark.parametrize("output", ["map", "flat"])
-def test_images_of_unequal_grids_fit_no_common_array(output):
+def test_images_of_unequal_grids_need_output_mean(output):
     X = [*images(2), *images(2, height=40)]
-    with pytest.raises(ValueError, match=r"\[\[6, 8\], \[10, 8\]\]; give image_size="):
+    with pytest.raises(ValueError, match=r"\[\[6, 8\], \[10, 8\]\].*Set image_size="):
         make_features(output=output).fit_transform(X)
 
 
@@ -320,7 +434,7 @@ def test_images_of_unequal_grids_have_means():
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_batches_of_unequal_grids_aregathered_in_the_order_of_images(as_tensor):
+def test_batches_of_unequal_grids_are_gathered_in_order(as_tensor):
     grids = {i: np.full((2 + i % 2, 3, 4), i, np.float32) for i in range(5)}
     batches = [
         (indices, np.stack([grids[i] for i in indices]), [f"g{i}" for i in indices])
@@ -377,7 +491,7 @@ def test_the_batch_size_does_not_change_results(batch_size):
     assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_image_has_the_same_features_alone_and_in_a_batch():
+def test_an_image_has_the_same_features_alone_and_in_a_batch():
     X = images(7)
     features = make_features(layer_weights="auto", projection=3).fit(X)
     together = features.transform(X)
@@ -391,7 +505,7 @@ def test_verbose_shows_a_bar_over_images(capsys, verbose, shown):
     assert ("7/7" in capsys.readouterr().err) is shown
 
 
-def test_the_network_given_is_left_as_it_was():
+def test_the_given_network_is_not_changed():
     net = TwoLayers().train()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     PatchFeatureTransformer(net, ("first",), image_size=None).fit_transform(images())
@@ -428,7 +542,7 @@ def deep_features(**params):
 
 
 def peak_of(function):
-    """Return what `function` gives and the most that NumPy held meanwhile, in bytes."""
+    """Return the result of `function`, and the peak memory of NumPy in bytes."""
     tracemalloc.start()
     try:
         return function(), tracemalloc.get_traced_memory()[1]
@@ -452,7 +566,7 @@ LABELS = {"no labels": None, "a defect": [1] * (N_DEEP - 1) + [-1]}
 @pytest.mark.parametrize(
     "params", [{"layer_weights": None}, {}, {"projection": PCA(2)}], ids=str
 )
-def test_features_are_there_only_once(small_samples, params, labels):
+def test_features_are_stored_only_once(small_samples, params, labels):
     X = images(N_DEEP, SIDE, SIDE)
     features = deep_features(**params)
     found, peak = peak_of(lambda: features.fit_transform(X, LABELS[labels]))
@@ -460,8 +574,8 @@ def test_features_are_there_only_once(small_samples, params, labels):
     assert DEEP_BYTES < peak < 1.3 * DEEP_BYTES
 
 
-def test_a_random_projection_takes_no_further_memory(small_samples):
-    """Not even in a fit whose features are used up there and then."""
+def test_a_random_projection_needs_no_more_memory(small_samples):
+    """This also holds for a fit that discards the features."""
     decoded = check_images(images(N_DEEP, SIDE, SIDE))
     features = deep_features(projection=24)
     grids, peak = peak_of(lambda: features._fit_extract(decoded))
@@ -473,11 +587,11 @@ def test_a_random_projection_takes_no_further_memory(small_samples):
 
 
 @pytest.mark.parametrize("projection", [1, 3, 10, 12])
-def test_projections_in_place_are_those_of_copies(projection, monkeypatch):
+def test_projections_in_place_equal_those_of_copies(projection, monkeypatch):
     X = images()
     at_once = make_features(projection=projection)
     with warnings.catch_warnings():
-        # More dimensions than there were.
+        # More dimensions than features.
         warnings.simplefilter("ignore", DataDimensionalityWarning)
         expected = at_once.fit(X).transform(X)
         monkeypatch.setattr(
@@ -487,7 +601,7 @@ def test_projections_in_place_are_those_of_copies(projection, monkeypatch):
     assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_a_projection_was_fitted_on_is_left_alone():
+def test_patches_that_a_projection_was_fitted_on_are_not_changed():
     """A transformer may keep the training patches themselves."""
 
     class Keeping(PCA):
@@ -505,7 +619,7 @@ def test_what_a_projection_was_fitted_on_is_left_alone():
 
 
 @pytest.mark.parametrize("n", [7, 200])
-def test_a_sample_of_patches_is_that_of_the_images_named(n):
+def test_a_sample_contains_only_patches_of_the_given_images(n):
     shapes = np.array([[2, 3], [1, 4], [3, 3], [2, 2]])
     sizes = shapes.prod(axis=1)
     patches = np.arange(sizes.sum() * 2, dtype=np.float32).reshape(-1, 2)
@@ -553,7 +667,7 @@ def test_a_failed_fit_leaves_the_earlier_one_usable(other, message):
     assert_array_equal(features.transform(X), expected)
 
 
-def test_an_unfitted_transformer_says_so():
+def test_an_unfitted_transformer_is_an_error():
     with pytest.raises(ValueError, match="not fitted yet"):
         make_features().transform(images())
 
@@ -575,11 +689,13 @@ def test_an_unfitted_transformer_says_so():
         ({"layers": ("first", "third")}, "no layer 'third'"),
     ],
 )
-def test_a_wrong_parameter_is_named(params, message):
+def test_wrong_parameters_are_named(params, message):
     with pytest.raises(ValueError, match=message):
         make_features(**params).fit(images())
 
 
-def test_weights_go_with_a_name_only():
-    with pytest.raises(ValueError, match="only goes with a backbone given by name"):
+def test_weights_are_only_for_networks_by_name():
+    with pytest.raises(
+        ValueError, match="can only be used with a backbone given by name"
+    ):
         make_features(weights="random").fit(images())

@@ -1,11 +1,11 @@
-"""Forged model files under an audit hook: run as a script, prints what came of them.
+"""Load forged model files under an audit hook, as a script that prints the outcomes.
 
     python tests/persistence/forge_models.py N_CASES SEED FOLDER
 
-Audit hooks cannot be removed, so this has a process of its own. Every case changes one
-or two values in the description of a model to hostile ones, and signs it again. Then
-the model is loaded, used in every way, and saved. Whatever opens a file that no part of
-that needs, unpickles, starts a process or reaches for the network is a violation.
+Audit hooks cannot be removed, so this script has its own process. Each case changes one
+or two values in the description of a model to hostile ones, and updates the checksums.
+Then the model is loaded, used in all ways, and saved. It is a violation to open a file
+that is not needed for this, to unpickle, to start a process, or to use the network.
 """
 
 import contextlib
@@ -111,6 +111,9 @@ def make_models(folder: Path) -> dict:
         "leave one out": ConformalDetector(
             gabor(), alpha=0.2, cv=LeaveOneOut(), method="refit"
         ).fit(X),
+        "frozen features": PatchCoreDetector(
+            FrozenEstimator(fitted.features_), random_state=0
+        ).fit(X),
         "frozen": ConformalDetector(FrozenEstimator(fitted), alpha=0.2).fit(X),
         "tuned": TunedThresholdDetector(gabor(), cv=StratifiedKFold(2)).fit(
             X, [1] * 6 + [-1] * 2
@@ -137,7 +140,7 @@ class Model:
         self.new = NEW if name != "bank" else np.ones((2, 4))
 
     def write(self, manifest: dict, path: Path) -> None:
-        """Write a file with checksums that are right."""
+        """Write a file with valid checksums."""
         described = {
             n: {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
             for n, data in self.members.items()
@@ -222,7 +225,7 @@ def described(tree) -> list[dict]:
 
 
 def places(description: dict) -> list[tuple[dict, str]]:
-    """Return where a value can be put: all that the class has, and what it has not."""
+    """Return places for a value: attributes of the class, and unknown ones."""
     params, fitted = description["params"], description.get("fitted", {})
     names = {*params, "memory", "device", "weights", "backbone", "__class__", "verbose"}
     cls = CLASSES.get(description["class"])
@@ -242,7 +245,7 @@ def places(description: dict) -> list[tuple[dict, str]]:
 
 
 def suitable(one: dict, name: str, values: list, rng: random.Random) -> list:
-    """Return all values, or half of the time those that pass for this name."""
+    """Return all values, or in half of the cases only valid ones for this name."""
     cls = CLASSES.get(one["class"])
     kinds = PARAMS.get(cls, {}) | FITTED.get(cls, {}) | OPTIONAL.get(cls, {})
     if rng.random() < 0.5 or name not in kinds:
@@ -251,17 +254,17 @@ def suitable(one: dict, name: str, values: list, rng: random.Random) -> list:
 
 
 def forge(model: Model, values: list, rng: random.Random) -> tuple[dict, str]:
-    """Return a description with one or two other values, and what they are."""
+    """Return a description with one or two changed values, and these values."""
     manifest = copy.deepcopy(model.manifest)
     done = []
     for _ in range(1 + (rng.random() < 0.2)):
-        # Each class in its turn: those that many files hold would hide the others.
+        # Classes take turns, so that frequent classes do not hide the others.
         by_class = {}
         for one in described(manifest):
             by_class.setdefault(one["class"], []).append(one)
         one = rng.choice(by_class[rng.choice(sorted(by_class))])
         where, name = rng.choice(places(one))
-        # Half of the time something for machines, or of networks.
+        # In half of the cases, a parameter of machines or networks.
         special = {"memory", "weights", "backbone", "device"} & {
             n for _, n in places(one)
         }
@@ -276,7 +279,7 @@ def forge(model: Model, values: list, rng: random.Random) -> tuple[dict, str]:
 
 
 class Watch:
-    """An audit hook that can be switched on and off, and notes what is not expected."""
+    """An audit hook that can be switched on and off, and records violations."""
 
     KINDS = ("os.", "subprocess.", "socket.", "shutil.", "tempfile.", "ctypes.", "pty.")
     # Of packages; METADATA and zips are looked at for their versions.
@@ -313,20 +316,20 @@ class Watch:
         path = os.fsdecode(path)
         if path.startswith(self.writable):
             return True
-        # Of a network of timm's registry, timm asks the hub's client for weights. That
-        # looks into its own folder.
+        # For a network of its registry, timm requests weights from the client of the
+        # Hub, which looks into its own folder.
         if path.startswith(os.environ["HF_HOME"]) and mode in ("r", "rb"):
             return True
         if flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return False
-        # Code is imported at first use; one network comes with the package.
+        # Code is imported at first use, and one network comes with the package.
         is_code = path.endswith(self.CODE) and path.startswith(self._code)
         return is_code or path == self.readable or path == self.embedded
 
     def _expects(self, event: str, args: tuple) -> bool:
-        """Return whether all paths are of the folder to save in, or of code."""
+        """Return whether all paths are in the folder to save in, or are code."""
         if event == "os.chmod" and isinstance(args[0], int):
-            # A file that is open: whether it may be was asked then.
+            # An open file was checked when it was opened.
             return True
         paths = [os.fsdecode(a) for a in args if isinstance(a, str | bytes)]
         return bool(paths) and all(
@@ -341,7 +344,7 @@ class Watch:
 
 
 class Hang(BaseException):
-    """No ``except Exception`` catches it."""
+    """Not caught by ``except Exception``."""
 
 
 def ring(*args):
@@ -349,7 +352,7 @@ def ring(*args):
 
 
 def use(detector, model: Model, folder: Path) -> None:
-    """Do all that a detector can."""
+    """Call all methods of a detector."""
     detector.predict(model.new)
     if has_maps(detector):
         images = Images(list(model.new))
@@ -363,7 +366,7 @@ def use(detector, model: Model, folder: Path) -> None:
 
 
 def run_case(model: Model, manifest: dict, folder: Path, watch: Watch) -> str:
-    """Return what became of a forged file."""
+    """Return the outcome for a forged file."""
     path = folder / "forged.skpc"
     model.write(manifest, path)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -374,7 +377,7 @@ def run_case(model: Model, manifest: dict, folder: Path, watch: Watch) -> str:
         except (ModelFileError, FileNotFoundError):
             return "refused"
         except OSError as error:
-            # Of a network that timm would have to download.
+            # The weights of the network would have to be downloaded.
             return "refused" if "etrained weights" in str(error) else f"load: {error!r}"
         except Exception as error:
             return f"load: {error!r:.200}"
@@ -420,7 +423,7 @@ def main(n_cases: int, seed: int, folder: Path) -> dict:
         violations.append(["the watch is blind", *watch.seen])
     watch.seen.clear()
     for model in models:
-        # What was not changed loads, and does everything.
+        # Unchanged models load and work.
         outcome = run_case(model, model.manifest, folder, watch)
         if outcome != "loaded" or watch.seen:
             violations.append([model.name, outcome, *watch.seen])
@@ -438,8 +441,8 @@ def main(n_cases: int, seed: int, folder: Path) -> dict:
 
 
 def warm_up() -> None:
-    """Import what backends import at first use: some of it asks the system."""
-    # Too few rows for PyNNDescent's graph, which takes seconds to compile.
+    """Import what backends import at first use, since some imports run commands."""
+    # Few rows, so that PyNNDescent's graph is not compiled, which takes seconds.
     X = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     for algorithm in ("faiss", "pynndescent"):
         with contextlib.suppress(ImportError):

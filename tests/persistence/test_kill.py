@@ -1,4 +1,4 @@
-"""``kill -9`` while a model file is replaced: the old or the new one loads."""
+"""After ``kill -9`` while a model file is replaced, the old or the new file loads."""
 
 import multiprocessing
 import os
@@ -11,7 +11,7 @@ from helpers import save_forever
 from skpatchcore import CoresetSampler, PatchMemoryBank
 from skpatchcore.persistence import load, save
 
-# 50 were run once; each takes a process of its own.
+# Each repetition starts a process. 50 were run once.
 N_KILLS = int(os.environ.get("SKPATCHCORE_KILLS", "6"))
 
 

@@ -1,7 +1,6 @@
 """Model files: round trips, damage, tampering, atomic writes; and pickles."""
 
 import copy
-import functools
 import io
 import json
 import os
@@ -43,7 +42,6 @@ from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.datasets import load_mvtec_ad, make_surface_defects
 from skpatchcore.persistence import ModelFileError, load, save
 from skpatchcore.persistence import _archive as _model_file
-from skpatchcore.persistence import _save_load as persistence
 from skpatchcore.persistence import _schema as _model_schema
 from skpatchcore.persistence._arrays import ArrayWriter
 
@@ -61,24 +59,11 @@ def make(features=None, images=TRAIN, **params):
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """Spare these small matrices the threads that would only wait for each other."""
+    """Use one thread, because for small matrices more threads only wait."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def probe_once():
-    """Find out only once for each network which modules run: it is the slow step."""
-    cached = functools.cache(persistence._modules_used)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(
-            persistence,
-            "_modules_used",
-            lambda module, layers: cached(module, tuple(layers)),
-        )
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +107,7 @@ ROUND_TRIPS = {
     "list and array": {
         "features": {"layers": ["layer2", "layer1"], "layer_weights": np.ones(2)}
     },
+    "levels": {"features": {"layers": (1, -3)}},
     "random subset": {"sampler": CoresetSampler(30, method="random", device="cpu")},
     "every patch": {"sampler": CoresetSampler(method="none")},
     "RandomState": {"random_state": np.random.RandomState(1)},
@@ -160,7 +146,7 @@ def test_parameters_survive(tmp_path):
     assert loaded.fit(TRAIN).score_samples(TEST).shape == (2,)
 
 
-def test_sampler_keeps_picks_and_radii_but_nothing_of_each_patch(detector, tmp_path):
+def test_the_sampler_keeps_picks_and_radii_but_no_values_per_patch(detector, tmp_path):
     save(detector, tmp_path / "model.skpc")
     sampler = load(tmp_path / "model.skpc").memory_bank_.sampler_
     expected = detector.memory_bank_.sampler_
@@ -179,10 +165,13 @@ def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
     for part in parts:
         learned = part.__getstate__().keys() - part.get_params() - {"_sklearn_version"}
         left_out = learned - set(_model_schema.FITTED[type(part)])
+        left_out -= set(_model_schema.OPTIONAL.get(type(part), {}))
         assert left_out <= {
             *("min_distances_", "nearest_picks_", "_n_channels"),
-            # The file has a hash of its own.
+            # The file contains another hash of the network.
             "_network_key",
+            # The file contains only the name of the weights file.
+            "_weights_at_fit",
         }
 
 
@@ -212,7 +201,7 @@ def gapped(array, order):
 
 
 def packed(array):
-    """Return a view whose elements lie at odd addresses."""
+    """Return a view whose elements have odd addresses."""
     records = np.zeros(array.shape, [("gap", "u1"), ("value", array.dtype)])
     records["value"] = array
     return records["value"]
@@ -273,6 +262,52 @@ def test_projections_of_every_solver_round_trip(projection, tmp_path):
     assert_same(load(tmp_path / "m"), detector)
 
 
+def frozen_features(**params):
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=32, **params)
+    return FrozenEstimator(features.fit(TRAIN))
+
+
+@pytest.mark.parametrize("projection", [None, PCA(3, svd_solver="full")], ids=str)
+def test_frozen_features_round_trip(projection, tmp_path):
+    frozen = frozen_features(projection=projection)
+    detector = PatchCoreDetector(frozen, random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert_same(loaded, detector)
+    assert loaded.features_ is loaded.features.estimator
+    save(loaded, tmp_path / "again")
+    assert unzip(tmp_path / "again") == unzip(tmp_path / "m")
+
+
+def test_frozen_features_are_not_fitted_again_after_loading(tmp_path):
+    detector = PatchCoreDetector(frozen_features(), random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    weights = loaded.features_.layer_weights_
+    assert_same(loaded.fit(TRAIN[:4]), detector.fit(TRAIN[:4]))
+    assert loaded.features_.layer_weights_ is weights
+
+
+def test_frozen_features_that_were_replaced_are_stored_too(tmp_path):
+    detector = PatchCoreDetector(frozen_features(), random_state=0).fit(TRAIN)
+    expected = detector.score_samples(TEST)
+    detector.set_params(features=frozen_features(patch_size=1))
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    np.testing.assert_array_equal(loaded.score_samples(TEST), expected)
+    assert loaded.fit(TRAIN).features_.patch_size == 1
+
+
+def test_a_frozen_projection_can_be_used_after_loading(tmp_path):
+    frozen = FrozenEstimator(PCA(3).fit(np.eye(42)))
+    features = PatchFeatureTransformer(
+        "gabor", ("fine",), image_size=32, projection=make_pipeline(frozen)
+    )
+    detector = PatchCoreDetector(features, random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    assert_same(load(tmp_path / "m").fit(TRAIN), detector)
+
+
 def test_a_bank_in_fortran_order_scores_bit_for_bit(tmp_path):
     X = np.asfortranarray(np.random.default_rng(0).normal(size=(60, 5)))
     bank = PatchMemoryBank(random_state=0).fit(X)
@@ -283,7 +318,7 @@ def test_a_bank_in_fortran_order_scores_bit_for_bit(tmp_path):
     np.testing.assert_array_equal(loaded.score_samples(X), bank.score_samples(X))
 
 
-def test_gaps_are_given_up_where_they_would_fill_the_memory():
+def test_gaps_are_removed_if_they_would_fill_the_memory():
     matrix = np.arange(12.0).reshape(3, 4)
     writer = ArrayWriter(max_span=20)
     assert "strided" in writer.keep(gapped(matrix, "C"), "first")
@@ -292,7 +327,7 @@ def test_gaps_are_given_up_where_they_would_fill_the_memory():
     np.testing.assert_array_equal(writer.arrays["third"], matrix.T)
 
 
-def test_file_says_what_it_is_and_holds_no_pickle(members):
+def test_the_file_declares_its_format_and_holds_no_pickle(members):
     manifest = json.loads(members["model.json"])
     assert manifest["format"] == "skpatchcore model"
     assert manifest["format_version"] == 2
@@ -303,7 +338,7 @@ def test_file_says_what_it_is_and_holds_no_pickle(members):
 # The network.
 
 
-def test_file_with_its_network_needs_nothing_else(detector, tmp_path, monkeypatch):
+def test_a_file_with_its_network_needs_no_other_file(detector, tmp_path, monkeypatch):
     save(detector, tmp_path / "model.skpc", include_backbone=True)
     monkeypatch.setattr(PatchFeatureTransformer, "_load", None)
     loaded = load(tmp_path / "model.skpc")
@@ -341,7 +376,7 @@ def test_local_weights_are_asked_for(weights_file, tmp_path):
     detector = make({"weights": weights_file})
     save(detector, tmp_path / "model.skpc")
     assert str(tmp_path) not in unzip(tmp_path / "model.skpc")["model.json"].decode()
-    # Although the file is there: a model file must not say what to open.
+    # The weights file exists, but a model file must not decide which file to open.
     with pytest.raises(
         FileNotFoundError,
         match=r"'weights.safetensors'.* load\(\.\.\., weights=\.\.\.\).*--weights",
@@ -352,7 +387,19 @@ def test_local_weights_are_asked_for(weights_file, tmp_path):
     assert load(tmp_path / "model.skpc", weights=moved).features.weights == moved
 
 
-def test_a_stored_network_asks_for_weights_only_when_it_is_built_again(
+def test_a_relative_path_given_to_load_counts_from_that_folder(
+    weights_file, tmp_path, monkeypatch
+):
+    detector = make({"weights": weights_file})
+    save(detector, tmp_path / "model.skpc")
+    monkeypatch.chdir(weights_file.parent)
+    loaded = load("model.skpc", weights=weights_file.name)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir("other")
+    assert_same(pickle.loads(pickle.dumps(loaded)), detector)
+
+
+def test_a_stored_network_needs_weights_only_if_it_is_built_again(
     weights_file, tmp_path
 ):
     detector = make({"weights": weights_file})
@@ -379,7 +426,7 @@ def test_stored_network_does_not_need_the_weights_file(weights_file, tmp_path):
     np.testing.assert_array_equal(loaded.score_samples(TEST), expected)
 
 
-def test_other_weights_are_noticed(weights_file, tmp_path):
+def test_other_weights_are_detected(weights_file, tmp_path):
     detector = make({"weights": weights_file})
     save(detector, tmp_path / "model.skpc")
     with pytest.raises(ModelFileError, match=r"has other weights than in the fit"):
@@ -431,7 +478,7 @@ def test_device_is_chosen_when_loading(members, tmp_path):
 
 
 def calibrated(estimator=None, **params):
-    """Return a fitted ConformalDetector; three images a fold support alpha=0.2."""
+    """Return a fitted ConformalDetector; alpha=0.2 needs three images per fold."""
     given = {"alpha": 0.2, "cv": 3, "random_state": 0} | params
     return ConformalDetector(estimator or make(), **given).fit(TRAIN)
 
@@ -485,7 +532,7 @@ def test_loaded_threshold_can_be_fitted_again(name, tmp_path):
     assert loaded.fit(X, y).offset_ == detector.fit(X, y).offset_
 
 
-def test_calibrated_file_may_hold_its_network_once(tmp_path, monkeypatch):
+def test_a_calibrated_detector_stores_its_network_once(tmp_path, monkeypatch):
     detector = calibrated()
     save(detector, tmp_path / "with.skpc", include_backbone=True)
     save(detector, tmp_path / "without.skpc")
@@ -499,7 +546,7 @@ def test_calibrated_file_may_hold_its_network_once(tmp_path, monkeypatch):
     np.testing.assert_array_equal(loaded.predict_pvalue(TEST), expected)
 
 
-def test_several_networks_are_stored_each_by_itself(tmp_path):
+def test_several_networks_are_stored_separately(tmp_path):
     detector = WITH_THRESHOLDS["other networks"]()
     save(detector, tmp_path / "model.skpc", include_backbone=True)
     loaded = load(tmp_path / "model.skpc")
@@ -587,7 +634,7 @@ def test_tampered_calibrations_are_rejected(change, match, tmp_path):
 @pytest.mark.parametrize(
     "make_one", [make, lambda: calibrated()], ids=["plain", "cross"]
 )
-def test_fitted_on_a_gpu_and_loaded_where_there_is_none(make_one, tmp_path):
+def test_a_detector_of_a_gpu_loads_without_a_gpu(make_one, tmp_path):
     detector = make_one()
     save(detector, tmp_path / "m.skpc")
     np.save(tmp_path / "new.npy", TEST)
@@ -613,7 +660,7 @@ def test_fitted_on_a_gpu_and_loaded_where_there_is_none(make_one, tmp_path):
 
 
 def test_size_on_real_images(assets, tmp_path):
-    """A file is the bank and at most 64 KB: bottle, ResNet-18, 1 %."""
+    """A file takes at most 64 KB more than the bank (bottle, ResNet-18, 1 %)."""
     data = load_mvtec_ad(assets / "data" / "mvtec_ad", "bottle", subset="train")
     weights = assets / "weights" / "resnet18_tv_in1k_trunk.safetensors"
     features = PatchFeatureTransformer("resnet18", weights=weights)
@@ -625,7 +672,7 @@ def test_size_on_real_images(assets, tmp_path):
     assert n_bytes - bank.nbytes <= 50 * 1024
 
 
-def test_arrays_that_are_one_are_stored_once(detector, members, tmp_path):
+def test_shared_arrays_are_stored_once(detector, members, tmp_path):
     names = safetensors.numpy.load(members["arrays.safetensors"]).keys()
     assert len({"training_scores_", "memory_bank_.training_scores_"} & names) == 1
     loaded = load(write_zip(tmp_path / "m", members))
@@ -660,7 +707,7 @@ class FirstRows(BaseEstimator):
         ({"sampler": FirstRows()}, r"sampler.*FirstRows.*CoresetSampler"),
     ],
 )
-def test_foreign_classes_are_named(params, match, tmp_path):
+def test_unknown_classes_are_named(params, match, tmp_path):
     with pytest.raises(TypeError, match=match):
         save(make(**params), tmp_path / "model.skpc")
     assert not list(tmp_path.iterdir())
@@ -669,7 +716,7 @@ def test_foreign_classes_are_named(params, match, tmp_path):
 # What cannot be loaded.
 
 
-def test_missing_file(tmp_path):
+def test_a_missing_file_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nowhere.skpc")
 
@@ -700,7 +747,7 @@ def test_wrong_members_are_rejected(change, match, members, tmp_path):
     assert_rejected(write_zip(tmp_path / "m", members), match)
 
 
-def test_members_of_one_name_are_rejected(members, tmp_path):
+def test_members_with_equal_names_are_rejected(members, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path = write_zip(tmp_path / "m", [*members.items(), *members.items()])
@@ -898,7 +945,7 @@ WRONG_PLACES = {
 
 
 @pytest.mark.parametrize(("change", "match"), WRONG_PLACES.values(), ids=WRONG_PLACES)
-def test_wrong_places_are_rejected(change, match, tmp_path):
+def test_wrong_positions_are_rejected(change, match, tmp_path):
     X = np.random.default_rng(0).normal(size=(9, 4, 4, 3)).astype(np.float32)
     save(PatchMemoryBank(random_state=0, **PLACED).fit(X), tmp_path / "m")
     members = unzip(tmp_path / "m")
@@ -911,7 +958,7 @@ def test_wrong_places_are_rejected(change, match, tmp_path):
 
 
 def tamper_projection(path, projection, change):
-    """Return a file whose fitted projection and arrays went through `change`."""
+    """Return a file after `change` of its fitted projection and arrays."""
     save(make({"projection": projection, "layers": ("layer1",)}), path)
     members = unzip(path)
     manifest = json.loads(members["model.json"])
@@ -973,7 +1020,7 @@ def test_tampered_network_is_rejected(detector, tmp_path):
         assert_rejected(write_zip(path, members | forged), match)
 
 
-# Random damage: a file loads as it was, or is rejected, and nothing else happens.
+# Random damage: a file is rejected, or loads as the original.
 
 
 def assert_equal_or_rejected(data, path, detector):
@@ -986,11 +1033,11 @@ def assert_equal_or_rejected(data, path, detector):
     np.testing.assert_array_equal(scores, detector.score_samples(TEST[:1]))
 
 
-def test_flipped_bytes(detector, members, tmp_path):
+def test_flipped_bytes_are_rejected_or_harmless(detector, members, tmp_path):
     original = write_zip(tmp_path / "m", members).read_bytes()
     rng = np.random.default_rng(0)
     start = original.index(b"PK", 4)
-    # Zip headers and the directory are small; damage there is the interesting one.
+    # Zip headers and the directory are small, but damage there matters most.
     places = np.concatenate(
         [
             rng.integers(0, len(original), 60),
@@ -1005,7 +1052,7 @@ def test_flipped_bytes(detector, members, tmp_path):
         assert_equal_or_rejected(data, tmp_path / "m", detector)
 
 
-def test_truncated_files(members, tmp_path):
+def test_truncated_files_are_rejected(members, tmp_path):
     original = write_zip(tmp_path / "m", members).read_bytes()
     rng = np.random.default_rng(0)
     lengths = {*range(20), *rng.integers(0, len(original), 60).tolist()}
@@ -1016,8 +1063,8 @@ def test_truncated_files(members, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["model.json", "arrays.safetensors"])
-def test_damage_under_right_checksums(name, members, tmp_path):
-    """Without the checksums' help, nothing but a clear error comes of damage."""
+def test_damage_with_valid_checksums_is_rejected_or_harmless(name, members, tmp_path):
+    """If checksums do not reveal the damage, there is still a clear error."""
     rng = np.random.default_rng(0)
     for _ in range(100):
         data = bytearray(members[name])
@@ -1038,7 +1085,7 @@ def test_damage_under_right_checksums(name, members, tmp_path):
 
 @pytest.mark.parametrize("step", ["os.fsync", "os.replace", "zipfile.ZipFile.writestr"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_failure_half_way_leaves_the_old_file(
+def test_a_failure_while_writing_keeps_the_old_file(
     step, error, detector, tmp_path, monkeypatch
 ):
     path = tmp_path / "model.skpc"
@@ -1063,7 +1110,7 @@ def test_existing_file_is_replaced(detector, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model.skpc"]
 
 
-def test_folder_that_is_not_there(detector, tmp_path):
+def test_a_missing_folder_is_an_error(detector, tmp_path):
     with pytest.raises(FileNotFoundError):
         save(detector, tmp_path / "nowhere" / "model.skpc")
 
@@ -1174,7 +1221,7 @@ def test_ensembles_round_trip(ensemble, include_backbone, tmp_path):
     assert unzip(tmp_path / "again.skpc") == unzip(tmp_path / "model.skpc")
 
 
-def test_members_changed_after_the_fit_do_not_spoil_the_file(ensemble, tmp_path):
+def test_members_changed_after_the_fit_do_not_change_the_file(ensemble, tmp_path):
     changed = copy.deepcopy(ensemble).set_params(fine="drop", none=gabor("coarse"))
     save(changed, tmp_path / "model.skpc")
     loaded = load(tmp_path / "model.skpc")
@@ -1202,7 +1249,7 @@ def test_an_ensemble_in_a_conformal_detector_round_trips(ensemble, tmp_path):
     ],
     ids=str,
 )
-def test_a_model_that_could_not_be_loaded_replaces_no_file(params, tmp_path):
+def test_a_model_that_cannot_be_loaded_does_not_replace_a_file(params, tmp_path):
     path = tmp_path / "bank.skpc"
     X = np.random.default_rng(0).normal(size=(4, 3, 3, 5)).astype(np.float32)
     bank = PatchMemoryBank(random_state=0).fit(X)
@@ -1213,7 +1260,7 @@ def test_a_model_that_could_not_be_loaded_replaces_no_file(params, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
+def test_weights_and_networks_of_an_ensemble_are_given_by_member(tmp_path):
     network = nn.Sequential(nn.Conv2d(3, 4, 4, stride=4), nn.ReLU())
     own = PatchFeatureTransformer(network, ("1",), image_size=32)
     state = load_backbone(
@@ -1232,7 +1279,7 @@ def test_weights_and_networks_of_a_loaded_ensemble_go_by_member(tmp_path):
         load(tmp_path / "model.skpc", weights={"named": moved})
     with pytest.raises(ModelFileError, match=r"weights is for \['other'\]"):
         load(tmp_path / "model.skpc", weights={"other": moved})
-    with pytest.raises(ModelFileError, match=r"is one file, .*; give a dict"):
+    with pytest.raises(ModelFileError, match=r"is one file, .*; pass a dict"):
         load(tmp_path / "model.skpc", weights=moved)
     with pytest.raises(TypeError, match="pass a dict of files"):
         load(tmp_path / "model.skpc", weights=moved, backbone={"given": network})

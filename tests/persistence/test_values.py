@@ -1,4 +1,4 @@
-"""Kinds of values in model files: what each accepts, and how it says so."""
+"""Kinds of values in model files: accepted values and descriptions."""
 
 import inspect
 
@@ -50,7 +50,7 @@ FLOATS = Array(("float64",), 1, 0, 9)
     ],
     ids=lambda value: str(value)[:30],
 )
-def test_kinds_accept_what_they_say(kind, accepted, refused):
+def test_kinds_accept_their_values(kind, accepted, refused):
     assert all(map(kind.accepts, accepted))
     assert not any(map(kind.accepts, refused))
     assert str(kind)
@@ -84,7 +84,7 @@ def test_arrays_may_be_empty_sparse_or_have_gaps():
     assert not Array(("float64",), 2, 2, 9, sparse=True).accepts(csr_matrix([[1.0]]))
 
 
-def test_numbers_and_arrays_without_bounds_are_called_finite():
+def test_unbounded_numbers_and_arrays_are_described_as_finite():
     assert "finite" in str(Number(-LARGEST, LARGEST))
     assert "finite" in str(Array(("float32",), 2, -LARGEST, LARGEST))
 
@@ -100,13 +100,13 @@ OURS = [cls for cls in PARAMS if cls.__module__.startswith("skpatchcore")]
 
 @pytest.mark.parametrize("cls", OURS, ids=lambda cls: cls.__name__)
 def test_every_parameter_of_ours_is_stored_or_left_out(cls):
-    """A new parameter is put on one of the two lists."""
+    """A new parameter must be added to one of the two lists."""
     expected = set(inspect.signature(cls.__init__).parameters) - {"self"}
     assert PARAMS[cls].keys() == expected - LEFT_OUT
 
 
 @pytest.mark.parametrize("cls", FITTED, ids=lambda cls: cls.__name__)
-def test_no_fitted_attribute_replaces_what_a_class_defines(cls):
+def test_no_fitted_attribute_shadows_a_class_attribute(cls):
     names = FITTED[cls].keys() | OPTIONAL.get(cls, {}).keys()
     assert not names & PARAMS[cls].keys()
     assert not [name for name in names if hasattr(cls, name)]

@@ -280,7 +280,9 @@ def test_known_images_are_not_decoded(tmp_path, monkeypatch):
     decoded = []
     monkeypatch.setattr(
         "skpatchcore._images._input.load_image",
-        lambda source, name, *_: decoded.append(name) or load_image(source, name),
+        lambda source, name, *rest: (
+            decoded.append(name) or load_image(source, name, *rest)
+        ),
     )
     assert_array_equal(features.transform(X), expected)
     assert decoded == []

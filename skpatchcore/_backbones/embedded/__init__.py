@@ -1,1 +1,1 @@
-"""A small backbone of the project's own, trained on procedural images alone."""
+"""A small backbone that comes with the package, trained only on generated images."""

@@ -14,11 +14,11 @@ _N_OCTAVES = 3
 class ColorsAndEnergies(nn.Module):
     """Mean colours, and energies of Gabor filters with wavelengths of 4 to 32 pixels.
 
-    In training, views differ in their light, so what is learned tells small differences
-    of colour badly, and what is smaller than its stride too. The channels are those of
-    :class:`~skpatchcore._backbones._gabor.GaborBank`, the finest of brightness alone
-    and at every second pixel: in colours, and at every pixel, they take longer than the
-    network.
+    Training views differ in lighting, so the learned channels respond weakly to small
+    differences of colour, and to details smaller than their stride. These channels are
+    those of :class:`~skpatchcore._backbones._gabor.GaborBank`. The finest ones use only
+    brightness, at every second pixel; in colour and at every pixel they would take
+    longer than the network.
     """
 
     filters: torch.Tensor
@@ -35,7 +35,7 @@ class ColorsAndEnergies(nn.Module):
         )
 
     def forward(self, images: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """Return (b, 69, *grid) of images (b, 3, h, w)."""
+        """Return channels (b, 69, *grid) of images (b, 3, h, w)."""
         colors = torch.einsum("oc,bchw->bohw", self.opponent, images)
         channels = [self._energies(colors[:, :1], stride=2)]
         for _ in range(_N_OCTAVES):
@@ -46,7 +46,7 @@ class ColorsAndEnergies(nn.Module):
         return torch.cat(pooled, dim=1)
 
     def _energies(self, colors: torch.Tensor, stride: int = 1) -> torch.Tensor:
-        """Return six orientations of each colour: (b, 6 * c, h / stride, ...)."""
+        """Return energies in six orientations, (b, 6 * c, h / stride, w / stride)."""
         margin = self.filters.shape[-1] // 2
         planes = colors.contiguous().flatten(0, 1)[:, None]
         padded = F.pad(planes, (margin,) * 4, mode="replicate")

@@ -1,4 +1,4 @@
-"""The embedded backbone as it is used: trunk, filters, readouts, and weights."""
+"""The embedded backbone: trunk, filters, readouts and weights."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from skpatchcore._backbones.embedded._trunk import STAGE_WIDTHS, Trunk
 
 WEIGHTS_PATH = Path(__file__).with_name("embedded.safetensors")
 MEAN, STD = 0.5, 0.25
-# Together, the other channels of a layer weigh as much as the learned ones.
-_BESIDE = 0.5**0.5
+# Two other groups of channels together weigh as much as the learned ones.
+_OTHERS = 0.5**0.5
 # More of the third stage blurs maps and hides small defects (see the model card).
 _COARSE = 0.6
 
@@ -22,14 +22,14 @@ _COARSE = 0.6
 class EmbeddedBackbone(nn.Module):
     """A small network whose weights come with the package.
 
-    Its layers for patch features are "layer2", at a stride of 8 pixels: 128 learned
-    channels, and in addition 69 of filters and the means of 48 learned at a stride of
-    4; and "layer3", 256 learned channels at a stride of 16. Both are standardised and
-    weighed against each other: what they give is compared by Euclidean distances.
+    It has two layers for patch features. "layer2" has a stride of 8 pixels, 128 learned
+    channels, 69 channels of filters, and the means of 48 channels learned at a stride
+    of 4 pixels. "layer3" has a stride of 16 pixels and 256 learned channels. Both are
+    standardised and balanced, so that Euclidean distances compare them well.
     """
 
     pretrained_cfg = {"mean": (MEAN,) * 3, "std": (STD,) * 3}
-    # Of these, nothing is left for layer_weights="auto" to learn.
+    # layer_weights="auto" learns nothing for these layers.
     balanced_layers = ("layer2", "layer3")
 
     def __init__(self) -> None:
@@ -38,8 +38,8 @@ class EmbeddedBackbone(nn.Module):
         self.filters = ColorsAndEnergies()
         self.layer2 = Readout(
             (STAGE_WIDTHS[1], 1.0),
-            (self.filters.n_channels, _BESIDE),
-            (STAGE_WIDTHS[0], _BESIDE),
+            (self.filters.n_channels, _OTHERS),
+            (STAGE_WIDTHS[0], _OTHERS),
         )
         self.layer3 = Readout((STAGE_WIDTHS[2], _COARSE))
 
@@ -48,7 +48,7 @@ class EmbeddedBackbone(nn.Module):
         shallow = self.trunk.stage1(self.trunk.stem(images))
         fine = self.trunk.stage2(shallow)
         grid = fine.shape[-2:]
-        # The result is read by a hook, if this layer is requested.
+        # A hook reads the result if this layer is requested.
         self.layer2(
             fine, self.filters(images, grid), F.adaptive_avg_pool2d(shallow, grid)
         )
@@ -56,15 +56,15 @@ class EmbeddedBackbone(nn.Module):
 
 
 class Readout(nn.Module):
-    """Channels standardised by what they are on procedural images, at fixed length.
+    """Standardise channels by statistics of procedural images, and fix their length.
 
-    In training, cosines of standardised channels are compared; among vectors of one
-    length Euclidean distances order like cosines.
+    Training compares cosines of standardised channels. For vectors of the same length,
+    Euclidean distances have the same order as cosines.
 
     Parameters
     ----------
     *parts : (int, float)
-        Number of channels of each map, and the length that their vectors get.
+        Number of channels of each map, and the length to scale their vectors to.
     """
 
     def __init__(self, *parts: tuple[int, float]):
@@ -89,8 +89,8 @@ def load_embedded() -> EmbeddedBackbone:
 
 
 def random_embedded(seed: int) -> EmbeddedBackbone:
-    """Return the backbone with random weights, to be compared with or overwritten."""
+    """Return the backbone with random weights."""
     with torch.random.fork_rng(devices=[]):
-        # torch.manual_seed would seed the GPUs' generators too, for good.
+        # torch.manual_seed would also seed the GPUs' generators, permanently.
         torch.default_generator.manual_seed(seed)
         return EmbeddedBackbone()

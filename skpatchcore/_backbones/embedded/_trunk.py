@@ -1,10 +1,10 @@
-"""The first three stages of a narrow ResNet-18, as they are trained and as they run."""
+"""The first three stages of a narrow ResNet-18, for training and for inference."""
 
 import torch
 from torch import nn
 
 STEM_WIDTH = 32
-# Early maps are large: there, width costs more time than it is worth.
+# Early maps are large, so more channels there cost more time than they are worth.
 STAGE_WIDTHS = (48, 128, 256)
 STAGE_DEPTHS = (1, 2, 2)
 
@@ -12,13 +12,13 @@ STAGE_DEPTHS = (1, 2, 2)
 class Trunk(nn.Module):
     """Basic residual blocks in stages of stride 4, 8 and 16.
 
-    The stem's two convolutions stand for the single one and the maximum of ResNet-18.
+    The stem has two convolutions instead of ResNet-18's convolution and max-pooling.
 
     Parameters
     ----------
     normed : bool, default=True
-        Convolutions are followed by batch norms, as in training. Otherwise they have
-        offsets, and norms are folded into them.
+        Whether batch norms follow convolutions, as in training. Otherwise the norms are
+        folded into the convolutions, which then have offsets.
     """
 
     def __init__(self, *, normed: bool = True):
@@ -43,7 +43,7 @@ class Trunk(nn.Module):
 
 
 class Block(nn.Module):
-    """Two convolutions, and a shortcut past them (He et al., CVPR 2016)."""
+    """Two convolutions with a shortcut (He et al., CVPR 2016)."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, normed: bool) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def _stage(i: int, normed: bool) -> nn.Sequential:
 def _convolution(
     n_in: int, n_out: int, size: int, stride: int, normed: bool
 ) -> tuple[nn.Module, ...]:
-    """Return a convolution and its norm; an identity holds the place of one folded."""
+    """Return a convolution and its norm, or an identity if the norm is folded."""
     convolution = nn.Conv2d(n_in, n_out, size, stride, size // 2, bias=not normed)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution, nn.BatchNorm2d(n_out) if normed else nn.Identity()
