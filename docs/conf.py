@@ -130,7 +130,7 @@ html_theme_options = {
 }
 # Pages at the top have no section of their own to navigate, except these.
 _STARTING = ("getting_started", "first_hour", "installation", "troubleshooting", "faq")
-html_sidebars = {"*": []} | dict.fromkeys(_STARTING, ["sidebar-nav-bs"])
+html_sidebars = {"*": []} | {page: ["sidebar-nav-bs"] for page in _STARTING}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 
