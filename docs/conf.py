@@ -128,8 +128,9 @@ html_theme_options = {
     "pygments_light_style": "tango",
     "pygments_dark_style": "monokai",
 }
-# Pages at the top have no section of their own to navigate.
-html_sidebars = {"*": []}
+# Pages at the top have no section of their own to navigate, except these.
+_STARTING = ("getting_started", "first_hour", "installation", "troubleshooting", "faq")
+html_sidebars = {"*": []} | {page: ["sidebar-nav-bs"] for page in _STARTING}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

@@ -102,25 +102,25 @@ def draw_maps(surfaces, train, test):
     detector = PatchCoreDetector(make_features(), random_state=0)
     detector.fit(surfaces.data[train])
     scores = detector.score_samples(surfaces.data[test])
-    heat = surfaces.data[test[np.argmin(scores)]]
-    distances = detector.predict_maps(heat[None], size="grid")[0]
-    match = detector.nearest_patches(heat[None])
+    image = surfaces.data[test[np.argmin(scores)]]
+    distances = detector.predict_maps(image[None], size="grid")[0]
+    match = detector.nearest_patches(image[None])
     row, column = np.unravel_index(distances.argmax(), distances.shape)
-    step = len(heat) / len(distances)
+    step = len(image) / len(distances)
     figure, axes = plt.subplots(1, 4, figsize=(11, 2.9), layout="constrained")
-    axes[0].imshow(heat)
+    axes[0].imshow(image)
     axes[0].add_patch(frame(row, column, step))
-    axes[0].set_title("new heat, most anomalous patch", fontsize="medium")
+    axes[0].set_title("new image, most anomalous patch", fontsize="medium")
     axes[1].imshow(distances, cmap=HEAT)
     axes[1].set_title("distance of each patch", fontsize="medium")
-    drawn = axes[2].imshow(detector.predict_maps(heat[None])[0], cmap=HEAT)
+    drawn = axes[2].imshow(detector.predict_maps(image[None])[0], cmap=HEAT)
     axes[2].set_title("anomaly map", fontsize="medium")
     figure.colorbar(drawn, ax=axes[2], shrink=0.8, label="feature distance")
     source = int(match.image[0, row, column, 0])
     axes[3].imshow(surfaces.data[train][source])
     there = match.row[0, row, column, 0], match.column[0, row, column, 0]
     axes[3].add_patch(frame(*there, step))
-    axes[3].set_title(f"nearest patch, good heat {source}", fontsize="medium")
+    axes[3].set_title(f"nearest patch, good image {source}", fontsize="medium")
     for ax in axes:
         ax.set(xticks=[], yticks=[])
     return figure
@@ -155,6 +155,7 @@ def draw_threshold(surfaces, train, test):
     ax.axvline(-calibrated.offset_, color=PICKED, label=held_out)
     ax.set(yticks=range(3), yticklabels=list(groups)[::-1], ylim=(-0.5, 2.5))
     ax.set_xlabel("anomaly score (negative of score_samples)")
+    ax.set_title("scores of training images and of new images")
     ax.legend(loc="upper right")
     return figure
 

@@ -45,9 +45,10 @@ print(f"image AUROC: {image_auroc(dataset.target[test], scores):.3f}")
 # ----------------
 # An anomaly map (heat map) is higher where the image is more anomalous.
 worst = test[np.argsort(scores)[:3]]
-AnomalyMapDisplay.from_estimator(
+display = AnomalyMapDisplay.from_estimator(
     detector,
     dataset.data[worst],
     masks=dataset.masks[worst],
     titles=dataset.defect_types[worst],
 )
+display.figure_.suptitle("The three most anomalous test images")

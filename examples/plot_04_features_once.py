@@ -4,7 +4,7 @@ Extracting features once to compare several detectors
 =====================================================
 
 Extract patch features once, then compare detectors on them. Patch features are plain
-arrays, so any detector that accepts arrays will do. Here
+arrays, so you can use any detector that accepts arrays. Here
 :class:`~skpatchcore.PatchMemoryBank` looks at every patch. An
 :class:`~sklearn.ensemble.IsolationForest` and a :class:`~sklearn.svm.OneClassSVM` get
 one vector per image, the mean over its patches.

@@ -56,9 +56,12 @@ calibrated.fit(X[is_train])
 # %%
 # The results
 # -----------
-# The legend states the false-alarm rate with its 95 % confidence interval. A few dozen
-# good images say little about a rate of 1 %.
-figure, axes = plt.subplots(2, 1, figsize=(7, 7.5), sharex=True, layout="constrained")
+# The legend states the false-alarm rate that was counted on these test images, and its
+# 95 % confidence interval (Clopper-Pearson): with so many good images, rates in this
+# interval are compatible with the count. A few dozen good images say little about a
+# rate of 1 %.
+figure, axes = plt.subplots(2, 1, figsize=(7, 7.8), sharex=True, layout="constrained")
+figure.suptitle("Scores of new images and two thresholds")
 titles = ("threshold from training scores", "threshold from held-out images")
 for ax, one, title in zip(axes, (detector, calibrated), titles, strict=True):
     display = ScoreDistributionDisplay.from_estimator(

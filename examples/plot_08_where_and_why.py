@@ -55,7 +55,8 @@ calibrated.fit(train)
 test = np.flatnonzero(~is_train)
 decision = calibrated.decision_function(X[test])
 shown = test[np.argsort(decision)[[0, 2, -1]]]
-AnomalyMapDisplay.from_estimator(calibrated, X[shown], masks=masks[shown])
+display = AnomalyMapDisplay.from_estimator(calibrated, X[shown], masks=masks[shown])
+display.figure_.suptitle("Where: two defective images and the most normal one")
 plt.show()
 
 # %%
@@ -64,7 +65,8 @@ plt.show()
 # For each image, the display shows the most anomalous patch and the nearest patches in
 # the memory bank, cut out of the training images that they come from. A bank stores
 # only the positions of its patches, so pass the training images again.
-PatchMatchDisplay.from_estimator(calibrated, X[shown], training_images=train)
+display = PatchMatchDisplay.from_estimator(calibrated, X[shown], training_images=train)
+display.figure_.suptitle("Why: the most anomalous patches and their nearest matches")
 plt.show()
 
 # %%
@@ -75,7 +77,8 @@ plt.show()
 cosine = PatchCoreDetector(
     features, CoresetSampler(0.05), metric="cosine", random_state=0
 ).fit(train)
-figure, axes = plt.subplots(2, 1, figsize=(9, 5.4), layout="constrained")
+figure, axes = plt.subplots(2, 1, figsize=(9, 5.7), layout="constrained")
+figure.suptitle("Nearest matches by Euclidean and by cosine distance")
 for ax, one, title in zip(
     axes, (calibrated, cosine), ("euclidean", "cosine"), strict=True
 ):

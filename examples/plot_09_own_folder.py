@@ -95,6 +95,7 @@ with open(root / "to_look_at.csv", "w", newline="") as file:
 # Without masks there is no ground truth to compare with. The display outlines the
 # predicted defects (segmentation).
 suspects = [new[results.index[i]] for i in order[:3]]
-AnomalyMapDisplay.from_estimator(detector, suspects)
+display = AnomalyMapDisplay.from_estimator(detector, suspects)
+display.figure_.suptitle("The three most suspicious images")
 plt.show()
 temporary.cleanup()

@@ -108,8 +108,9 @@ for category, (calibrated, X, y, masks, scores) in figures.items():
     display = ScoreDistributionDisplay.from_predictions(
         y, scores, threshold=calibrated.offset_, alpha=calibrated.alpha
     )
-    display.ax_.set_xlabel(f"anomaly score ({category})")
+    display.figure_.suptitle(f"{category}: scores of the test images")
     defective = np.flatnonzero(y == -1)
     shown = defective[np.argsort(scores[defective])[[0, -1]]]
-    AnomalyMapDisplay.from_estimator(calibrated, X[shown], masks=masks[shown])
+    display = AnomalyMapDisplay.from_estimator(calibrated, X[shown], masks=masks[shown])
+    display.figure_.suptitle(f"{category}: most and least anomalous defective image")
     plt.show()

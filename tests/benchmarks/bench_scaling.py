@@ -132,8 +132,10 @@ def draw(name: str, points: list[dict], path: Path) -> None:
     )
     imports = median(p["fit imports_MB"] for p in points)
     memory.axhline(imports, color="0.75", label="imports alone")
-    for axes, label in ((times, "time, s"), (memory, "peak resident memory, MB")):
-        axes.set(xscale="log", yscale="log", xlabel=LABELS[name], ylabel=label)
+    times.set(title="Time", ylabel="time (s)")
+    memory.set(title="Memory", ylabel="peak resident memory (MB)")
+    for axes in (times, memory):
+        axes.set(xscale="log", yscale="log", xlabel=LABELS[name])
         axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
         axes.set_xticks([], minor=True)
         axes.grid(color="0.9", which="both")
