@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from skpatchcore._bank import PatchMemoryBank
+from skpatchcore._bank import SAME_IMAGE, PatchMemoryBank
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
 from skpatchcore._detectors._foreground import Foreground, fit_foreground
@@ -28,6 +28,7 @@ from skpatchcore._images import (
     warn_if_swapped,
 )
 from skpatchcore._utils import (
+    FrozenParams,
     HasMethods,
     Interval,
     StrOptions,
@@ -40,7 +41,7 @@ from skpatchcore._utils import (
 )
 
 
-class PatchCoreDetector(ImageDetector, BaseEstimator):
+class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
     """Detect defective images, and where they are defective, from normal ones only.
 
     PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
@@ -94,10 +95,12 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         (0, 1).
 
     contamination : "auto" or float, default="auto"
-        Share of the training images, in (0, 0.5], that `offset_` puts on the
-        anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
-        normal images are flagged more often than this: set thresholds that matter on
-        normal images that were held out.
+        Share of the training images, in (0, 0.5], that `offset_` puts on the anomalous
+        side. "auto" is 0.01, of the images that `outlier_filter` did not remove. No
+        image is matched with itself when it is scored, but the bank still covers the
+        training images better than new ones. New normal images may be flagged a few
+        times as often; a :class:`~skpatchcore.calibration.ConformalDetector` holds a
+        rate.
 
     augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
             None, default=None
@@ -160,15 +163,15 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         direction is above. None: all are.
 
     training_scores_ : ndarray of shape (n_training_images,), float64
-        Their ``score_samples``, including those left out as outliers. All 0 if every
-        patch was kept and `n_neighbors` is 1.
+        Their ``score_samples``, including those left out as outliers. No image is
+        matched with itself; see the notes of :class:`PatchMemoryBank`.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
 
     map_threshold_ : float
         Default threshold of `predict_masks`: a share `contamination` of the training
-        images has a larger patch distance.
+        images has a larger patch distance to the patches of other images.
 
     See Also
     --------
@@ -179,6 +182,13 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
     -----
     In a :class:`~sklearn.pipeline.Pipeline` or a grid search, reach the methods for
     maps through the last step or ``search.best_estimator_``.
+
+    Training images are recognised by their features, and have their training scores in
+    `score_samples`, `predict` and `inspect`. Their maps and matches are those of the
+    whole memory bank, which contains patches of their own.
+
+    Parameters that are set after `fit` change no answer until the next `fit`, except
+    `memory`, `device` and `verbose`.
 
     References
     ----------
@@ -213,6 +223,8 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         "foreground": [StrOptions({"auto"}), None],
         "smoothing": [Interval(Real, 0, None, closed="left")],
     }
+
+    _frozen_names = (*PatchMemoryBank._frozen_names, "smoothing")
 
     def __init__(
         self,
@@ -325,6 +337,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
                 [g.cast for g in grids.geometries[: len(rows)]]
             )
             self._augmentation = self.augmentation
+            self._freeze_params()
             self.foreground_ = None if foreground is None else (*foreground,)
             self.training_scores_ = bank.training_scores_
             self.offset_ = bank.offset_
@@ -360,7 +373,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         """
         check_is_fitted(self)
         images = check_images(X)
-        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        k = self._frozen.n_neighbors if n_neighbors is None else n_neighbors
         found: dict[int, list[np.ndarray]] = {}
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, _ in batches:
@@ -415,15 +428,16 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         bank = self.memory_bank_
         samples = bank._samples(grids.reshape(-1, d), bank._grid_shapes((n, h, w)))
         if self.foreground_ is None:
-            scores, patch_scores, _ = bank._score(samples)
-            return scores, patch_scores.reshape(n, h, w)
-        direction, threshold = self.foreground_
-        foreground = Foreground(direction, threshold)
-        masks = np.stack([foreground.mask(grid) for grid in grids])
-        scores, inside, _ = bank._score(samples.take(np.flatnonzero(masks)))
-        patch_scores = np.zeros(masks.shape)
-        patch_scores[masks] = inside
-        return scores, patch_scores
+            scores, inside, _ = bank._score(samples)
+            patch_scores = inside.reshape(n, h, w)
+        else:
+            direction, threshold = self.foreground_
+            foreground = Foreground(direction, threshold)
+            masks = np.stack([foreground.mask(grid) for grid in grids])
+            scores, inside, _ = bank._score(samples.take(np.flatnonzero(masks)))
+            patch_scores = np.zeros(masks.shape)
+            patch_scores[masks] = inside
+        return bank._with_training_scores(samples, scores, SAME_IMAGE), patch_scores
 
     def _references(self) -> list[Reference]:
         return [Reference(self)]
@@ -433,7 +447,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             seen.patch_scores,
             seen.geometry,
             size=size,
-            smoothing=self.smoothing,
+            smoothing=self._frozen.smoothing,
             border=border,
         )
 

@@ -105,9 +105,14 @@ def _to_input(image: NDArray, geometry: Geometry) -> torch.Tensor:
 
 
 def _find_cast(tensor: torch.Tensor) -> float:
-    """Return red minus blue of an input (3, h, w), averaged over its pixels."""
+    """Return red minus blue of an input (c, h, w), averaged over its pixels.
+
+    It is 0 where a network does not take colours, but grey or other channels.
+    """
+    if len(tensor) not in (3, 4):
+        return 0.0
     # By NumPy, whose result does not depend on the number of threads.
-    red, _, blue = tensor.numpy()
+    red, _, blue = tensor[:3].numpy()
     return float(red.mean(dtype=np.float64) - blue.mean(dtype=np.float64))
 
 

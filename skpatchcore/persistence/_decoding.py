@@ -7,6 +7,7 @@ import numpy as np
 from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._detectors import PatchCoreDetector, PatchCoreEnsemble
 from skpatchcore._features import thaw
+from skpatchcore._utils import FrozenParams
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
 from skpatchcore.persistence._arrays import ArrayReader
@@ -182,6 +183,8 @@ class Reader:
         check_values(cls, values, kinds)
         for name, value in values.items():
             setattr(estimator, name, value)
+        if fitted and isinstance(estimator, FrozenParams):
+            estimator._freeze_params()
         if fitted and cls is PatchCoreDetector and "features_" not in fitted:
             estimator.features_ = thaw(estimator.features)
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:

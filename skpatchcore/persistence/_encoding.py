@@ -16,6 +16,7 @@ from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._detectors import has_maps, is_frozen, unwrap
 from skpatchcore._features import PatchFeatureTransformer, thaw
+from skpatchcore._utils import fitted_params
 from skpatchcore.persistence._arrays import ArrayWriter
 from skpatchcore.persistence._schema import (
     ESTIMATORS,
@@ -114,7 +115,11 @@ class Writer:
     def _portable_params(self, estimator, prefix: str, fitted: bool):
         """Yield the names and values of parameters that do not belong to a machine."""
         cls = type(estimator)
-        for name, value in estimator.get_params(deep=False).items():
+        # Parameters that were set after the fit do not change what a detector answers.
+        params = (
+            fitted_params(estimator) if fitted else estimator.get_params(deep=False)
+        )
+        for name, value in params.items():
             if name == "weights" and _is_file(value):
                 yield name, WeightsNotStored(PurePath(value).name)
             elif name in PARAMS[cls]:

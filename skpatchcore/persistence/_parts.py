@@ -36,7 +36,7 @@ def _at(part: Any, where: str) -> Any:
 
 def check_arrays(part: Any, expected: dict[str, tuple[str, str]]) -> dict[str, int]:
     """Check dtypes and shapes; return the size of each letter."""
-    sizes = {"2": 2}
+    sizes = {"2": 2, "6": 6}
     for where, (dtype, letters) in expected.items():
         array = _at(part, where)
         wanted = f"{where} must be {dtype} of shape ({', '.join(letters)})"
@@ -62,14 +62,13 @@ def check_bank(bank: PatchMemoryBank, sizes: dict[str, int]) -> None:
     _check_lengths(bank)
     _check_outliers(bank)
     _check_positions(bank, sizes["m"])
-    bank._check_as_fitted()
-    bank._check_bank_size(sizes["m"])
+    bank._check_bank_size(sizes["m"], sizes["n"])
     resolve_device(bank.device)
 
 
 def _check_lengths(bank) -> None:
     """Check that rows for cosine distances have unit length or are zero."""
-    if not bank._normalized:
+    if bank.metric != "cosine":
         return
     squared = np.einsum("ij,ij->i", bank.bank_, bank.bank_, dtype=np.float64)
     if not ((squared == 0) | (abs(squared - 1) <= _LENGTH_TOLERANCE)).all():
