@@ -280,7 +280,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             tensors (n, c, h, w). Sizes may differ.
 
         y : array-like of shape (n,) or None, default=None
-            Images labelled -1 (anomalous) are left out; all others are learned from.
+            +1 for normal and -1 for anomalous images, which are left out.
 
         Returns
         -------

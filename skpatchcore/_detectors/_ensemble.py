@@ -223,7 +223,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             As for `PatchCoreDetector.fit`.
 
         y : array-like of shape (n,) or None, default=None
-            Images labelled -1 (anomalous) are left out; all others are learned from.
+            +1 for normal and -1 for anomalous images, which are left out.
 
         groups : array-like of shape (n,) or None, default=None
             Which images belong together, such as those of one part. Groups are held

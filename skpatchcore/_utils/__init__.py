@@ -42,7 +42,7 @@ from skpatchcore._utils._groups import (
     groups_by_pattern,
     groups_from_list,
 )
-from skpatchcore._utils._labels import check_outlier_labels, learnable_rows, normal_rows
+from skpatchcore._utils._labels import check_outlier_labels, normal_rows
 from skpatchcore._utils._locks import fork_safe_lock
 from skpatchcore._utils._params import inherit_params, unchanged_on_error, with_defaults
 from skpatchcore._utils._patches import (
@@ -94,7 +94,6 @@ __all__ = [
     "groups_from_list",
     "inherit_params",
     "is_array",
-    "learnable_rows",
     "lower_quantile",
     "map_threads",
     "move_into_place",
