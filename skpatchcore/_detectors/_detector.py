@@ -386,6 +386,11 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             features._validate_params()
         return features
 
+    def _uncached_features(self) -> list[str] | None:
+        if self.memory is not None:
+            return []
+        return ["features__memory"] if self.features is None else None
+
     def _bank_params(self) -> dict:
         names = PatchMemoryBank._parameter_constraints
         return {name: getattr(self, name) for name in names}

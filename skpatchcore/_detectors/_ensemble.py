@@ -384,6 +384,9 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             index, float(score), patch_scores, first.geometry, self, tuple(members)
         )
 
+    def _uncached_features(self) -> list[str] | None:
+        return None if self.memory is None else []
+
     def _references(self) -> list[Reference]:
         # Members differ in grids and scales, so the first is shown.
         return [Reference(self.estimators_[0])]

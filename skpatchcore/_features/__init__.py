@@ -5,11 +5,12 @@ of the feature maps, and aligns, weights, concatenates and projects the layers.
 """
 
 from skpatchcore._features._descriptors import describe
-from skpatchcore._features._protocol import check_features, thaw
+from skpatchcore._features._protocol import PatchFeatures, check_features, thaw
 from skpatchcore._features._transformer import PatchFeatureTransformer, check_sizes
 
 __all__ = [
     "PatchFeatureTransformer",
+    "PatchFeatures",
     "check_features",
     "check_sizes",
     "describe",
