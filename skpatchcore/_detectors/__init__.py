@@ -8,6 +8,7 @@ from skpatchcore._detectors._base import (
     ImageDetector,
     Inspections,
     Reference,
+    gather,
     in_order,
     windows,
 )
@@ -30,6 +31,7 @@ from skpatchcore._detectors._find import (
 )
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._matches import merge_matches, renumber_images
+from skpatchcore._detectors._signs import check_signs
 
 __all__ = [
     "ImageDetector",
@@ -39,10 +41,12 @@ __all__ = [
     "PatchCoreEnsemble",
     "Reference",
     "check_apart",
+    "check_signs",
     "features_once",
     "find_detector",
     "find_maps",
     "fit_clone",
+    "gather",
     "has_maps",
     "held_out_splits",
     "in_order",

@@ -67,7 +67,8 @@ def _check_not_missing(values: list[Any], name: str) -> None:
         raise ValueError(
             f"{name} contains {_MISSING[repr(values[missing[0]])]}: {len(missing)} of "
             f"{len(values)} samples have no label, the first is sample {missing[0]} "
-            f"(got {_shown(set(values))}). Label each sample +1 (normal) or -1 (anomalous), or leave it out."
+            f"(got {_shown(set(values))}). Label each sample +1 (normal) or -1 "
+            "(anomalous), or leave it out."
         )
 
 
@@ -85,7 +86,7 @@ def _remedy(labels: set[Any], name: str) -> str:
         )
     names = [label for label in _NORMAL_NAMES if label in labels]
     if names:
-        normal = names[0]
+        normal: Any = names[0]
     elif -1 in labels and 1 in labels:
         normal = 1
     else:
