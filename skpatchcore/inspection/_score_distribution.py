@@ -161,12 +161,11 @@ class ScoreDistributionDisplay:
         ImportError
             If matplotlib is not installed.
         """
-        calibrated = hasattr(estimator, "min_alpha_")
         display = cls(
             y,
             normality(estimator, X),
             threshold=_threshold_of(estimator),
-            alpha=estimator.alpha if calibrated else None,
+            alpha=getattr(estimator, "alpha_", None),
         )
         return display.plot(ax, **kwargs)
 

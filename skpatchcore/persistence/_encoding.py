@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from copy import copy
 from numbers import Integral
 from pathlib import PurePath
 from typing import Any
@@ -290,10 +291,11 @@ class Reader:
         check_values(cls, values, kinds)
         for name, value in values.items():
             setattr(estimator, name, value)
+        # A copy: the parameter of the frozen estimator may be set after loading.
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
-            estimator.estimator_ = estimator.estimator
+            estimator.estimator_ = copy(estimator.estimator)
         if fitted and cls is ConformalDetector and "estimators_" not in fitted:
-            estimator.estimators_ = [estimator.estimator]
+            estimator.estimators_ = [copy(estimator.estimator)]
 
 
 def _is_file(weights: Any) -> bool:
@@ -325,9 +327,9 @@ def _without_wrappers(value: Any) -> Any:
 
 
 def _scores_with_given(estimator: Any) -> bool:
-    """Return whether a detector scores with the very estimator that it was given."""
+    """Return whether a detector scores with the frozen one that it was given."""
     state = vars(estimator)
-    if state.get("estimator") is None:
-        return False
-    given = state["estimator"]
-    return state.get("estimator_") is given or state.get("estimators_") == [given]
+    given = state.get("estimator")
+    scoring = state.get("estimators_", [state.get("estimator_")])
+    frozen = all(isinstance(one, FrozenEstimator) for one in (given, *scoring))
+    return frozen and [one.estimator for one in scoring] == [given.estimator]

@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import f1_score
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -35,26 +34,12 @@ from skpatchcore import (
 from skpatchcore._backbones._backbone import Backbone
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.calibration._p_values import Calibration, anomaly_score, n_supported
-from skpatchcore.metrics import f1_max, image_auroc_scorer
+from skpatchcore.metrics import image_auroc_scorer
 from skpatchcore.persistence import load, save
 from skpatchcore.scoring import score_images
+from tests.helpers import DistanceToMean, NotANumber
 
 METHODS = ["split", "cross", "refit"]
-
-
-class DistanceToMean(OutlierMixin, BaseEstimator):
-    """The simplest detector; optionally in whole steps, so that scores tie."""
-
-    def __init__(self, step=None):
-        self.step = step
-
-    def fit(self, X, y=None):
-        self.mean_ = np.mean(X, axis=0)
-        return self
-
-    def score_samples(self, X):
-        scores = -np.linalg.norm(X - self.mean_, axis=1)
-        return scores if self.step is None else np.round(scores / self.step)
 
 
 class OnlyDecisionFunction(DistanceToMean):
@@ -341,17 +326,6 @@ def test_wrong_parameters(rng, params, message):
         conformal(**params).fit(rng.normal(size=(40, 2)))
 
 
-class NotANumber(DistanceToMean):
-    """Scores are `bad` where the first number is beyond 50."""
-
-    def __init__(self, bad=np.nan):
-        self.bad = bad
-
-    def score_samples(self, X):
-        scores = -np.linalg.norm(X - np.median(X, axis=0), axis=1)
-        return np.where(X[:, 0] > 50, self.bad, scores)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("method", [*METHODS, "jackknife+"])
 def test_calibration_scores_that_are_no_numbers_name_the_row(rng, method, bad):
@@ -378,16 +352,6 @@ def test_new_samples_with_nan_scores_are_not_called_normal(rng):
     for method in ("predict", "predict_pvalue", "predict_anomaly_score"):
         with pytest.raises(ValueError, match="the first is row 3 of X"):
             getattr(detector, method)(X)
-
-
-@pytest.mark.parametrize("cv", ["prefit", 3])
-def test_tuned_threshold_names_the_row_of_a_nan_score(rng, cv):
-    X = rng.normal(size=(40, 2))
-    X[7, 0] = 99
-    y = np.tile([1, 1, 1, -1], 10)
-    estimator = NotANumber().fit(X[:5])
-    with pytest.raises(ValueError, match="the first is row 7 of X"):
-        TunedThresholdDetector(estimator, cv=cv).fit(X, y)
 
 
 def test_bad_scores_of_files_name_the_file(tmp_path):
@@ -632,7 +596,8 @@ def inner_detectors(good, defects):
     """Return detectors with maps that a ConformalDetector may be put round, by name."""
     X = np.concatenate([good, defects])
     y = np.repeat([1, -1], [len(good), len(defects)])
-    tuned = TunedThresholdDetector(image_detector().fit(good)).fit(X, y)
+    tuned = TunedThresholdDetector(FrozenEstimator(image_detector().fit(good)))
+    tuned.fit(X, y)
     cross = TunedThresholdDetector(image_detector(), cv=2).fit(X, y)
     return {
         "detector": image_detector(),
@@ -718,80 +683,6 @@ def test_tuned_threshold_has_the_maps_of_its_detector(inner):
     assert tuned.predict_masks(defects).dtype == bool
     assert tuned.nearest_patches(defects).image.shape[0] == 3
     assert not hasattr(TunedThresholdDetector(DistanceToMean()), "predict_maps")
-
-
-# Tuned thresholds -------------------------------------------------------------------
-
-
-@pytest.fixture
-def labelled(rng):
-    X = np.concatenate([rng.normal(size=(60, 2)), rng.normal(2.5, 1, (20, 2))])
-    return X, np.repeat([1, -1], [60, 20])
-
-
-def test_tuned_threshold_has_the_best_f1(rng, labelled):
-    X, y = labelled
-    fitted = DistanceToMean().fit(rng.normal(size=(100, 2)))
-    detector = TunedThresholdDetector(fitted).fit(X, y)
-    best = f1_max(y, fitted.score_samples(X))
-    assert detector.best_score_ == pytest.approx(best.f1)
-    assert detector.offset_ == pytest.approx(best.threshold)
-    assert f1_score(y, detector.predict(X), pos_label=-1) == pytest.approx(best.f1)
-    assert detector.estimator_ is fitted
-    frozen = TunedThresholdDetector(FrozenEstimator(fitted), cv=5).fit(X, y)
-    assert frozen.offset_ == detector.offset_
-
-
-def test_tuned_threshold_from_folds(labelled):
-    X, y = labelled
-    detector = TunedThresholdDetector(DistanceToMean(), cv=4).fit(X, y)
-    assert_allclose(detector.estimator_.mean_, X[y == 1].mean(axis=0))
-    assert detector.best_score_ > 0.7
-    scores = np.empty(len(y))
-    for train, test in StratifiedKFold(4).split(X, y):
-        fold = DistanceToMean().fit(X[train[y[train] == 1]])
-        scores[test] = fold.score_samples(X[test])
-    assert detector.offset_ == pytest.approx(f1_max(y, scores).threshold)
-    assert_array_equal(detector.fit_predict(X, y), detector.predict(X))
-
-
-def test_tuned_threshold_for_other_scores(rng, labelled):
-    X, y = labelled
-    fitted = DistanceToMean().fit(rng.normal(size=(100, 2)))
-    balanced = TunedThresholdDetector(fitted, scoring="balanced_accuracy").fit(X, y)
-    f1 = TunedThresholdDetector(fitted).fit(X, y)
-    # Defects count as much as good samples: more is flagged.
-    assert np.sum(balanced.predict(X) == -1) >= np.sum(f1.predict(X) == -1)
-    nothing = TunedThresholdDetector(
-        fitted, scoring=lambda y_true, y_pred: -np.sum(y_pred == -1)
-    ).fit(X, y)
-    assert_array_equal(nothing.predict(X), 1)
-    everything = TunedThresholdDetector(
-        fitted, scoring=lambda y_true, y_pred: np.sum(y_pred == -1)
-    ).fit(X, y)
-    assert_array_equal(everything.predict(X), -1)
-
-
-@pytest.mark.parametrize(
-    ("params", "y", "message"),
-    [
-        ({}, np.ones(80), r"both; got \[1.0\]"),
-        ({}, np.repeat([0, 1], 40), r"both; got \[0, 1\]"),
-        ({}, np.ones(3), "3 labels, but X has 80"),
-        ({"cv": TimeSeriesSplit(3)}, np.tile([1, -1], 40), "row 0"),
-        ({"scoring": "roc_auc"}, np.tile([1, -1], 40), "scoring"),
-    ],
-)
-def test_tuned_threshold_refuses(labelled, params, y, message):
-    X, _ = labelled
-    fitted = DistanceToMean().fit(X)
-    with pytest.raises(ValueError, match=message):
-        TunedThresholdDetector(fitted, **params).fit(X, y)
-
-
-def test_tuned_threshold_needs_a_fitted_estimator(labelled):
-    with pytest.raises(NotFittedError):
-        TunedThresholdDetector(DistanceToMean()).fit(*labelled)
 
 
 def test_folds_may_be_a_splitter(rng):
