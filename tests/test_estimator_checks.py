@@ -18,7 +18,7 @@ from skpatchcore import (
     PatchMemoryBank,
 )
 from skpatchcore._images import Images
-from skpatchcore.calibration import ConformalDetector
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 
 class Identity(nn.Identity):
@@ -107,6 +107,15 @@ class LabelledConformal(MappedLabels, ConformalDetector):
     pass
 
 
+class LabelledTuned(MappedLabels, TunedThresholdDetector):
+    """In the checks that have no labels for outlier detectors, outliers are far out."""
+
+    def fit(self, X, y=None):
+        if y is None:
+            y = np.linalg.norm(X - np.mean(X, axis=0), axis=1)
+        return super().fit(X, y)
+
+
 def as_outlier_labels(y):
     if y is None:
         return None
@@ -135,6 +144,11 @@ def conformal(estimator, method):
     return ConformalDetector(estimator, alpha=0.2, method=method, random_state=0)
 
 
+def tuned(estimator):
+    # Some checks have no more than three samples of a kind.
+    return TunedThresholdDetector(estimator, cv=2)
+
+
 def row_ensemble():
     detector = PatchCoreDetector(row_transformer())
     # "auto" puts the threshold below all training scores, where the checks want some.
@@ -161,6 +175,8 @@ ESTIMATORS = {
         46,
     ),
     "ensemble": (row_ensemble(), 46),
+    "tuned_forest": (tuned(IsolationForest(n_estimators=5, random_state=0)), 45),
+    "tuned_bank": (tuned(PatchMemoryBank(random_state=0)), 46),
 }
 CHECKS = [
     pytest.param(estimator, check, id=f"{name}-{check.func.__name__}-{i}")
@@ -209,6 +225,11 @@ def test_check_of_scikit_learn_itself(name, check):
 def test_output_of_transformer(check):
     estimator = labelled(row_transformer())
     run(getattr(estimator_checks, check), "LabelledTransformer", estimator)
+
+
+def test_labels_are_required_where_defects_are_needed():
+    estimator = tuned(PatchMemoryBank())
+    run(estimator_checks.check_requires_y_none, "TunedThresholdDetector", estimator)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -22,6 +22,7 @@ from sklearn.utils.validation import (
 )
 
 from skpatchcore._detectors._find import is_search, uncached_features
+from skpatchcore._detectors._signs import refuse_decision_scores
 from skpatchcore._utils import check_method_params, safe_indexing
 
 
@@ -51,6 +52,8 @@ def route_fit(detector, inner, groups, params: Mapping) -> Bunch:
 def fit_clone(estimator, X, rows: np.ndarray, params: Mapping | None = None):
     """Return a clone of `estimator`, fitted on some rows of `X` and of `params`."""
     if isinstance(estimator, FrozenEstimator):
+        # Detectors of pyod cannot be asked whether they are fitted.
+        refuse_decision_scores(estimator)
         check_is_fitted(estimator)
         # A copy: the parameter of the frozen estimator may be set after the fit.
         return copy(estimator)

@@ -39,15 +39,21 @@ def check_signs(estimator: Any, X: Any, method: str | None = None) -> None:
         method = "score_samples" if has_scores else "decision_function"
     if method == "score_samples":
         return
+    refuse_decision_scores(estimator)
     inner, _ = unwrap(estimator)
-    if hasattr(inner, "decision_scores_"):
-        raise _opposite(inner, "it has decision_scores_, as the detectors of pyod do")
     if _has_signs_of_scikit_learn(inner) or not hasattr(estimator, "predict"):
         return
     few = safe_indexing(X, np.arange(min(num_samples(X), _N_LABELS)))
     labels = set(np.unique(estimator.predict(few)).tolist())
     if 0 in labels and labels <= {0, 1}:
         raise _opposite(inner, "its predict labels normal samples 0 instead of +1")
+
+
+def refuse_decision_scores(estimator: Any) -> None:
+    """Raise if a detector has what those of pyod have once they are fitted."""
+    inner, _ = unwrap(estimator)
+    if hasattr(inner, "decision_scores_"):
+        raise _opposite(inner, "it has decision_scores_, as the detectors of pyod do")
 
 
 def _has_signs_of_scikit_learn(estimator: Any) -> bool:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.stats import binomtest, gaussian_kde, iqr
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from skpatchcore._detectors import unwrap
+from skpatchcore._detectors import check_signs, unwrap
 from skpatchcore._utils import check_outlier_labels, normality
 from skpatchcore.inspection._axes import check_matplotlib, one_axes
 from skpatchcore.inspection._colors import (
@@ -158,9 +158,13 @@ class ScoreDistributionDisplay:
         ValueError
             If a label is neither +1 nor -1.
 
+        TypeError
+            If the estimator's scores are higher for more anomalous samples.
+
         ImportError
             If matplotlib is not installed.
         """
+        check_signs(estimator, X)
         display = cls(
             y,
             normality(estimator, X),
