@@ -3,8 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.neighbors import LocalOutlierFactor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skpatchcore import (
     PatchCoreDetector,
@@ -112,3 +115,34 @@ def test_labels_of_any_type_become_integers():
 def test_the_conversion_that_a_message_shows_is_accepted():
     y = np.array([0, 0, 1])
     assert_array_equal(check_outlier_labels(np.where(y == 1, -1, 1)), [1, 1, -1])
+
+
+# Steps of pipelines ------------------------------------------------------------------
+
+Y = np.repeat([1, -1], [8, 4])
+
+
+def test_a_step_in_between_learns_from_defective_rows():
+    """As the guide says, since scikit-learn passes it all rows."""
+    pipeline = make_pipeline(StandardScaler(), PatchMemoryBank()).fit(ROWS, Y)
+    assert_allclose(pipeline[0].mean_, ROWS.mean(axis=0))
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "tuned"])
+def test_a_pipeline_in_a_calibrator_learns_from_normal_rows_only(kind):
+    pipeline = make_pipeline(StandardScaler(), PatchMemoryBank())
+    if kind == "tuned":
+        fitted = TunedThresholdDetector(pipeline, cv=2).fit(ROWS, Y).estimator_
+    else:
+        detector = ConformalDetector(pipeline, alpha=0.3, method="refit")
+        (fitted,) = detector.fit(ROWS, Y).estimators_
+    assert_allclose(fitted[0].mean_, ROWS[:8].mean(axis=0))
+
+
+def test_a_projection_learns_from_normal_images_only():
+    transformer = features().set_params(projection=StandardScaler())
+    labelled, without = (
+        clone(transformer).fit(IMAGES, Y),
+        clone(transformer).fit(IMAGES[:8]),
+    )
+    assert_allclose(labelled.projection_.mean_, without.projection_.mean_)
