@@ -162,8 +162,13 @@ def features_once(estimator, n_fits: int) -> Iterator[tuple[Any, Callable]]:
         yield remembering, give_back
 
 
-def _forget_folder(part: Any, folder: str) -> None:
+def _forget_folder(part: Any, folder: str, seen: set[int] | None = None) -> None:
     """Unset `memory` where it is `folder`, in a fitted estimator and all its parts."""
+    # Parts may refer to each other in a circle.
+    seen = set() if seen is None else seen
+    if id(part) in seen:
+        return
+    seen.add(id(part))
     if isinstance(part, dict):
         inner = list(part.values())
     elif isinstance(part, list | tuple):
@@ -175,4 +180,4 @@ def _forget_folder(part: Any, folder: str) -> None:
     else:
         return
     for one in inner:
-        _forget_folder(one, folder)
+        _forget_folder(one, folder, seen)

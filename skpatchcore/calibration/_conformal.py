@@ -56,7 +56,8 @@ class ConformalDetector(FoldDetector):
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has none, higher for more normal samples. A fitted one in a
+        it has none, higher for more normal samples. Detectors with the opposite sign,
+        such as those of pyod, are refused. A fitted one in a
         :class:`~sklearn.frozen.FrozenEstimator` is not fitted again and is calibrated
         on all rows, for any `method`. For a `TunedThresholdDetector`, the detector in
         it is calibrated, since scores do not depend on the tuned threshold.

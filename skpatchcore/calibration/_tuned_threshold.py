@@ -61,7 +61,8 @@ class TunedThresholdDetector(Calibrator):
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has none, higher for more normal samples. Put a fitted one in a
+        it has none, higher for more normal samples. Detectors with the opposite sign,
+        such as those of pyod, are refused. Put a fitted one in a
         :class:`~sklearn.frozen.FrozenEstimator`: it is not fitted again, and all of `X`
         is for tuning.
 

@@ -171,7 +171,7 @@ class ScoreDistributionDisplay:
             y,
             normality(estimator, X),
             threshold=_threshold_of(estimator),
-            alpha=getattr(estimator, "alpha_", None),
+            alpha=getattr(unwrap(estimator)[0], "alpha_", None),
         )
         return display.plot(ax, **kwargs)
 
