@@ -132,14 +132,15 @@ def _score_held_out(
     estimator: Any, X: Any, rows: NDArray, splits: list[tuple], params: Mapping
 ) -> tuple[list[Any], NDArray, NDArray]:
     """Return an estimator for each split, and what they give for held-out rows."""
-    estimators = [fit_clone(estimator, X, rows[train], params) for train, _ in splits]
-    scores, peaks = zip(
-        *(
-            _score_images(estimator, safe_indexing(X, rows[test]), rows[test])
-            for estimator, (_, test) in zip(estimators, splits, strict=True)
-        ),
-        strict=True,
-    )
+    estimators, scores, peaks = [], [], []
+    for train, test in splits:
+        fitted = fit_clone(estimator, X, rows[train], params)
+        held_out = safe_indexing(X, rows[test])
+        # Before the next fit, so that scores that are useless end the work early.
+        score, peak = _score_images(fitted, held_out, rows[test])
+        estimators.append(fitted)
+        scores.append(score)
+        peaks.append(peak)
     return estimators, np.concatenate(scores), np.concatenate(peaks)
 
 

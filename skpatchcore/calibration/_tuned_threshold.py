@@ -186,6 +186,8 @@ class TunedThresholdDetector(Calibrator):
         (X,) = indexable(X)
         y = _check_labels(y, num_samples(X))
         score = label_score(self.scoring)
+        # A scorer that needs more than labels fails before any work.
+        score(X, y, y)
         routed = route_fit(self, self.estimator, groups, params)
         groups = None if groups is None else encode_groups(groups, len(y))
         if isinstance(self.estimator, FrozenEstimator):
@@ -312,22 +314,24 @@ class TunedThresholdDetector(Calibrator):
         Each image passes a network once.
         """
         splits = self._split(y, groups, routed.splitter.split)
+        n_times = np.bincount(
+            np.concatenate([test for _, test in splits]), minlength=len(y)
+        )
+        if not n_times.all():
+            raise ValueError(
+                f"cv={self.cv} has row {int(np.argmin(n_times))} in no test fold; "
+                "every row must be in at least one."
+            )
         params = routed.estimator.fit
-        totals, n_times = np.zeros((2, len(y)))
+        totals = np.zeros(len(y))
         with features_once(self.estimator, len(splits) + 1) as (given, give_back):
             for train, test in splits:
                 fold = fit_clone(given, X, train[y[train] == 1], params)
                 held_out = safe_indexing(X, test)
                 check_signs(fold, held_out)
                 totals[test] += normality(fold, held_out, test)
-                n_times[test] += 1
             estimator = fit_clone(given, X, np.flatnonzero(y == 1), params)
             give_back([estimator])
-        if not n_times.all():
-            raise ValueError(
-                f"cv={self.cv} has row {int(np.argmin(n_times))} in no test fold; "
-                "every row must be in at least one."
-            )
         return estimator, totals / n_times
 
     def _split(

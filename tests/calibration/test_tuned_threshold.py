@@ -165,12 +165,22 @@ def test_scoring_takes_names_and_scorers_of_scikit_learn(labelled, frozen, name)
     assert metric(y, detector.predict(X)) == pytest.approx(best)
 
 
+class Unfitted(DistanceToMean):
+    def fit(self, X, y=None):
+        raise AssertionError("fitted in vain")
+
+
 @pytest.mark.parametrize(
     "scoring", ["roc_auc", "average_precision", "neg_log_loss", image_auroc_scorer]
 )
-def test_a_scorer_that_needs_more_than_labels_is_refused(labelled, scoring):
+def test_a_scorer_that_needs_more_than_labels_is_refused_first(labelled, scoring):
     with pytest.raises(ValueError, match=r"does not compare labels .* such as 'f1'"):
-        TunedThresholdDetector(DistanceToMean(), scoring=scoring).fit(*labelled)
+        TunedThresholdDetector(Unfitted(), scoring=scoring).fit(*labelled)
+
+
+def test_a_row_that_is_never_held_out_is_found_first(labelled):
+    with pytest.raises(ValueError, match="has row 0 in no test fold"):
+        TunedThresholdDetector(Unfitted(), cv=TimeSeriesSplit(3)).fit(*labelled)
 
 
 def test_a_scorer_of_maps_is_refused(labelled):
@@ -211,7 +221,6 @@ def test_of_equally_good_thresholds_the_lowest_is_chosen():
         ({}, -np.ones(80), r"only 1 class among 80 samples, none is normal \(\+1\)"),
         ({}, np.repeat([0, 1], 40), r"got 0, 1\. If 1 stands"),
         ({}, np.ones(3), "3 labels, but X has 80"),
-        ({"cv": TimeSeriesSplit(3)}, np.tile([1, -1], 40), "row 0"),
         ({"cv": "prefit"}, np.tile([1, -1], 40), "'cv' parameter"),
     ],
 )
