@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
+from sklearn.base import BaseEstimator, OutlierMixin
 
 from skpatchcore._coreset._greedy import k_center_greedy
 from skpatchcore.persistence import ModelFileError, load, save
@@ -73,6 +74,35 @@ def assert_nearest(found, bank, queries, k):
     squared, rows = nearest(bank, queries, k)
     assert_allclose(found[0], squared, rtol=1e-12)
     assert_array_equal(found[1], rows)
+
+
+# Detectors ----------------------------------------------------------------------------
+
+
+class DistanceToMean(OutlierMixin, BaseEstimator):
+    """The simplest detector; optionally in whole steps, so that scores tie."""
+
+    def __init__(self, step=None):
+        self.step = step
+
+    def fit(self, X, y=None):
+        self.mean_ = np.mean(X, axis=0)
+        return self
+
+    def score_samples(self, X):
+        scores = -np.linalg.norm(X - self.mean_, axis=1)
+        return scores if self.step is None else np.round(scores / self.step)
+
+
+class NotANumber(DistanceToMean):
+    """Scores are `bad` where the first number is beyond 50."""
+
+    def __init__(self, bad=np.nan):
+        self.bad = bad
+
+    def score_samples(self, X):
+        scores = -np.linalg.norm(X - np.median(X, axis=0), axis=1)
+        return np.where(X[:, 0] > 50, self.bad, scores)
 
 
 # Model files --------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from skpatchcore import (
     PatchMemoryBank,
 )
 from skpatchcore._images import Images
-from skpatchcore.calibration import ConformalDetector
+from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
 
 class Identity(nn.Identity):
@@ -76,6 +76,63 @@ class RowEnsemble(ScoredRows, PatchCoreEnsemble):
     pass
 
 
+class MappedLabels:
+    """Estimators that are given +1 and -1 where the checks have labels of classes.
+
+    The third of the samples with the largest label is anomalous.
+    """
+
+    def fit(self, X, y=None):
+        return super().fit(X, as_outlier_labels(y))
+
+
+class LabelledBank(MappedLabels, PatchMemoryBank):
+    pass
+
+
+class LabelledTransformer(MappedLabels, RowTransformer):
+    def fit_transform(self, X, y=None):
+        return super().fit_transform(X, as_outlier_labels(y))
+
+
+class LabelledDetector(MappedLabels, RowDetector):
+    pass
+
+
+class LabelledEnsemble(MappedLabels, RowEnsemble):
+    pass
+
+
+class LabelledConformal(MappedLabels, ConformalDetector):
+    pass
+
+
+class LabelledTuned(MappedLabels, TunedThresholdDetector):
+    """In the checks that have no labels for outlier detectors, outliers are far out."""
+
+    def fit(self, X, y=None):
+        if y is None:
+            y = np.linalg.norm(X - np.mean(X, axis=0), axis=1)
+        return super().fit(X, y)
+
+
+def as_outlier_labels(y):
+    if y is None:
+        return None
+    order = np.argsort(np.asarray(y), kind="stable")
+    labels = np.ones(len(order), dtype=int)
+    labels[order[len(order) - len(order) // 3 :]] = -1
+    return labels
+
+
+def labelled(estimator):
+    """Return an estimator with mapped labels, if it takes labels."""
+    for cls in MappedLabels.__subclasses__():
+        if cls.__bases__[1] is type(estimator):
+            return cls(**estimator.get_params(deep=False))
+    return estimator
+
+
 def row_transformer():
     return RowTransformer(
         Identity(), ("",), image_size=None, patch_size=1, output="mean"
@@ -85,6 +142,11 @@ def row_transformer():
 def conformal(estimator, method):
     # The checks have ten samples and up, which support this level and no lower one.
     return ConformalDetector(estimator, alpha=0.2, method=method, random_state=0)
+
+
+def tuned(estimator):
+    # Some checks have no more than three samples of a kind.
+    return TunedThresholdDetector(estimator, cv=2)
 
 
 def row_ensemble():
@@ -128,12 +190,14 @@ ESTIMATORS = {
         46,
     ),
     "ensemble": (row_ensemble(), 46),
+    "tuned_forest": (tuned(IsolationForest(n_estimators=5, random_state=0)), 45),
+    "tuned_bank": (tuned(PatchMemoryBank(random_state=0)), 46),
 }
 CHECKS = [
     pytest.param(estimator, check, id=f"{name}-{check.func.__name__}-{i}")
     for name, (original, _) in ESTIMATORS.items()
     for i, (estimator, check) in enumerate(
-        estimator_checks_generator(original, legacy=True)
+        estimator_checks_generator(labelled(original), legacy=True)
     )
 ]
 # Those that scikit-learn runs only on its own estimators.
@@ -168,20 +232,25 @@ def test_estimator_check(estimator, check):
 @pytest.mark.parametrize("name", ESTIMATORS)
 @pytest.mark.parametrize("check", OWN_CHECKS)
 def test_check_of_scikit_learn_itself(name, check):
-    estimator, _ = ESTIMATORS[name]
+    estimator = labelled(ESTIMATORS[name][0])
     run(getattr(estimator_checks, check), type(estimator).__name__, estimator)
 
 
 @pytest.mark.parametrize("check", OUTPUT_CHECKS)
 def test_output_of_transformer(check):
-    estimator = row_transformer()
-    run(getattr(estimator_checks, check), "RowTransformer", estimator)
+    estimator = labelled(row_transformer())
+    run(getattr(estimator_checks, check), "LabelledTransformer", estimator)
+
+
+def test_labels_are_required_where_defects_are_needed():
+    estimator = tuned(PatchMemoryBank())
+    run(estimator_checks.check_requires_y_none, "TunedThresholdDetector", estimator)
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_as_many_checks_as_scikit_learn_has(name):
     """A wrong tag would make the suite shrink to a single check and look green."""
     original, expected = ESTIMATORS[name]
-    collected = len(list(estimator_checks_generator(original, legacy=True)))
+    collected = len(list(estimator_checks_generator(labelled(original), legacy=True)))
     # scikit-learn 1.6 has one check fewer.
     assert collected >= expected - sklearn.__version__.startswith("1.6.")

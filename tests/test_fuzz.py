@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
 
 from helpers import random_images
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
@@ -136,7 +137,9 @@ def make_models():
         "network": make_detector(),
         "projection": make_detector(projection=PCA(4)),
         "conformal": conformal.fit(make_images(8)),
-        "tuned": TunedThresholdDetector(detector).fit(images, [1, 1, 1, -1]),
+        "tuned": TunedThresholdDetector(FrozenEstimator(detector)).fit(
+            images, [1, 1, 1, -1]
+        ),
         "bank": PatchMemoryBank(random_state=0).fit(X),
     }
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_array_equal
+from sklearn.frozen import FrozenEstimator
 
 from helpers import random_images
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
@@ -50,7 +51,9 @@ def fit_conformal(tmp_path):
 
 def fit_tuned(tmp_path):
     detector = fit_detector(tmp_path)
-    return TunedThresholdDetector(detector).fit(make_images(0, 4), [1, 1, 1, -1])
+    return TunedThresholdDetector(FrozenEstimator(detector)).fit(
+        make_images(0, 4), [1, 1, 1, -1]
+    )
 
 
 # The network and the index of a copy are built at first use, by whoever comes first.

@@ -1,8 +1,5 @@
 """Whatever is wrong with an input, the message names the culprit."""
 
-import warnings
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -490,13 +487,13 @@ WRONG_LABELS = {
     "words": (
         fit(y=["good", "good", "good", "bad"]),
         ValueError,
-        r"y contains strings such as 'good'; expected \+1",
+        r"y must contain the labels \+1 .* got 'bad', 'good'\. If 'good' stands for",
     ),
     "NaN in y": (fit(y=[1, 1, 1, np.nan]), ValueError, "y contains NaN"),
     "two columns": (
         fit(y=np.ones((4, 2))),
         ValueError,
-        "y has 8 labels, but X has 4 samples",
+        "y should be a 1d array",
     ),
     "a single label": (fit(y=1), Invalid, "y|Singleton"),
     "of the bank": (
@@ -630,19 +627,3 @@ def test_a_failed_fit_leaves_the_detector_as_it_was(tmp_path):
     with pytest.raises(OSError, match="Could not read"):
         detector.fit(broken)
     np.testing.assert_array_equal(detector.score_samples(IMAGES), expected)
-
-
-@pytest.mark.parametrize("estimator", ["detector", "bank"])
-def test_labels_0_and_1_are_warned_of_where_fit_is_called(estimator):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if estimator == "detector":
-            fitted = make_detector().fit(IMAGES, [0, 1, 0, 0])
-        else:
-            fitted = PatchMemoryBank().fit(IMAGES.reshape(4, -1) / 255, [0, 1, 0, 0])
-    (warning,) = caught
-    assert "labels 0 and 1; outlier labels are +1 (normal) and -1" in str(
-        warning.message
-    )
-    assert Path(warning.filename) == Path(__file__)
-    assert len(fitted.training_scores_) == 4

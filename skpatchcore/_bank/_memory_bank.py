@@ -335,7 +335,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             Patch features, float32 or float64.
 
         y : array-like of shape (n_samples,) or None, default=None
-            Samples labelled -1 (anomalous) are left out; all others are used.
+            +1 for normal and -1 for anomalous samples, which are left out.
 
         Returns
         -------

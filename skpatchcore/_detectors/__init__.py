@@ -8,6 +8,7 @@ from skpatchcore._detectors._base import (
     ImageDetector,
     Inspections,
     Reference,
+    gather,
     in_order,
     windows,
 )
@@ -31,6 +32,7 @@ from skpatchcore._detectors._find import (
 )
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._matches import merge_matches, renumber_images
+from skpatchcore._detectors._signs import check_signs
 
 __all__ = [
     "ImageDetector",
@@ -41,10 +43,12 @@ __all__ = [
     "Reference",
     "check_apart",
     "check_refitted",
+    "check_signs",
     "features_once",
     "find_detector",
     "find_maps",
     "fit_clone",
+    "gather",
     "has_maps",
     "held_out_splits",
     "in_order",

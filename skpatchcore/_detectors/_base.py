@@ -39,7 +39,8 @@ class ImageDetector(DecisionMixin):
     A detector that wraps another also defines ``_has_maps()``. If it is false, because
     the other one has no maps, the methods for maps do not exist. A detector with
     calibrated results defines ``_is_calibrated``, ``_p_value``, ``_anomaly_score`` and
-    ``_normalize``.
+    ``_normalize``. One that gives its parts a cache, or creates them in `fit`, defines
+    ``_uncached_features``.
     """
 
     map_threshold_: float
@@ -61,6 +62,13 @@ class ImageDetector(DecisionMixin):
     def _is_frozen(self) -> bool:
         """Whether training images are numbered by the `X` of an earlier `fit`."""
         return False
+
+    def _uncached_features(self) -> list[str] | None:
+        """Return the parameters that could give a cache to features fitted in `fit`.
+
+        None stands for those of the estimators among its parameters.
+        """
+        return None
 
     def _peak(self, seen: Inspection) -> float:
         """Return the largest value of an image's map."""

@@ -4,8 +4,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from itertools import chain
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from sklearn import get_config
@@ -19,8 +21,8 @@ from sklearn.utils.validation import (
     has_fit_parameter,
 )
 
-from skpatchcore._detectors._detector import PatchCoreDetector
-from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._detectors._find import is_search, uncached_features
+from skpatchcore._detectors._signs import refuse_decision_scores
 from skpatchcore._utils import check_method_params, safe_indexing
 
 
@@ -49,11 +51,13 @@ def route_fit(detector, inner, groups, params: Mapping) -> Bunch:
 
 def fit_clone(estimator, X, rows: np.ndarray, params: Mapping | None = None):
     """Return a clone of `estimator`, fitted on some rows of `X` and of `params`."""
-    # A frozen estimator is its own clone, and has nothing to fit.
-    estimator = clone(estimator)
     if isinstance(estimator, FrozenEstimator):
+        # Detectors of pyod cannot be asked whether they are fitted.
+        refuse_decision_scores(estimator)
         check_is_fitted(estimator)
-        return estimator
+        # A copy: the parameter of the frozen estimator may be set after the fit.
+        return copy(estimator)
+    estimator = clone(estimator)
     params = check_method_params(X, params or {}, rows)
     return estimator.fit(safe_indexing(X, rows), **params)
 
@@ -133,52 +137,47 @@ def check_apart(cv, splits: list[tuple], rows: np.ndarray, groups) -> None:
 
 
 @contextmanager
-def features_once(estimator, n_fits: int) -> Iterator[tuple[object, Callable]]:
+def features_once(estimator, n_fits: int) -> Iterator[tuple[Any, Callable]]:
     """Yield an estimator whose clones pass an image through the network only once.
 
     Layer maps are kept in a temporary folder. The function that comes with the
-    estimator removes that folder from the parameters of fitted clones.
+    estimator removes that folder from a list of fitted clones.
     """
-    if n_fits == 1 or not any(map(_extracts_again, _detectors(estimator))):
+    names = uncached_features(estimator)
+    if not names or (n_fits == 1 and not is_search(estimator)):
         yield estimator, lambda fitted: None
         return
-
-    def give_back(fitted):
-        for one in fitted:
-            _give_back(one, estimator)
-
     with TemporaryDirectory(prefix="skpatchcore-") as folder:
-        remembering = clone(estimator)
-        for detector in filter(_extracts_again, _detectors(remembering)):
-            detector.set_params(features__memory=folder)
+        remembering = clone(estimator).set_params(**dict.fromkeys(names, folder))
+        # To give the transformers a cache, detectors without any got the default one.
+        given = estimator.get_params()
+        holders = {name.removesuffix("__memory") for name in names}
+        defaults = {name: None for name in holders if given.get(name, "") is None}
+
+        def give_back(fitted: list) -> None:
+            _forget_folder(fitted, folder)
+            for one in fitted:
+                one.set_params(**defaults)
+
         yield remembering, give_back
 
 
-def _detectors(estimator) -> Iterator[PatchCoreDetector]:
-    """Yield the detectors that an unfitted estimator, or ensemble, will fit."""
-    if isinstance(estimator, PatchCoreDetector):
-        yield estimator
-    elif hasattr(estimator, "_members") and estimator.memory is None:
-        for _, member in estimator._members():
-            yield from _detectors(member)
-
-
-def _extracts_again(detector: PatchCoreDetector) -> bool:
-    if detector.memory is not None:
-        return False
-    features = detector.features
-    if features is None:
-        return True
-    return isinstance(features, PatchFeatureTransformer) and features.memory is None
-
-
-def _give_back(fitted, given) -> None:
-    """Give a fitted estimator the parameters of the one that was given."""
-    if hasattr(given, "_members"):
-        pairs = zip(fitted.estimators_, given._members(), strict=True)
-        for part, (_, member) in pairs:
-            _give_back(part, member)
-        fitted.estimators = clone(given).estimators
-    elif _extracts_again(given):
-        fitted.features = None if given.features is None else clone(given.features)
-        fitted.features_.memory = None
+def _forget_folder(part: Any, folder: str, seen: set[int] | None = None) -> None:
+    """Unset `memory` where it is `folder`, in a fitted estimator and all its parts."""
+    # Parts may refer to each other in a circle.
+    seen = set() if seen is None else seen
+    if id(part) in seen:
+        return
+    seen.add(id(part))
+    if isinstance(part, dict):
+        inner = list(part.values())
+    elif isinstance(part, list | tuple):
+        inner = list(part)
+    elif hasattr(part, "get_params") and not isinstance(part, type):
+        if getattr(part, "memory", None) == folder:
+            part.memory = None
+        inner = list(vars(part).values())
+    else:
+        return
+    for one in inner:
+        _forget_folder(one, folder, seen)

@@ -295,7 +295,7 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
             BGR.
 
         y : array-like of shape (n,) or None, default=None
-            Images labelled -1 (anomalous) are left out; all others are learned from.
+            +1 for normal and -1 for anomalous images, which are left out.
 
         Returns
         -------
@@ -405,6 +405,11 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         if hasattr(features, "_parameter_constraints"):
             features._validate_params()
         return features
+
+    def _uncached_features(self) -> list[str] | None:
+        if self.memory is not None:
+            return []
+        return ["features__memory"] if self.features is None else None
 
     def _bank_params(self) -> dict:
         names = PatchMemoryBank._parameter_constraints

@@ -224,7 +224,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             As for `PatchCoreDetector.fit`.
 
         y : array-like of shape (n,) or None, default=None
-            Images labelled -1 (anomalous) are left out; all others are learned from.
+            +1 for normal and -1 for anomalous images, which are left out.
 
         groups : array-like of shape (n,) or None, default=None
             Which images belong together, such as those of one part. Groups are held
@@ -384,6 +384,9 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         return Inspection(
             index, float(score), patch_scores, first.geometry, self, tuple(members)
         )
+
+    def _uncached_features(self) -> list[str] | None:
+        return None if self.memory is None else []
 
     def _references(self) -> list[Reference]:
         # Members differ in grids and scales, so the first is shown.

@@ -1,5 +1,6 @@
-"""The detector of images in a pipeline, a search or a frozen estimator.
+"""What is inside a pipeline, a search or a frozen estimator.
 
+That is the detector of images, and the feature transformers that its `fit` will fit.
 Nothing else in the package asks what kind of estimator it was given.
 """
 
@@ -11,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
+from skpatchcore._features import PatchFeatures
 from skpatchcore._images import Images, check_images
 from skpatchcore._utils import BaseSearchCV
 
@@ -140,6 +142,53 @@ def is_frozen(estimator: Any) -> bool:
             return getattr(estimator, "_is_frozen", False)
         estimator, _ = wrapped
     return True
+
+
+def uncached_features(estimator: Any) -> list[str]:
+    """Return the parameters that could give a cache to an estimator's features.
+
+    Parameters
+    ----------
+    estimator : estimator
+        A feature transformer, a detector, or any estimator that has such parts in its
+        parameters.
+
+    Returns
+    -------
+    names : list of str
+        Such as ``"detector__features__memory"``: one for each feature transformer that
+        `fit` will fit and that has no cache. `set_params` accepts them.
+    """
+    if isinstance(estimator, FrozenEstimator):
+        return []
+    if isinstance(estimator, PatchFeatures):
+        no_cache = getattr(estimator, "memory", "") is None
+        return ["memory"] if no_cache else []
+    own = getattr(estimator, "_uncached_features", lambda: None)()
+    if own is not None:
+        return own
+    return [
+        f"{name}__{parameter}"
+        for name, part in _parts(estimator).items()
+        for parameter in uncached_features(part)
+    ]
+
+
+def is_search(estimator: Any) -> bool:
+    """Return whether `fit` fits copies of an estimator in it again and again."""
+    parts = _parts(estimator).values()
+    return isinstance(estimator, BaseSearchCV) or any(map(is_search, parts))
+
+
+def _parts(estimator: Any) -> dict[str, Any]:
+    """Return the estimators among the parameters of an estimator, by name."""
+    if not hasattr(estimator, "get_params") or isinstance(estimator, type):
+        return {}
+    return {
+        name: value
+        for name, value in estimator.get_params().items()
+        if "__" not in name and hasattr(value, "get_params")
+    }
 
 
 def _open(estimator: Any) -> tuple[Any, list[Any]] | None:

@@ -44,7 +44,7 @@ from skpatchcore._utils import (
     StrOptions,
     check_cache,
     fit_context,
-    learnable_rows,
+    normal_rows,
     unchanged_on_error,
 )
 
@@ -289,8 +289,9 @@ class PatchFeatureTransformer(
             tensors (n, c, h, w). Colours must be RGB: OpenCV returns BGR.
 
         y : array-like of shape (n,) or None, default=None
-            Outlier labels, +1 and -1. Nothing is learned from images labelled -1.
-            Labels of any other kind are ignored.
+            +1 for normal and -1 for anomalous images, from which nothing is learned.
+            Before a classifier, whose labels are others, use a fitted transformer in a
+            :class:`~sklearn.frozen.FrozenEstimator`.
 
         Returns
         -------
@@ -305,7 +306,7 @@ class PatchFeatureTransformer(
         """
         with unchanged_on_error(self):
             images = self._validate_images(X, reset=True)
-            rows = learnable_rows(y, len(images))
+            rows = normal_rows(y, len(images))
             self._fit_extract(take_images(images, rows), whole=False)
             return self
 
@@ -329,7 +330,7 @@ class PatchFeatureTransformer(
             As `transform` returns them.
         """
         images = self._validate_images(X, reset=True)
-        grids = self._fit_extract(images, learnable_rows(y, len(images)))
+        grids = self._fit_extract(images, normal_rows(y, len(images)))
         features = self._arrange(grids)
         # After a projection in place, they would keep the memory of all features.
         whole = features.base is None or features.base.size == features.size

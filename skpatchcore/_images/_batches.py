@@ -107,12 +107,12 @@ def _to_input(image: NDArray, geometry: Geometry) -> torch.Tensor:
 def _find_cast(tensor: torch.Tensor) -> float:
     """Return red minus blue of an input (c, h, w), averaged over its pixels.
 
-    It is 0 where a network does not take colours, but grey or other channels.
+    It is 0 if a network takes other channels than red, green and blue.
     """
-    if len(tensor) not in (3, 4):
+    if len(tensor) != 3:
         return 0.0
     # By NumPy, whose result does not depend on the number of threads.
-    red, _, blue = tensor[:3].numpy()
+    red, _, blue = tensor.numpy()
     return float(red.mean(dtype=np.float64) - blue.mean(dtype=np.float64))
 
 

@@ -20,6 +20,7 @@ from skpatchcore._utils._compat import (
     HasMethods,
     Interval,
     RealNotInt,
+    ScikitLearnScorer,
     StrOptions,
     available_if,
     check_method_params,
@@ -42,7 +43,7 @@ from skpatchcore._utils._groups import (
     groups_by_pattern,
     groups_from_list,
 )
-from skpatchcore._utils._labels import check_outlier_labels, learnable_rows, normal_rows
+from skpatchcore._utils._labels import check_outlier_labels, normal_rows
 from skpatchcore._utils._locks import fork_safe_lock
 from skpatchcore._utils._params import (
     FrozenParams,
@@ -77,6 +78,7 @@ __all__ = [
     "Interval",
     "RealNotInt",
     "Samples",
+    "ScikitLearnScorer",
     "StrOptions",
     "are_rows",
     "argmax_patches",
@@ -103,7 +105,6 @@ __all__ = [
     "groups_from_list",
     "inherit_params",
     "is_array",
-    "learnable_rows",
     "lower_quantile",
     "map_threads",
     "move_into_place",

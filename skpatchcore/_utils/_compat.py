@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from joblib.disk import memstr_to_bytes
 from sklearn.base import _fit_context
+from sklearn.metrics._scorer import _Scorer as ScikitLearnScorer
 from sklearn.model_selection._search import BaseSearchCV
 from sklearn.utils import _param_validation
 from sklearn.utils import _safe_indexing as safe_indexing
@@ -30,6 +31,7 @@ __all__ = [
     "HasMethods",
     "Interval",
     "RealNotInt",
+    "ScikitLearnScorer",
     "StrOptions",
     "available_if",
     "check_method_params",

@@ -1,40 +1,99 @@
-"""Outlier labels: +1 normal, -1 anomalous."""
+"""Outlier labels: +1 normal, -1 anomalous.
 
-import warnings
+One rule for every `y`: the labels are +1 and -1, or all samples have the same label and
+are normal. Everything else is an error that shows how to convert the labels. A `y` that
+is misunderstood would let a detector learn its defects.
+"""
+
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils import check_array, column_or_1d
+from sklearn.utils import column_or_1d
+
+# Values of NumPy, pandas and polars for a missing label. Comparing them is unsafe:
+# NaN differs from itself, and pandas.NA has no truth value.
+_MISSING = {"None": "None", "nan": "NaN", "<NA>": "<NA>", "NaT": "NaT"}
+# Labels that probably stand for normal, the likeliest first.
+_NORMAL_NAMES = ("good", "normal", "ok", "OK", "1")
 
 
-def check_outlier_labels(y: ArrayLike, name: str = "y") -> NDArray:
+def check_outlier_labels(
+    y: ArrayLike, name: str = "y", n_samples: int | None = None
+) -> NDArray[np.int64]:
     """Return labels as a 1-D array in which every value is +1 or -1.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_samples,)
+        +1 for normal and -1 for anomalous samples. If all samples have the same label
+        and it is not -1, they are all normal.
+    name : str
+        How messages refer to `y`.
+    n_samples : int or None
+        Number of samples in X, if known.
+
+    Returns
+    -------
+    labels : ndarray of shape (n_samples,), int64
 
     Raises
     ------
     ValueError
-        If a label is another number or a string. The message refers to `y` as `name`.
+        If `y` has another length than X, a label is missing, or the labels are others
+        than +1 and -1. The message shows a conversion.
     """
     array: NDArray = column_or_1d(y)
-    labels = set(array.tolist())
+    if n_samples is not None and len(array) != n_samples:
+        raise ValueError(
+            f"{name} has {len(array)} labels, but X has {n_samples} samples."
+        )
+    values: list[Any] = array.tolist()
+    _check_not_missing(values, name)
+    labels = set(values)
+    if len(labels) == 1 and labels != {-1}:
+        return np.ones(len(values), dtype=np.int64)
     if labels - {-1, 1}:
-        shown = ", ".join(sorted(map(repr, labels))[:5])
         raise ValueError(
             f"{name} must contain the labels +1 (normal) and -1 (anomalous), got "
-            f"{shown}{', ...' if len(labels) > 5 else ''}. {_remedy(labels, name)}"
+            f"{_shown(labels)}. {_remedy(labels, name)}"
         )
-    return array
+    return np.array(values, dtype=np.int64)
+
+
+def _check_not_missing(values: list[Any], name: str) -> None:
+    missing = [i for i, value in enumerate(values) if repr(value) in _MISSING]
+    if missing:
+        raise ValueError(
+            f"{name} contains {_MISSING[repr(values[missing[0]])]}: {len(missing)} of "
+            f"{len(values)} samples have no label, the first is sample {missing[0]} "
+            f"(got {_shown(set(values))}). Label each sample +1 (normal) or -1 "
+            "(anomalous), or leave it out."
+        )
+
+
+def _shown(labels: set[Any]) -> str:
+    shown = sorted(set(map(repr, labels)))
+    return ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
 
 
 def _remedy(labels: set[Any], name: str) -> str:
-    if any(isinstance(label, str) for label in labels):
+    """Return how to convert `labels`, with a guess which of them is normal."""
+    if labels == {0, 1}:
         return (
-            f"If normal samples are called 'good', pass np.where({name} == 'good', 1, "
-            "-1)."
+            f"If 1 stands for anomalous in your labels, pass np.where({name} == 1, -1, "
+            f"1); if it stands for normal, pass np.where({name} == 1, 1, -1)."
         )
+    names = [label for label in _NORMAL_NAMES if label in labels]
+    if names:
+        normal: Any = names[0]
+    elif -1 in labels and 1 in labels:
+        normal = 1
+    else:
+        normal = min(labels, key=lambda label: (isinstance(label, str), label))
     return (
-        f"If 1 stands for anomalous in your labels, pass np.where({name} == 1, -1, 1)."
+        f"If {normal!r} stands for normal in your labels, pass np.where({name} == "
+        f"{normal!r}, 1, -1)."
     )
 
 
@@ -44,47 +103,17 @@ def normal_rows(y: ArrayLike | None, n_samples: int) -> NDArray[np.intp]:
     Raises
     ------
     ValueError
-        If `y` does not have the length of X, contains strings, or labels every row -1.
+        If `y` is not as for `check_outlier_labels`, or labels every row -1.
     """
     if y is None:
         return np.arange(n_samples)
-    labels: NDArray = check_array(
-        y, ensure_2d=False, dtype=None, input_name="y"
-    ).ravel()
-    if len(labels) != n_samples:
-        raise ValueError(f"y has {len(labels)} labels, but X has {n_samples} samples.")
-    if any(isinstance(label, str) for label in labels):
-        # No string equals -1, so every anomaly would be learned as normal.
-        raise ValueError(
-            f"y contains strings such as {str(labels[0])!r}; expected +1 for normal "
-            "and -1 for anomalous samples."
-        )
-    if set(np.unique(labels)) == {0, 1}:
-        warnings.warn(
-            "y contains the labels 0 and 1; outlier labels are +1 (normal) and -1 "
-            "(anomalous). No sample was left out of the training set. If 1 stands for "
-            "anomalous in your labels, pass np.where(y == 1, -1, 1).",
-            UserWarning,
-            stacklevel=4,
-        )
-    rows = np.flatnonzero(labels != -1)
-    if len(rows) == 0:
+    rows = np.flatnonzero(check_outlier_labels(y, n_samples=n_samples) == 1)
+    if len(rows) == 0 and n_samples > 0:
         raise ValueError(
             f"All {n_samples} samples are labelled -1 (anomalous). Add normal samples, "
-            "labelled +1: the detector learns only from these."
+            "labelled +1: only these are learned from."
         )
     return rows
-
-
-def learnable_rows(y: ArrayLike | None, n_samples: int) -> NDArray[np.intp]:
-    """Return `normal_rows` if `y` contains outlier labels, else all rows.
-
-    Use it in transformers, whose `y` may be the target of a later step.
-    """
-    labels: list[Any] = np.ravel([] if y is None else np.asarray(y)).tolist()
-    if len(labels) != n_samples or set(labels) != {-1, 1}:
-        return np.arange(n_samples)
-    return normal_rows(y, n_samples)
 
 
 def labels_from_decision(decision: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ from skpatchcore.calibration._tuned_threshold import TunedThresholdDetector
 __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 
 # For other folders of this package.
-from skpatchcore.calibration._conformal import scoring_part as scoring_part
+from skpatchcore.calibration._held_out import scoring_part as scoring_part
 from skpatchcore.calibration._p_values import Calibration as Calibration
 from skpatchcore.calibration._p_values import anomaly_score as anomaly_score
 from skpatchcore.calibration._p_values import n_supported as n_supported

@@ -1,56 +1,27 @@
 """Thresholds with a stated false-alarm rate, and p-values, from normal samples only."""
 
-from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, MetaEstimatorMixin
-from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import (
-    GroupShuffleSplit,
-    LeaveOneGroupOut,
-    LeaveOneOut,
-    ShuffleSplit,
-)
-from sklearn.utils import Bunch, get_tags, indexable
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
+from sklearn.utils import indexable
 from sklearn.utils.validation import check_is_fitted
 
-from skpatchcore._detectors import (
-    ImageDetector,
-    Inspection,
-    Inspections,
-    Reference,
-    features_once,
-    find_detector,
-    fit_clone,
-    has_maps,
-    held_out_splits,
-    in_order,
-    is_frozen,
-    merge_matches,
-    renumber_images,
-    route_fit,
-    windows,
-)
-from skpatchcore._images import Images, check_images
+from skpatchcore._detectors import route_fit
 from skpatchcore._utils import (
-    HasMethods,
     Interval,
     RealNotInt,
     StrOptions,
-    available_if,
-    check_scores,
     encode_groups,
     fit_context,
     normal_rows,
     normality,
     num_samples,
-    safe_indexing,
     unchanged_on_error,
 )
+from skpatchcore.calibration._fold_detector import FoldDetector
+from skpatchcore.calibration._held_out import cross_fit, scoring_part, split_rows
 from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
 from skpatchcore.calibration._p_values import (
     Calibration,
@@ -63,12 +34,10 @@ _MAY_BE_MISSING = (
     "map_threshold_",
     "_calibration_peaks",
     "calibration_groups_",
-    "n_features_in_",
-    "feature_names_in_",
 )
 
 
-class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
+class ConformalDetector(FoldDetector):
     """Give any outlier detector a threshold with a stated false-alarm rate.
 
     Normal samples that the detector was not fitted on show what normal samples score. A
@@ -87,7 +56,8 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has none, higher for more normal samples. A fitted one in a
+        it has none, higher for more normal samples. Detectors with the opposite sign,
+        such as those of pyod, are refused. A fitted one in a
         :class:`~sklearn.frozen.FrozenEstimator` is not fitted again and is calibrated
         on all rows, for any `method`. For a `TunedThresholdDetector`, the detector in
         it is calibrated, since scores do not depend on the tuned threshold.
@@ -95,7 +65,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     alpha : float, default=0.01
         Share of new normal samples that may be flagged, in (0, 1). It needs at least
         ``1 / alpha - 1`` calibration samples, or groups of samples if `fit` gets
-        ``groups``: 99 for 0.01, 19 for 0.05.
+        ``groups``: 99 for 0.01, 19 for 0.05. Set after `fit`, it has no effect before
+        the next `fit`; to flag samples at another level t, compare `predict_pvalue`
+        with t.
 
     method : {"cross", "jackknife+", "split", "refit"}, default="cross"
         Which samples calibrate, and what scores new ones; see Notes for what each
@@ -140,6 +112,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     calibration_groups_ : ndarray of shape (n_calibration,), int64
         Number of the group of each calibration row, in the order of ``np.unique``. Only
         if `fit` got ``groups``.
+
+    alpha_ : float
+        The `alpha` that `offset_` was set for.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
@@ -259,10 +234,6 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     (array([0.01]), array([-1]))
     """
 
-    # Groups decide how rows are held out and weighed here, not only in the splitter: in
-    # searches with metadata routing they come without a request of the user's.
-    __metadata_request__fit = {"groups": True}
-
     # Why not nonconform (2.0), the package for conformal anomaly detection: it needs
     # Python 3.12 and pandas, and its detectors give p-values and selections from NumPy
     # matrices, while this one takes images and paths as they come, has offset_ and
@@ -270,13 +241,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     # shared is one searchsorted; tests hold it to the definition.
 
     _parameter_constraints = {
-        "estimator": [
-            HasMethods(["fit", "score_samples"]),
-            HasMethods(["fit", "decision_function"]),
-        ],
+        **FoldDetector._parameter_constraints,
         "alpha": [Interval(Real, 0, 1, closed="neither")],
         "method": [StrOptions({"cross", "jackknife+", "split", "refit"})],
-        "cv": ["cv_object"],
         "calibration_size": [
             Interval(RealNotInt, 0, 1, closed="neither"),
             Interval(Integral, 1, None, closed="left"),
@@ -311,7 +278,8 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             As `estimator` accepts it.
 
         y : array-like of shape (n_samples,) or None, default=None
-            Samples labelled -1 (anomalous) are left out, of fitting and of calibrating.
+            +1 for normal and -1 for anomalous samples, which are left out, of fitting
+            and of calibrating.
 
         groups : array-like of shape (n_samples,) or None, default=None
             Which samples belong together, such as images of one part: numbers or
@@ -335,6 +303,9 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             on, `cv` does not hold every row out exactly once or does not keep groups
             together, or a score is NaN or infinite.
 
+        TypeError
+            If the estimator's scores are higher for more anomalous samples.
+
         Warns
         -----
         UserWarning
@@ -350,14 +321,22 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             warn_of_near_duplicates(inner, X, rows)
         else:
             groups = encode_groups(groups, n_samples)
-        splits = self._split(X, y, rows, groups, routed.splitter.split)
+        splits = split_rows(
+            self, X, rows, y=y, groups=groups, params=routed.splitter.split
+        )
         held_out = np.concatenate([rows[test] for _, test in splits])
         if groups is not None:
             groups = np.unique(groups[held_out], return_inverse=True)[1]
-        check_supported(
-            self.alpha, _n_units(held_out, groups), grouped=groups is not None
+        n_units = Calibration(held_out, held_out, groups).n_units
+        check_supported(self.alpha, n_units, grouped=groups is not None)
+        fitted = cross_fit(
+            inner,
+            X,
+            rows,
+            splits,
+            routed.estimator.fit,
+            refit=self.method == "refit",
         )
-        fitted = self._cross_fit(inner, X, rows, splits, routed.estimator.fit)
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             for name in _MAY_BE_MISSING:
@@ -370,9 +349,7 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
                 list(map(len, fitted.training_rows)),
             )
             self._set_calibration(fitted.scores, fitted.peaks, fitted.folds, groups)
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(self.estimators_[0], name):
-                    setattr(self, name, getattr(self.estimators_[0], name))
+            self._adopt_features(self.estimators_[0])
             return self
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
@@ -439,168 +416,6 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             -scores, -self.offset_, self._calibration.scale(self.offset_)
         )
 
-    @available_if(lambda self: self._has_maps())
-    def nearest_patches(self, X: Any, n_neighbors: int | None = None) -> Bunch:
-        """Return the training patches that every patch of an image is nearest to.
-
-        Parameters
-        ----------
-        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As `PatchCoreDetector` accepts them.
-
-        n_neighbors : int or None, default=None
-            As for `PatchCoreDetector.nearest_patches`.
-
-        Returns
-        -------
-        matches : Bunch
-            As `PatchCoreDetector.nearest_patches` returns it. ``image`` is the position
-            in the `X` that this detector was fitted on, or that a frozen estimator was
-            fitted on. The estimators of several folds have different banks; their
-            matches are merged, and the nearest of all are returned.
-        """
-        check_is_fitted(self)
-        images = check_images(X)
-        parts = map(find_detector, self.estimators_)
-        found = [
-            part.detector.nearest_patches(part.prepare(images), n_neighbors)
-            for part in parts
-        ]
-        pairs = zip(found, self._fold_rows(), strict=True)
-        return merge_matches([renumber_images(*pair) for pair in pairs])
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Return which metadata the detector, its estimator and its splitter take.
-
-        Returns
-        -------
-        routing : MetadataRouter
-            The detector itself asks for ``groups``.
-        """
-        return (
-            MetadataRouter(owner=self)
-            .add_self_request(self)
-            .add(
-                estimator=scoring_part(self.estimator),
-                method_mapping=MethodMapping().add(caller="fit", callee="fit"),
-            )
-            .add(
-                splitter=self.cv,
-                method_mapping=MethodMapping().add(caller="fit", callee="split"),
-            )
-        )
-
-    def _fold_rows(self) -> list[NDArray | None]:
-        """Return the rows of `X` in `fit` that each estimator was fitted on.
-
-        None stands for a frozen estimator, which was fitted on another `X`.
-        """
-        n_rows = np.bincount(self._training_folds, minlength=len(self.estimators_))
-        rows = np.split(self._training_rows, np.cumsum(n_rows)[:-1])
-        pairs = zip(self.estimators_, rows, strict=True)
-        return [None if is_frozen(one) else learned for one, learned in pairs]
-
-    def _has_maps(self) -> bool:
-        # What was fitted decides, also after `set_params`.
-        return has_maps(getattr(self, "estimators_", [self.estimator])[0])
-
-    @property
-    def _is_frozen(self) -> bool:
-        return is_frozen(self.estimators_[0])
-
-    def _inspect(self, images: Images) -> Inspections:
-        """Yield what the estimators of all folds see in each image, in order."""
-        for window in windows(images):
-            part = images.take(window)
-            folds = [in_order(find_detector(e).inspect(part)) for e in self.estimators_]
-            scores = [np.array([seen.score for seen in fold]) for fold in folds]
-            pooled = self._calibration.pool(scores)
-            rows = zip(window.tolist(), pooled, *folds, strict=True)
-            for i, score, *seen in rows:
-                grid = np.mean([one.patch_scores for one in seen], axis=0)
-                yield Inspection(
-                    i, float(score), grid, seen[0].geometry, self, tuple(seen)
-                )
-
-    def _references(self) -> list[Reference]:
-        pairs = zip(self.estimators_, self._fold_rows(), strict=True)
-        return [
-            reference.within(rows)
-            for estimator, rows in pairs
-            for reference in find_detector(estimator).references()
-        ]
-
-    def _map(self, seen: Inspection, size: str, border: str = "nearest") -> NDArray:
-        maps = [-part.make_map(size, border).astype(np.float64) for part in seen.parts]
-        return -self._map_calibration.pool(maps)
-
-    def _peak(self, seen: Inspection) -> float:
-        if len(seen.parts) == 1:
-            return seen.parts[0].peak
-        # Members of an ensemble may agree on no other size.
-        return float(self._map(seen, "original").max())
-
-    @property
-    def _is_calibrated(self) -> bool:
-        return True
-
-    def _p_value(self, score: float) -> float:
-        return float(self._calibration.p_values(np.array(score)))
-
-    def _anomaly_score(self, score: float) -> float:
-        scale = self._calibration.scale(self.offset_)
-        return float(anomaly_score(np.array(-score), -self.offset_, scale))
-
-    def _normalize(self, values: NDArray) -> NDArray:
-        scale = self._map_calibration.scale(-self.map_threshold_)
-        return anomaly_score(values, self.map_threshold_, scale)
-
-    def _split(
-        self, X: Any, y: Any, rows: NDArray, groups: NDArray | None, params: Mapping
-    ) -> list[tuple]:
-        """Return pairs of positions in `rows`: to fit on, and to calibrate on."""
-        everything = np.arange(len(rows))
-        if isinstance(scoring_part(self.estimator), FrozenEstimator):
-            return [(everything[:0], everything)]
-        if groups is not None:
-            params = {"groups": groups, **params}
-        if self.method == "split":
-            splitter = ShuffleSplit if groups is None else GroupShuffleSplit
-            splitter = splitter(
-                1, test_size=self.calibration_size, random_state=self.random_state
-            )
-            groups = None if groups is None else groups[rows]
-            return list(splitter.split(everything, groups=groups))
-        cv = self.cv
-        if self.method == "jackknife+":
-            cv = LeaveOneOut() if groups is None else LeaveOneGroupOut()
-        return held_out_splits(
-            cv, X, rows, self.random_state, y=y, groups=groups, params=params
-        )
-
-    def _cross_fit(
-        self, estimator: Any, X: Any, rows: NDArray, splits: list, params: Mapping
-    ) -> Bunch:
-        """Return estimators fitted, and what they give for the rows held out."""
-        folds = np.repeat(np.arange(len(splits)), [len(test) for _, test in splits])
-        training_rows = [rows[train] for train, _ in splits]
-        with features_once(estimator, len(splits)) as (estimator, give_back):
-            estimators, scores, peaks = _score_held_out(
-                estimator, X, rows, splits, params
-            )
-            if self.method == "refit" and len(splits) > 1:
-                estimators = [fit_clone(estimator, X, rows, params)]
-                folds = np.zeros_like(folds)
-                training_rows = [rows]
-            give_back(estimators)
-        return Bunch(
-            estimators=estimators,
-            scores=scores,
-            peaks=peaks,
-            folds=folds,
-            training_rows=training_rows,
-        )
-
     def _set_calibration(
         self, scores: NDArray, peaks: NDArray, folds: NDArray, groups: NDArray | None
     ) -> None:
@@ -608,75 +423,13 @@ class ConformalDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         self.calibration_folds_ = folds
         if groups is not None:
             self.calibration_groups_ = groups
-        self.offset_ = self._calibration.offset(self.alpha)
-        self.min_alpha_ = 1 / (_n_units(scores, groups) + 1)
+        self.alpha_ = self.alpha
+        self.offset_ = self._calibration.offset(self.alpha_)
+        self.min_alpha_ = 1 / (self._calibration.n_units + 1)
         if len(peaks):
             self._calibration_peaks = peaks
-            self.map_threshold_ = -self._map_calibration.offset(self.alpha)
+            self.map_threshold_ = -self._map_calibration.offset(self.alpha_)
 
-    @property
-    def _calibration(self) -> Calibration:
-        return self._calibrated_by(self.calibration_scores_)
-
-    @property
-    def _map_calibration(self) -> Calibration:
-        return self._calibrated_by(-self._calibration_peaks)
-
-    def _calibrated_by(self, scores: NDArray) -> Calibration:
-        groups = getattr(self, "calibration_groups_", None)
-        return Calibration(scores, self.calibration_folds_, groups)
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags = get_tags(self.estimator).input_tags
-        return tags
-
-
-def scoring_part(estimator: Any) -> Any:
-    """Return the estimator that gives the scores, without tuned thresholds around it.
-
-    It is frozen if any of the estimators around it is.
-    """
-    part, frozen = estimator, False
-    while True:
-        if isinstance(part, FrozenEstimator):
-            part, frozen = part.estimator, True
-        elif hasattr(part, "_scored_by"):
-            part = part._scored_by(fitted=frozen)
-        else:
-            break
-    if getattr(estimator, "estimator", None) is part and frozen:
-        return estimator  # Not a copy: it is the very estimator that was given.
-    return FrozenEstimator(part) if frozen else part
-
-
-def _n_units(samples: NDArray, groups: NDArray | None) -> int:
-    """Return how many exchangeable units there are: samples, or groups of them."""
-    return len(samples) if groups is None else int(groups.max()) + 1
-
-
-def _score_held_out(
-    estimator: Any, X: Any, rows: NDArray, splits: list[tuple], params: Mapping
-) -> tuple[list[Any], NDArray, NDArray]:
-    """Return an estimator for each split, and what they give for held-out rows."""
-    estimators = [fit_clone(estimator, X, rows[train], params) for train, _ in splits]
-    scores, peaks = zip(
-        *(
-            _score_images(estimator, safe_indexing(X, rows[test]), rows[test])
-            for estimator, (_, test) in zip(estimators, splits, strict=True)
-        ),
-        strict=True,
-    )
-    return estimators, np.concatenate(scores), np.concatenate(peaks)
-
-
-def _score_images(estimator: Any, X: Any, rows: NDArray) -> tuple[NDArray, NDArray]:
-    """Return finite scores, and the largest value in the map of each image, if any."""
-    if has_maps(estimator):
-        found = in_order(find_detector(estimator).inspect(X))
-        scores = np.array([seen.score for seen in found])
-        peaks = np.array([seen.peak for seen in found])
-    else:
-        scores, peaks = normality(estimator, X, rows), np.empty(0)
-    check_scores(~np.isfinite(scores), estimator, X, rows)
-    return scores, peaks
+    def _estimator_to_fit(self) -> Any:
+        """Return the estimator whose clones are fitted."""
+        return scoring_part(self.estimator)

@@ -47,6 +47,11 @@ class Calibration:
     folds: NDArray  # (n,), which estimator gave each score
     groups: NDArray | None = None  # (n,), int, from 0; which group each is of
 
+    @property
+    def n_units(self) -> int:
+        """The number of exchangeable units: samples, or groups of them."""
+        return len(self.scores if self.groups is None else np.unique(self.groups))
+
     @cached_property
     def _weights(self) -> tuple[NDArray, int]:
         """Return an integer for each score, and what those of a group add up to.
@@ -73,8 +78,7 @@ class Calibration:
     def _levels(self) -> NDArray:
         """The p-values of scores that are above 0, 1, ..., n of the ranked ones."""
         cumulative, unit = self._ranking.cumulative, self._weights[1]
-        units = self.scores if self.groups is None else np.unique(self.groups)
-        return np.minimum((unit + cumulative) / (unit * (len(units) + 1)), 1)
+        return np.minimum((unit + cumulative) / (unit * (self.n_units + 1)), 1)
 
     def offset(self, alpha: float) -> float:
         """Return the score below which the p-value is at most `alpha`."""

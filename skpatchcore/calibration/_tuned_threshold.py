@@ -1,20 +1,18 @@
 """The threshold that fits labelled defects best."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, MetaEstimatorMixin
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import balanced_accuracy_score, f1_score
+from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, check_cv
-from sklearn.utils import Bunch, get_tags, indexable
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils import Bunch, indexable
+from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._detectors import (
     ImageDetector,
@@ -22,6 +20,8 @@ from skpatchcore._detectors import (
     Inspections,
     Reference,
     check_apart,
+    check_signs,
+    features_once,
     find_detector,
     fit_clone,
     has_maps,
@@ -32,21 +32,22 @@ from skpatchcore._detectors import (
 )
 from skpatchcore._images import Images
 from skpatchcore._utils import (
-    HasMethods,
     StrOptions,
     available_if,
+    check_outlier_labels,
     encode_groups,
     fit_context,
-    normal_rows,
     normality,
     num_samples,
     safe_indexing,
     unchanged_on_error,
 )
+from skpatchcore.calibration._calibrator import Calibrator
 from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
+from skpatchcore.calibration._thresholds import best_threshold, label_score
 
 
-class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
+class TunedThresholdDetector(Calibrator):
     """Choose the threshold of an outlier detector that fits labelled defects best.
 
     As :class:`~sklearn.model_selection.TunedThresholdClassifierCV`, for outlier
@@ -60,28 +61,39 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     ----------
     estimator : estimator
         Outlier detector with ``fit`` and ``score_samples``, or ``decision_function`` if
-        it has none, higher for more normal samples.
+        it has none, higher for more normal samples. Detectors with the opposite sign,
+        such as those of pyod, are refused. Put a fitted one in a
+        :class:`~sklearn.frozen.FrozenEstimator`: it is not fitted again, and all of `X`
+        is for tuning.
 
-    scoring : {"f1", "balanced_accuracy"} or callable, default="f1"
-        What the threshold maximises: F1 of the class -1; the mean of the two classes'
-        recall, which does not depend on how many defects are among the samples; or a
-        function of true and predicted labels, ``scoring(y_true, y_pred) -> float``.
+    scoring : str or callable, default="f1"
+        What the threshold maximises, on labels.
 
-    cv : int, splitter, None or "prefit", default="prefit"
-        "prefit": `estimator` is fitted, and all of `X` is for tuning; the same holds
-        for a :class:`~sklearn.frozen.FrozenEstimator` and any `cv`. Otherwise the
-        folds are scored by estimators fitted on the normal rows of the others, and the
-        final one is fitted on all normal rows; its scores are not quite those of the
-        folds' estimators, so prefer "prefit" if there are enough normal samples. An int
-        is a :class:`~sklearn.model_selection.StratifiedKFold` without shuffling, or
-        with ``groups`` a :class:`~sklearn.model_selection.StratifiedGroupKFold`; None
-        is 5. Every row must be held out; one held out several times, as anomalies are
-        by :class:`~skpatchcore.model_selection.OneClassKFold`, gets its mean score.
+        - A name from :func:`sklearn.metrics.get_scorer_names`. Where such a metric has
+          a positive class, it is -1 here: "f1", "precision" and "recall" are those of
+          the anomalies. "balanced_accuracy", the mean of the two classes' recall, does
+          not depend on how many anomalies there are.
+        - A scorer of scikit-learn, or a function ``scorer(estimator, X, y)``, which may
+          only call ``estimator.predict(X)``. In
+          :func:`~sklearn.metrics.make_scorer`, pass ``pos_label=-1`` if the metric has
+          a positive class.
+        - A function of true and predicted labels, ``metric(y_true, y_pred)``.
+
+    cv : int, splitter or None, default=None
+        Folds are scored by estimators fitted on the normal rows of the others, and the
+        final estimator is fitted on all normal rows. Its scores are not quite those of
+        the folds' estimators, so prefer a frozen estimator if there are enough normal
+        samples. An int is a :class:`~sklearn.model_selection.StratifiedKFold` without
+        shuffling, or with ``groups`` a
+        :class:`~sklearn.model_selection.StratifiedGroupKFold`; None is 5. Every row
+        must be held out; one held out several times, as anomalies are by
+        :class:`~skpatchcore.model_selection.OneClassKFold`, gets its mean score. Not
+        used with a frozen estimator.
 
     Attributes
     ----------
     estimator_ : estimator
-        The fitted estimator; for "prefit", `estimator` itself.
+        The fitted estimator. It does not change with parameters set after `fit`.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``. Midway between
@@ -104,13 +116,14 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     Examples
     --------
     >>> import numpy as np
+    >>> from sklearn.frozen import FrozenEstimator
     >>> from sklearn.svm import OneClassSVM
     >>> from skpatchcore.calibration import TunedThresholdDetector
     >>> rng = np.random.default_rng(0)
     >>> detector = OneClassSVM().fit(rng.normal(size=(100, 2)))
     >>> X = np.concatenate([rng.normal(size=(50, 2)), rng.normal(4, 1, (10, 2))])
     >>> y = np.repeat([1, -1], [50, 10])
-    >>> tuned = TunedThresholdDetector(detector).fit(X, y)
+    >>> tuned = TunedThresholdDetector(FrozenEstimator(detector)).fit(X, y)
     >>> tuned.best_score_ > 0.9
     True
     >>> tuned.predict([[0, 0], [5, 5]])
@@ -118,25 +131,18 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
     """
 
     _parameter_constraints = {
-        "estimator": [
-            HasMethods(["fit", "score_samples"]),
-            HasMethods(["fit", "decision_function"]),
-        ],
-        "scoring": [StrOptions({"f1", "balanced_accuracy"}), callable],
-        "cv": ["cv_object", StrOptions({"prefit"})],
+        **Calibrator._parameter_constraints,
+        "scoring": [StrOptions(set(get_scorer_names())), callable],
     }
 
-    # As in ConformalDetector.
-    __metadata_request__fit = {"groups": True}
-
-    def __init__(self, estimator, *, scoring="f1", cv="prefit"):
+    def __init__(self, estimator, *, scoring="f1", cv=None):
         self.estimator = estimator
         self.scoring = scoring
         self.cv = cv
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any, *, groups: Any = None, **params: Any) -> Self:
-        """Find the threshold, and fit the estimator unless it is fitted.
+        """Find the threshold, and fit the estimator unless it is frozen.
 
         Parameters
         ----------
@@ -150,7 +156,7 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
             Which samples belong together, such as images of one part. No group is on
             both sides of a split, so that images of a part are not scored by an
             estimator that was fitted on others of it. Ignored, with a warning, if
-            nothing is split because the estimator is fitted.
+            nothing is split because the estimator is frozen.
 
         **params : dict
             Passed on to ``estimator.fit`` or ``cv.split``, as they request. Only with
@@ -165,7 +171,11 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         ------
         ValueError
             If a label is neither +1 nor -1, or one of the two is missing; if a row is
-            never held out, or `cv` does not keep groups together; or if a score is NaN.
+            never held out, or `cv` does not keep groups together; if a score is NaN; or
+            if `scoring` needs more than labels.
+
+        TypeError
+            If the estimator's scores are higher for more anomalous samples.
 
         Warns
         -----
@@ -175,28 +185,29 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         """
         (X,) = indexable(X)
         y = _check_labels(y, num_samples(X))
+        score = label_score(self.scoring)
+        # A scorer that needs more than labels fails before any work.
+        score(X, y, y)
         routed = route_fit(self, self.estimator, groups, params)
         groups = None if groups is None else encode_groups(groups, len(y))
-        if self.cv == "prefit" or isinstance(self.estimator, FrozenEstimator):
+        if isinstance(self.estimator, FrozenEstimator):
             _tell_unused(groups)
-            check_is_fitted(self.estimator)
-            estimator, scores = self.estimator, normality(self.estimator, X)
             rows = None
+            estimator = fit_clone(self.estimator, X, np.arange(len(y)))
+            check_signs(estimator, X)
+            scores = normality(estimator, X)
         else:
-            rows = normal_rows(y, len(y))
+            rows = np.flatnonzero(y == 1)
             if groups is None:
                 warn_of_near_duplicates(self.estimator, X, rows)
-            scores = self._cross_scores(X, y, groups, routed)
-            estimator = fit_clone(self.estimator, X, rows, routed.estimator.fit)
-        offset, best_score = best_threshold(y, scores, self._metric())
+            estimator, scores = self._cross_fit(X, y, groups, routed)
+        offset, best_score = best_threshold(X, y, scores, score)
         # A fit that fails, or is interrupted, leaves an earlier one as it was.
         with unchanged_on_error(self):
             self.estimator_ = estimator
             self._training_rows = rows
             self.offset_, self.best_score_ = offset, best_score
-            for name in ("n_features_in_", "feature_names_in_"):
-                if hasattr(estimator, name):
-                    setattr(self, name, getattr(estimator, name))
+            self._adopt_features(estimator)
             return self
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
@@ -245,26 +256,6 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         found = find_detector(self.estimator_)
         matches = found.detector.nearest_patches(found.prepare(X), n_neighbors)
         return renumber_images(matches, self._learned_rows())
-
-    def get_metadata_routing(self) -> MetadataRouter:
-        """Return which metadata the detector, its estimator and its splitter take.
-
-        Returns
-        -------
-        routing : MetadataRouter
-            The detector itself asks for ``groups``.
-        """
-        router = MetadataRouter(owner=self).add_self_request(self)
-        router.add(
-            estimator=self.estimator,
-            method_mapping=MethodMapping().add(caller="fit", callee="fit"),
-        )
-        if self.cv != "prefit":
-            router.add(
-                splitter=self.cv,
-                method_mapping=MethodMapping().add(caller="fit", callee="split"),
-            )
-        return router
 
     @property
     def _inner(self) -> ImageDetector:
@@ -315,23 +306,33 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         """Return the estimator that gives the scores, the fitted one on request."""
         return getattr(self, "estimator_", self.estimator) if fitted else self.estimator
 
-    def _cross_scores(
+    def _cross_fit(
         self, X: Any, y: NDArray, groups: NDArray | None, routed: Bunch
-    ) -> NDArray[np.float64]:
-        """Return the score of each row by estimators that were not fitted on it."""
+    ) -> tuple[Any, NDArray[np.float64]]:
+        """Return the fitted estimator, and scores of rows by others not fitted on them.
+
+        Each image passes a network once.
+        """
         splits = self._split(y, groups, routed.splitter.split)
-        totals, n_times = np.zeros((2, len(y)))
-        for train, test in splits:
-            normal = train[y[train] == 1]
-            estimator = fit_clone(self.estimator, X, normal, routed.estimator.fit)
-            totals[test] += normality(estimator, safe_indexing(X, test), test)
-            n_times[test] += 1
+        n_times = np.bincount(
+            np.concatenate([test for _, test in splits]), minlength=len(y)
+        )
         if not n_times.all():
             raise ValueError(
                 f"cv={self.cv} has row {int(np.argmin(n_times))} in no test fold; "
                 "every row must be in at least one."
             )
-        return totals / n_times
+        params = routed.estimator.fit
+        totals = np.zeros(len(y))
+        with features_once(self.estimator, len(splits) + 1) as (given, give_back):
+            for train, test in splits:
+                fold = fit_clone(given, X, train[y[train] == 1], params)
+                held_out = safe_indexing(X, test)
+                check_signs(fold, held_out)
+                totals[test] += normality(fold, held_out, test)
+            estimator = fit_clone(given, X, np.flatnonzero(y == 1), params)
+            give_back([estimator])
+        return estimator, totals / n_times
 
     def _split(
         self, y: NDArray, groups: NDArray | None, params: Mapping
@@ -345,60 +346,30 @@ class TunedThresholdDetector(MetaEstimatorMixin, ImageDetector, BaseEstimator):
         check_apart(self.cv, splits, np.arange(len(y)), groups)
         return splits
 
-    def _metric(self) -> Callable[[NDArray, NDArray], float]:
-        if self.scoring == "f1":
-            return _f1_of_anomalies
-        if self.scoring == "balanced_accuracy":
-            return balanced_accuracy_score
-        return self.scoring
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags = get_tags(self.estimator).input_tags
-        tags.target_tags.required = True
-        return tags
-
 
 def _tell_unused(groups: NDArray | None) -> None:
     if groups is not None:
         warnings.warn(
-            "groups was not used: the estimator is fitted already, so nothing is held "
+            "groups was not used: the estimator is frozen, so nothing is held "
             "out. Groups of the samples that it was fitted on must be kept out of X.",
             UserWarning,
             stacklevel=4,
         )
 
 
-def best_threshold(
-    y: NDArray, scores: NDArray, metric: Callable[[NDArray, NDArray], float]
-) -> tuple[float, float]:
-    """Return the best threshold and ``metric(y, labels)`` there.
-
-    Samples whose score is below are labelled -1. All thresholds between two scores are
-    tried; the first of equals is the lowest, which flags the fewest.
-    """
-    distinct = np.unique(scores)
-    middle = 0.5 * distinct[:-1] + 0.5 * distinct[1:]
-    # Midway between neighbouring floats, rounding may give the lower one.
-    middle = np.where(middle > distinct[:-1], middle, distinct[1:])
-    thresholds = np.r_[distinct[0], middle, np.nextafter(distinct[-1], np.inf)]
-    values = [metric(y, np.where(scores < t, -1, 1)) for t in thresholds]
-    best = int(np.argmax(values))
-    return float(thresholds[best]), float(values[best])
-
-
-def _f1_of_anomalies(y_true: NDArray, y_pred: NDArray) -> float:
-    return f1_score(y_true, y_pred, pos_label=-1, zero_division=0)
-
-
-def _check_labels(y: Any, n_samples: int) -> NDArray:
-    y = column_or_1d(y)
-    if len(y) != n_samples:
-        raise ValueError(f"y has {len(y)} labels, but X has {n_samples} samples.")
-    found = sorted(set(y.tolist()))
-    if found != [-1, 1]:
+def _check_labels(y: Any, n_samples: int) -> NDArray[np.int64]:
+    if y is None:
         raise ValueError(
-            "y must hold the labels +1 (normal) and -1 (anomalous), both; got "
-            f"{found[:5]}."
+            "TunedThresholdDetector requires y to be passed, but the target y is None. "
+            "Pass the labels +1 (normal) and -1 (anomalous), or use ConformalDetector, "
+            "which needs no anomalies."
         )
-    return y
+    labels = check_outlier_labels(y, n_samples=n_samples)
+    for label, name in ((1, "normal"), (-1, "anomalous")):
+        if label not in labels:
+            raise ValueError(
+                f"y contains only 1 class among {n_samples} samples, none is {name} "
+                f"({label:+d}). A threshold is tuned on labels of both classes; "
+                "without anomalies, use ConformalDetector."
+            )
+    return labels

@@ -185,6 +185,7 @@ class _Scene:
         self.matches = places.matches(images, 1)
         # Not pyplot, which may need a window system.
         self.figure = Figure(figsize=_SIZE, layout="constrained")
+        self.figure.suptitle("Nearest normal patch of each patch")
         grid = self.figure.subplots(2, 3)
         (whole, scores, self.source), (self.patch, distances, self.match) = grid
         self._draw_image(whole, image_title(images._sources[0], 0))

@@ -14,8 +14,9 @@ from skpatchcore.inspection._axes import (
     AxesLike,
     check_matplotlib,
     grid_of_axes,
-    image_title,
     label_row,
+    row_titles,
+    title_figure,
 )
 from skpatchcore.inspection._colors import (
     PREDICTED_LINE,
@@ -87,7 +88,7 @@ class AnomalyMapDisplay:
         value.
 
     titles : sequence of str or None, default=None
-        Label of each row. None uses file names, or numbers.
+        Label of each row. None uses folder and file names, or numbers.
 
     calibrated : bool, default=False
         Whether `maps` come from a
@@ -186,7 +187,7 @@ class AnomalyMapDisplay:
             of the estimator's maps. None uses its ``map_threshold_``.
 
         titles : sequence of str or None, default=None
-            Label of each row. None uses file names, or numbers.
+            Label of each row. None uses folder and file names, or numbers.
 
         ax : matplotlib Axes, array of Axes or None, default=None
             See `plot`.
@@ -259,7 +260,7 @@ class AnomalyMapDisplay:
             prediction.
 
         titles : sequence of str or None, default=None
-            Label of each row. None uses file names, or numbers.
+            Label of each row. None uses folder and file names, or numbers.
 
         calibrated : bool, default=False
             Whether `maps` are on the calibrated scale of ``normalized=True``.
@@ -354,6 +355,7 @@ class AnomalyMapDisplay:
         self._alpha = alpha
         self.axes_ = grid_of_axes(ax, [i.shape[:2] for i in self._images], len(columns))
         self.figure_ = self.axes_[0, 0].figure
+        title_figure(ax, self.figure_, "Anomaly maps")
         for i, row in enumerate(self.axes_):
             for column, axes in zip(columns, row, strict=True):
                 getattr(self, f"_draw_{column}")(axes, i)
@@ -398,9 +400,7 @@ class AnomalyMapDisplay:
         self._masks: list[np.ndarray] | None = None
         if self.masks is not None:
             self._masks = read_masks(self.masks, self._images)
-        self._titles: Sequence[str] = [
-            image_title(source, i) for i, source in enumerate(images._sources)
-        ]
+        self._titles: Sequence[str] = row_titles(images.sources)
         if self.titles is not None:
             self._titles = self.titles
 

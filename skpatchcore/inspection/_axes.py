@@ -88,7 +88,29 @@ def label_row(axes: "Axes", title: str) -> None:
     axes.set_ylabel(title, rotation=0, ha="right", va="center")
 
 
-def image_title(source: Any, i: int) -> str:
-    """Return the file name of an image, or its number if it has none."""
-    is_path = isinstance(source, str | os.PathLike)
-    return Path(source).name if is_path else f"image {i}"
+def title_axes(axes: "Axes", title: str) -> None:
+    """Give axes a title, unless they have one, as those of a caller may."""
+    if not axes.get_title():
+        axes.set_title(title)
+
+
+def title_figure(ax: "AxesLike | None", figure: Any, title: str) -> None:
+    """Give a figure of several axes a title, if it was made for them: `ax` is None."""
+    if ax is None:
+        figure.suptitle(title)
+
+
+def image_title(source: Any, i: int, *, n_parts: int = 1) -> str:
+    """Return the last parts of an image's path, or its number if it has none.
+
+    Two parts are folder and file: in most data sets the folder names the kind of
+    defect, and file names are numbers.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return f"image {i}"
+    return "/".join(Path(source).parts[-n_parts:])
+
+
+def row_titles(sources: Sequence[Any]) -> list[str]:
+    """Return folder and file name of images, or numbers, for the rows of a plot."""
+    return [image_title(source, i, n_parts=2) for i, source in enumerate(sources)]

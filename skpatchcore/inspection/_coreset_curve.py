@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import column_or_1d
 
-from skpatchcore.inspection._axes import check_matplotlib, one_axes
+from skpatchcore.inspection._axes import check_matplotlib, one_axes, title_axes
 from skpatchcore.inspection._colors import GUIDE, NEUTRAL
 
 if TYPE_CHECKING:
@@ -220,6 +220,7 @@ class CoresetCurveDisplay:
         style = {"color": NEUTRAL, "label": self.name, **kwargs}
         (self.line_,) = self.ax_.plot(counts, radii, **style)
         self.ax_.set(xlabel="patches kept", ylabel="cover radius (feature distance)")
+        title_axes(self.ax_, "Cover radius of the coreset")
         if log:
             self.ax_.set_xscale("log")
         # Keep autoscaling: another curve in the same axes may be higher.

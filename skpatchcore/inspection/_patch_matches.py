@@ -14,6 +14,8 @@ from skpatchcore.inspection._axes import (
     grid_of_axes,
     image_title,
     label_row,
+    row_titles,
+    title_figure,
 )
 from skpatchcore.inspection._colors import NORMAL, PATCH, cased
 from skpatchcore.inspection._patch_boxes import find_matches
@@ -60,7 +62,7 @@ class PatchMatchDisplay:
         Distance of each match from the patch, in feature space.
 
     titles : sequence of str or None, default=None
-        Label of each row. None uses file names, or numbers.
+        Label of each row. None uses folder and file names, or numbers.
 
     Attributes
     ----------
@@ -151,7 +153,7 @@ class PatchMatchDisplay:
             Number of normal patches to show for each image.
 
         titles : sequence of str or None, default=None
-            Label of each row. None uses file names, or numbers.
+            Label of each row. None uses folder and file names, or numbers.
 
         ax : matplotlib Axes, array of Axes or None, default=None
             See `plot`.
@@ -223,7 +225,7 @@ class PatchMatchDisplay:
             Distance of each match from the patch, in feature space.
 
         titles : sequence of str or None, default=None
-            Label of each row. None uses file names, or numbers.
+            Label of each row. None uses folder and file names, or numbers.
 
         ax : matplotlib Axes, array of Axes or None, default=None
             See `plot`.
@@ -281,6 +283,7 @@ class PatchMatchDisplay:
         n_columns = 2 + self._distances.shape[1]
         self.axes_ = grid_of_axes(ax, shapes, n_columns)
         self.figure_ = self.axes_[0, 0].figure
+        title_figure(ax, self.figure_, "Patches and the nearest normal patches")
         for i, (first, second, *others) in enumerate(self.axes_):
             image, box = self._images[i], self._boxes[i]
             draw_cutout(first, image, box, PATCH)
@@ -331,9 +334,7 @@ class PatchMatchDisplay:
                 f"{self._matched.shape}, {self._match_boxes.shape} and "
                 f"{self._distances.shape}; expected (n, k), (n, k, 4) and (n, k)."
             )
-        self._titles: Sequence[str] = [
-            image_title(source, i) for i, source in enumerate(images._sources)
-        ]
+        self._titles: Sequence[str] = row_titles(images.sources)
         if self.titles is not None:
             self._titles = self.titles
 

@@ -7,9 +7,9 @@ import numpy.typing as npt
 from scipy.stats import binomtest, gaussian_kde, iqr
 from sklearn.utils import check_consistent_length, column_or_1d
 
-from skpatchcore._detectors import unwrap
+from skpatchcore._detectors import check_signs, unwrap
 from skpatchcore._utils import check_outlier_labels, normality
-from skpatchcore.inspection._axes import check_matplotlib, one_axes
+from skpatchcore.inspection._axes import check_matplotlib, one_axes, title_axes
 from skpatchcore.inspection._colors import (
     ANOMALOUS,
     ANOMALOUS_HATCH,
@@ -30,6 +30,8 @@ _KINDS = {
     -1: ("anomalous", ANOMALOUS, ANOMALOUS_LINE, ANOMALOUS_HATCH),
 }
 _CONFIDENCE = 0.95
+# Points between the axes and the legend below: ticks, and the label of the axis.
+_LEGEND_GAP = 28
 _N_POINTS = 400
 
 
@@ -158,15 +160,18 @@ class ScoreDistributionDisplay:
         ValueError
             If a label is neither +1 nor -1.
 
+        TypeError
+            If the estimator's scores are higher for more anomalous samples.
+
         ImportError
             If matplotlib is not installed.
         """
-        calibrated = hasattr(estimator, "min_alpha_")
+        check_signs(estimator, X)
         display = cls(
             y,
             normality(estimator, X),
             threshold=_threshold_of(estimator),
-            alpha=estimator.alpha if calibrated else None,
+            alpha=getattr(unwrap(estimator)[0], "alpha_", None),
         )
         return display.plot(ax, **kwargs)
 
@@ -260,10 +265,23 @@ class ScoreDistributionDisplay:
         self.ax_.set(xlabel="anomaly score", ylabel="density (peak = 1)")
         # Leave space for the marks at the bottom.
         self.ax_.set(ylim=(-0.15, 1.05), yticks=[0, 0.5, 1])
-        self.ax_.legend(
-            loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False, ncols=2
-        )
+        title_axes(self.ax_, "Anomaly scores of normal and anomalous samples")
+        self._draw_legend()
         return self
+
+    def _draw_legend(self) -> None:
+        """Draw the legend below the label of the axis, where it hides nothing."""
+        from matplotlib.transforms import ScaledTranslation
+
+        scale = self.figure_.dpi_scale_trans
+        self.ax_.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, 0),
+            bbox_transform=self.ax_.transAxes
+            + ScaledTranslation(0, -_LEGEND_GAP / 72, scale),
+            frameon=False,
+            ncols=2,
+        )
 
     def _count(self, y_true: np.ndarray, anomaly: np.ndarray) -> None:
         self._n_normal = int(np.sum(y_true == 1))
@@ -325,7 +343,8 @@ class ScoreDistributionDisplay:
             label += (
                 f"\nfalse alarms: {self._n_false} of {self._n_normal} = "
                 f"{100 * self.false_alarm_rate_:.3g} %\n"
-                f"(95 % confidence interval: {low:.3g} to {high:.3g} %)"
+                "95 % confidence interval\n"
+                f"(Clopper-Pearson): {low:.3g} to {high:.3g} %"
             )
         if self._n_anomalous:
             label += f"\nmissed: {self._n_missed} of {self._n_anomalous}"

@@ -23,7 +23,11 @@ Scorers of anomaly maps
     that `skpatchcore.datasets.read_masks` accepts. The masks are passed by metadata
     routing; you do not have to request them. If you need more than one of these
     metrics, use `pixel_metrics_scorer`: it returns all four from one pass over the
-    images.
+    images. `all_metrics_scorer` returns those of images as well.
+
+Folds with one class
+    A scorer returns NaN, with a warning, if the test images or pixels are all normal or
+    all anomalous. The metrics themselves raise an error.
 
 Examples
 --------
@@ -78,6 +82,7 @@ from skpatchcore.metrics._pixel import (
     pixel_metrics,
 )
 from skpatchcore.metrics._scorers import (
+    all_metrics_scorer,
     aupro_scorer,
     average_precision_scorer,
     f1_max_scorer,
@@ -89,6 +94,7 @@ from skpatchcore.metrics._scorers import (
 )
 
 __all__ = [
+    "all_metrics_scorer",
     "aupro",
     "aupro_scorer",
     "average_precision",

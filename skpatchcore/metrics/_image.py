@@ -7,10 +7,17 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch, check_array, check_consistent_length, column_or_1d
 
 from skpatchcore._utils import check_outlier_labels
-from skpatchcore.metrics._ranking import Ranking, as_floating, rank
+from skpatchcore.metrics._ranking import (
+    Ranking,
+    UndefinedMetricError,
+    as_floating,
+    rank,
+)
 
 
-def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
+def image_auroc(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Area under the receiver operating characteristic (ROC) curve for images.
 
     This is the probability that an anomalous image gets a lower score than a normal
@@ -24,6 +31,8 @@ def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     y_score : array-like of shape (n_samples,)
         Finite scores on any scale, as from ``score_samples`` or ``decision_function``.
         Higher is more normal.
+    sample_weight : array-like of shape (n_samples,) or None, default=None
+        Weight of each image, at least 0; 2 counts an image twice. None: 1.
 
     Returns
     -------
@@ -34,7 +43,7 @@ def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     ------
     ValueError
         If a label is neither +1 nor -1, one class is missing, a score is NaN or
-        infinite, or the lengths differ.
+        infinite, a weight is negative or not finite, or the lengths differ.
 
     See Also
     --------
@@ -46,10 +55,12 @@ def image_auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> image_auroc([1, 1, 1, -1], [0.9, 0.8, 0.3, 0.4])
     0.666...
     """
-    return _rank_images(y_true, y_score).auroc()
+    return _rank_images(y_true, y_score, sample_weight).auroc()
 
 
-def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
+def average_precision(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> float:
     """Average precision of the anomalous class, for images.
 
     This is the precision at the score of each anomalous image, averaged over these
@@ -64,6 +75,8 @@ def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
     y_score : array-like of shape (n_samples,)
         Finite scores on any scale, as from ``score_samples`` or ``decision_function``.
         Higher is more normal.
+    sample_weight : array-like of shape (n_samples,) or None, default=None
+        Weight of each image, at least 0; 2 counts an image twice. None: 1.
 
     Returns
     -------
@@ -75,7 +88,7 @@ def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
     ------
     ValueError
         If a label is neither +1 nor -1, one class is missing, a score is NaN or
-        infinite, or the lengths differ.
+        infinite, a weight is negative or not finite, or the lengths differ.
 
     See Also
     --------
@@ -88,10 +101,12 @@ def average_precision(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> average_precision([1, 1, 1, -1], [0.9, 0.8, 0.3, 0.4])
     0.5
     """
-    return _rank_images(y_true, y_score).average_precision()
+    return _rank_images(y_true, y_score, sample_weight).average_precision()
 
 
-def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
+def f1_max(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> Bunch:
     """Largest F1 of the anomalous class over all thresholds, and this threshold.
 
     The threshold is optimised on the labels it is measured with. So the F1 is an upper
@@ -105,6 +120,8 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
     y_score : array-like of shape (n_samples,)
         Finite scores on any scale, as from ``score_samples`` or ``decision_function``.
         Higher is more normal.
+    sample_weight : array-like of shape (n_samples,) or None, default=None
+        Weight of each image, at least 0; 2 counts an image twice. None: 1.
 
     Returns
     -------
@@ -127,7 +144,7 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
     ------
     ValueError
         If a label is neither +1 nor -1, one class is missing, a score is NaN or
-        infinite, or the lengths differ.
+        infinite, a weight is negative or not finite, or the lengths differ.
 
     See Also
     --------
@@ -142,20 +159,57 @@ def f1_max(y_true: ArrayLike, y_score: ArrayLike) -> Bunch:
     >>> best.recall
     1.0
     """
-    best = _rank_images(y_true, y_score).best_f1()
+    best = _rank_images(y_true, y_score, sample_weight).best_f1()
     # A difference, because a plain minus would turn 0.0 into -0.0.
     best.threshold = 0.0 - best.threshold
     return best
 
 
-def _rank_images(y_true: ArrayLike, y_score: ArrayLike) -> Ranking:
+def image_metrics(
+    y_true: ArrayLike, y_score: ArrayLike, *, sample_weight: ArrayLike | None = None
+) -> dict[str, float]:
+    """Return all image-level metrics by name, from one ranking of the images."""
+    ranking = _rank_images(y_true, y_score, sample_weight)
+    return {
+        "image_auroc": ranking.auroc(),
+        "average_precision": ranking.average_precision(),
+        "f1_max": ranking.best_f1().f1,
+    }
+
+
+def _rank_images(
+    y_true: ArrayLike, y_score: ArrayLike, sample_weight: ArrayLike | None
+) -> Ranking:
     """Validate labels and scores, and rank the images from anomalous to normal."""
-    labels = _check_labels(y_true)
+    labels = check_outlier_labels(y_true, "y_true")
+    _check_both_classes(labels)
     scores = _check_scores(y_score)
-    check_consistent_length(labels, scores)
+    check_consistent_length(labels, scores, sample_weight)
     _check_finite(scores)
-    anomalous = -scores[labels == -1]
-    return rank(-scores[labels == 1], anomalous, np.ones(anomalous.size))
+    weights = None if sample_weight is None else _check_weights(sample_weight)
+    if weights is not None:
+        counted = weights > 0
+        labels, scores, weights = labels[counted], scores[counted], weights[counted]
+        _check_both_classes(labels)
+    normal, anomalous = labels == 1, labels == -1
+    return rank(
+        -scores[normal],
+        -scores[anomalous],
+        np.ones(np.count_nonzero(anomalous)),
+        weights=None if weights is None else (weights[normal], weights[anomalous]),
+    )
+
+
+def _check_weights(sample_weight: ArrayLike) -> NDArray:
+    weights: NDArray = column_or_1d(sample_weight).astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(weights) | (weights < 0))
+    if wrong.size:
+        raise ValueError(
+            f"sample_weight has {wrong.size} values that are negative or not finite, "
+            f"the first is sample_weight[{wrong[0]}] = {weights[wrong[0]]}. Weights "
+            "must be at least 0."
+        )
+    return weights
 
 
 def _check_scores(y_score: ArrayLike) -> NDArray:
@@ -176,14 +230,11 @@ def _check_finite(scores: NDArray) -> None:
         )
 
 
-def _check_labels(y_true: ArrayLike) -> NDArray:
-    """Return labels as a 1-D array that contains both +1 and -1, and nothing else."""
-    labels = check_outlier_labels(y_true, "y_true")
+def _check_both_classes(labels: NDArray) -> None:
     for label, name in ((1, "normal"), (-1, "anomalous")):
         if label not in labels:
-            raise ValueError(
+            raise UndefinedMetricError(
                 f"y_true contains no {name} image ({label:+d}) among {labels.size} "
                 "labels; the metric needs both classes. Add images of the missing "
                 "class."
             )
-    return labels

@@ -10,7 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 from sklearn.utils import Bunch, check_array, check_consistent_length
 
-from skpatchcore.metrics._ranking import Ranking, as_floating, rank
+from skpatchcore.metrics._ranking import (
+    Ranking,
+    UndefinedMetricError,
+    as_floating,
+    rank,
+)
 
 # The official evaluation of MVTec AD joins pixels that touch at a corner.
 _EIGHT_CONNECTED = np.ones((3, 3), dtype=int)
@@ -280,7 +285,7 @@ def _rank_pixels(masks: PixelInput, maps: PixelInput) -> Ranking:
         (anomalous, "anomalous (non-zero)"),
     ):
         if scores.size == 0:
-            raise ValueError(
+            raise UndefinedMetricError(
                 f"None of the pixels with a score is {name} in the masks of "
                 f"{len(map_list)} image(s); the metric needs both kinds. Check the "
                 "masks, or add images."

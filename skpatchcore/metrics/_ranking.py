@@ -16,9 +16,12 @@ class Ranking:
 
     Hits and overlap change only at the scores of anomalous items. So the counts at
     these scores are sufficient, and normal items are only sorted.
+
+    Counts are integers, and so exact. With weights, they are sums of weights.
     """
 
     normal: NDArray  # (n_normal,), ascending
+    n_normal: int | float  # of all normal items
     scores: NDArray  # (m,), distinct scores of anomalous items, descending
     hits: NDArray  # (m,), anomalous items at or above each score
     overlap: NDArray  # (m,), mean share of a region at or above each score
@@ -27,10 +30,10 @@ class Ranking:
 
     def auroc(self) -> float:
         """Return the probability that an anomalous item ranks higher (ties half)."""
-        n_normal, n_anomalous = self.normal.size, int(self.hits[-1])
-        twice_outranked = 2 * n_normal - self.false_alarms - self.false_alarms_above
-        twice_wins = int(np.diff(self.hits, prepend=0) @ twice_outranked)
-        return twice_wins / (2 * n_normal * n_anomalous)
+        n_anomalous = self.hits[-1].item()
+        outranked = 2 * self.n_normal - self.false_alarms - self.false_alarms_above
+        twice_wins = (np.diff(self.hits, prepend=0) @ outranked).item()
+        return twice_wins / (2 * self.n_normal * n_anomalous)
 
     def average_precision(self) -> float:
         """Return the precision at the score of each anomalous item, averaged."""
@@ -41,14 +44,14 @@ class Ranking:
         """Return the largest F1. Among equal ones, it has the fewest false alarms."""
         f1 = 2 * self.hits / (self.hits[-1] + self.hits + self.false_alarms)
         best = int(np.argmax(f1))
-        hits, false_alarms = int(self.hits[best]), int(self.false_alarms[best])
+        hits, false_alarms = self.hits[best].item(), self.false_alarms[best].item()
         # The next lower score belongs to a normal item: if it belonged only to
         # anomalous ones, including it would increase F1.
         return Bunch(
             f1=float(f1[best]),
             threshold=self.threshold_below(best),
             precision=hits / (hits + false_alarms),
-            recall=hits / int(self.hits[-1]),
+            recall=hits / self.hits[-1].item(),
         )
 
     def threshold_below(self, index: int) -> float:
@@ -56,7 +59,8 @@ class Ranking:
 
         If no normal score is lower, return -inf.
         """
-        normal_below = self.normal[: self.normal.size - self.false_alarms[index]]
+        n_below = np.searchsorted(self.normal, self.scores[index], side="left")
+        normal_below = self.normal[:n_below]
         if normal_below.size == 0:
             return -np.inf
         lower, upper = normal_below[-1], self.scores[index]
@@ -72,31 +76,58 @@ class Ranking:
         # the first corner, and slopes between them if normal items have the same score.
         false_positives = np.stack([self.false_alarms_above, self.false_alarms], axis=1)
         overlap = np.stack([np.r_[0, self.overlap[:-1]], self.overlap], axis=1)
-        x = np.r_[0, false_positives.ravel(), self.normal.size]
+        x = np.r_[0, false_positives.ravel(), self.n_normal]
         y = np.r_[0, overlap.ravel(), 1]
-        limit = max_fpr * self.normal.size
+        limit = max_fpr * self.n_normal
         inside = x <= limit
         at_limit = np.interp(limit, x, y)
         return float(auc(np.r_[x[inside], limit], np.r_[y[inside], at_limit]) / limit)
 
 
-def rank(normal: NDArray, anomalous: NDArray, region_sizes: NDArray) -> Ranking:
-    """Rank items. ``region_sizes[i]`` counts the items in the region of anomaly i."""
-    normal = np.sort(normal)
+def rank(
+    normal: NDArray,
+    anomalous: NDArray,
+    region_sizes: NDArray,
+    *,
+    weights: tuple[NDArray, NDArray] | None = None,
+) -> Ranking:
+    """Rank items. ``region_sizes[i]`` counts the items in the region of anomaly i.
+
+    `weights` are positive numbers for normal and for anomalous items.
+    """
     order = np.argsort(anomalous)[::-1]
     ranked = anomalous[order]
     last_of_tie = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     scores = ranked[last_of_tie]
-    overlap = np.cumsum(1 / region_sizes[order])[last_of_tie]
+    if weights is None:
+        normal = np.sort(normal)
+        hits = last_of_tie + 1
+        shares = 1 / region_sizes[order]
+    else:
+        ascending = np.argsort(normal, kind="stable")
+        normal = normal[ascending]
+        hits = np.cumsum(weights[1][order])[last_of_tie]
+        n_below = np.concatenate([[0.0], np.cumsum(weights[0][ascending])])
+        shares = weights[1][order] / region_sizes[order]
+    overlap = np.cumsum(shares)[last_of_tie]
+    below = [np.searchsorted(normal, scores, side) for side in ("left", "right")]
+    n_normal: int | float = normal.size
+    if weights is not None:
+        below, n_normal = [n_below[index] for index in below], n_below[-1].item()
     return Ranking(
         normal=normal,
+        n_normal=n_normal,
         scores=scores,
-        hits=last_of_tie + 1,
+        hits=hits,
         # The last sum is the number of regions, except for rounding.
         overlap=overlap / overlap[-1],
-        false_alarms=normal.size - np.searchsorted(normal, scores, side="left"),
-        false_alarms_above=normal.size - np.searchsorted(normal, scores, side="right"),
+        false_alarms=n_normal - below[0],
+        false_alarms_above=n_normal - below[1],
     )
+
+
+class UndefinedMetricError(ValueError):
+    """A metric needs normal and anomalous items, but there are only those of a kind."""
 
 
 def as_floating(values: NDArray) -> NDArray:

@@ -1,5 +1,6 @@
 """Turn the JSON and arrays of a model file back into a detector."""
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -187,7 +188,8 @@ class Reader:
             estimator._freeze_params()
         if fitted and cls is PatchCoreDetector and "features_" not in fitted:
             estimator.features_ = thaw(estimator.features)
+        # A copy: the parameter of the frozen estimator may be set after loading.
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
-            estimator.estimator_ = estimator.estimator
+            estimator.estimator_ = copy(estimator.estimator)
         if fitted and cls is ConformalDetector and "estimators_" not in fitted:
-            estimator.estimators_ = [estimator.estimator]
+            estimator.estimators_ = [copy(estimator.estimator)]

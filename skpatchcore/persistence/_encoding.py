@@ -165,12 +165,12 @@ def _without_wrappers(value: Any) -> Any:
 
 
 def _scores_with_given(estimator: Any) -> bool:
-    """Return whether a detector scores with the same object that it was given."""
+    """Return whether a detector scores with the frozen one that it was given."""
     state = vars(estimator)
-    if state.get("estimator") is None:
-        return False
-    given = state["estimator"]
-    return state.get("estimator_") is given or state.get("estimators_") == [given]
+    given = state.get("estimator")
+    scoring = state.get("estimators_", [state.get("estimator_")])
+    frozen = all(isinstance(one, FrozenEstimator) for one in (given, *scoring))
+    return frozen and [one.estimator for one in scoring] == [given.estimator]
 
 
 def _uses_frozen_features(estimator: Any) -> bool:

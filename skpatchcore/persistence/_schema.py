@@ -7,6 +7,7 @@ where a larger number would only exhaust memory or time.
 
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import get_scorer_names
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
@@ -204,8 +205,8 @@ PARAMS: dict[type, dict[str, Kind]] = {
     },
     TunedThresholdDetector: {
         "estimator": _WRAPPED,
-        "scoring": Choice("f1", "balanced_accuracy"),
-        "cv": Choice("prefit") | _CV,
+        "scoring": Choice(*get_scorer_names()),
+        "cv": _CV,
     },
     FrozenEstimator: {
         "estimator": Instance(
@@ -280,6 +281,7 @@ FITTED: dict[type, dict[str, Kind]] = {
         "calibration_scores_": _floats(1),
         "calibration_indices_": _integers(1),
         "calibration_folds_": _integers(1),
+        "alpha_": _SHARE,
         "offset_": _FLOAT,
         "min_alpha_": Number(0, 1, "low", fraction=True),
         "_training_rows": _integers(1),
@@ -287,7 +289,7 @@ FITTED: dict[type, dict[str, Kind]] = {
     },
     TunedThresholdDetector: {
         "offset_": _FLOAT,
-        "best_score_": Number(0, 1, fraction=True),
+        "best_score_": _FLOAT,
         "_training_rows": _NONE | _integers(1),
     },
     FrozenEstimator: {},

@@ -194,30 +194,30 @@ def _check_conformal(detector) -> None:
         expected["_calibration_peaks"] = ("float64", "n")
     if hasattr(detector, "calibration_groups_"):
         expected["calibration_groups_"] = ("int64", "n")
-    n = _n_units(check_arrays(detector, expected)["n"], detector)
+    _check_groups(check_arrays(detector, expected)["n"], detector)
+    n, alpha = detector._calibration.n_units, detector.alpha_
     folds = detector.calibration_folds_
-    if n_supported(detector.alpha, n) == 0:
-        raise ValueError(f"alpha={detector.alpha} has too few calibration_scores_.")
+    if n_supported(alpha, n) == 0:
+        raise ValueError(f"alpha_={alpha} has too few calibration_scores_.")
     if folds.min() < 0 or folds.max() >= len(detector.estimators_):
         raise ValueError("calibration_folds_ exceed the number of estimators_.")
-    offset = detector._calibration.offset(detector.alpha)
+    offset = detector._calibration.offset(alpha)
     if (detector.offset_, detector.min_alpha_) != (offset, 1 / (n + 1)):
         raise ValueError("offset_ or min_alpha_ does not match calibration_scores_.")
     if "_calibration_peaks" in expected:
-        threshold = -detector._map_calibration.offset(detector.alpha)
+        threshold = -detector._map_calibration.offset(alpha)
         if getattr(detector, "map_threshold_", None) != threshold:
             raise ValueError("map_threshold_ does not match the calibration.")
     _check_training_folds(detector)
     _check_names(detector)
 
 
-def _n_units(n: int, detector) -> int:
-    """Return the number of calibration samples, or of their groups."""
+def _check_groups(n: int, detector) -> None:
+    """Check that calibration groups are numbered without gaps."""
     groups = getattr(detector, "calibration_groups_", np.arange(n))
     # Checked before counting, which takes memory in proportion to the largest number.
     if not ((groups >= 0) & (groups < n)).all() or not np.bincount(groups).all():
         raise ValueError("calibration_groups_ must be numbers from 0, without gaps.")
-    return int(groups.max(initial=-1)) + 1
 
 
 def _check_training_folds(detector) -> None:

@@ -333,13 +333,6 @@ def test_samples_labelled_anomalous_are_left_out(shape):
     assert_array_equal(bank.bank_, kept[bank.bank_indices_])
 
 
-def test_labels_0_and_1_warn_and_leave_nothing_out():
-    X = patches(10, 3)
-    with pytest.warns(UserWarning, match=r"labels 0 and 1; outlier labels are \+1"):
-        bank = make_bank().fit(X, [0, 1] * 5)
-    assert len(bank.training_scores_) == 10
-
-
 def test_only_anomalies_leave_nothing_to_learn_from():
     with pytest.raises(ValueError, match="All 10 samples are labelled -1"):
         make_bank().fit(patches(10, 3), -np.ones(10))

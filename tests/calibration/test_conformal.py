@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.metrics import f1_score
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
@@ -21,7 +20,7 @@ from sklearn.model_selection import (
     TimeSeriesSplit,
 )
 from sklearn.neighbors import LocalOutlierFactor
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
 
@@ -33,28 +32,16 @@ from skpatchcore import (
     PatchMemoryBank,
 )
 from skpatchcore._backbones._backbone import Backbone
+from skpatchcore._detectors._cross_fit import features_once
+from skpatchcore._detectors._find import uncached_features
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.calibration._p_values import Calibration, anomaly_score, n_supported
-from skpatchcore.metrics import f1_max, image_auroc_scorer
+from skpatchcore.metrics import image_auroc_scorer
 from skpatchcore.persistence import load, save
 from skpatchcore.scoring import score_images
+from tests.helpers import DistanceToMean, NotANumber
 
 METHODS = ["split", "cross", "refit"]
-
-
-class DistanceToMean(OutlierMixin, BaseEstimator):
-    """The simplest detector; optionally in whole steps, so that scores tie."""
-
-    def __init__(self, step=None):
-        self.step = step
-
-    def fit(self, X, y=None):
-        self.mean_ = np.mean(X, axis=0)
-        return self
-
-    def score_samples(self, X):
-        scores = -np.linalg.norm(X - self.mean_, axis=1)
-        return scores if self.step is None else np.round(scores / self.step)
 
 
 class OnlyDecisionFunction(DistanceToMean):
@@ -341,17 +328,6 @@ def test_wrong_parameters(rng, params, message):
         conformal(**params).fit(rng.normal(size=(40, 2)))
 
 
-class NotANumber(DistanceToMean):
-    """Scores are `bad` where the first number is beyond 50."""
-
-    def __init__(self, bad=np.nan):
-        self.bad = bad
-
-    def score_samples(self, X):
-        scores = -np.linalg.norm(X - np.median(X, axis=0), axis=1)
-        return np.where(X[:, 0] > 50, self.bad, scores)
-
-
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("method", [*METHODS, "jackknife+"])
 def test_calibration_scores_that_are_no_numbers_name_the_row(rng, method, bad):
@@ -378,16 +354,6 @@ def test_new_samples_with_nan_scores_are_not_called_normal(rng):
     for method in ("predict", "predict_pvalue", "predict_anomaly_score"):
         with pytest.raises(ValueError, match="the first is row 3 of X"):
             getattr(detector, method)(X)
-
-
-@pytest.mark.parametrize("cv", ["prefit", 3])
-def test_tuned_threshold_names_the_row_of_a_nan_score(rng, cv):
-    X = rng.normal(size=(40, 2))
-    X[7, 0] = 99
-    y = np.tile([1, 1, 1, -1], 10)
-    estimator = NotANumber().fit(X[:5])
-    with pytest.raises(ValueError, match="the first is row 7 of X"):
-        TunedThresholdDetector(estimator, cv=cv).fit(X, y)
 
 
 def test_bad_scores_of_files_name_the_file(tmp_path):
@@ -571,6 +537,84 @@ def test_each_image_passes_the_network_once_in_fit(rng, method, given, passes):
         assert_array_equal(one.memory_bank_.bank_, other.memory_bank_.bank_)
 
 
+def typical_score(estimator, X, y=None):
+    return np.mean(estimator.score_samples(X))
+
+
+def search_for_smoothing(detector):
+    return GridSearchCV(
+        detector, {"smoothing": [0.0, 4.0]}, cv=2, scoring=typical_score
+    )
+
+
+# Estimators that pass images through a network, in each of the ways they may be nested.
+NESTED = {
+    "pipeline": lambda: make_pipeline(image_detector()),
+    "pipeline of features": lambda: make_pipeline(
+        image_detector().features, PatchMemoryBank(random_state=0)
+    ),
+    "pipeline in a pipeline": lambda: make_pipeline(
+        "passthrough", make_pipeline(image_detector())
+    ),
+    "ensemble": lambda: ensemble(),
+    "search": lambda: search_for_smoothing(image_detector()),
+    "search in a pipeline": lambda: make_pipeline(
+        search_for_smoothing(image_detector())
+    ),
+    "search over a pipeline": lambda: GridSearchCV(
+        Pipeline([("detector", image_detector())]),
+        {"detector__smoothing": [0.0, 4.0]},
+        cv=2,
+        scoring=typical_score,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("method", ["cross", "refit", "split"])
+def test_each_image_passes_the_network_once_in_nested_estimators(
+    rng, name, method, passes
+):
+    good = make_images(rng, 12)
+    detector = conformal(NESTED[name](), method=method, cv=3, alpha=0.2).fit(good)
+    assert sum(passes) == len(good)
+    # The temporary cache is forgotten.
+    assert b"skpatchcore-" not in pickle.dumps(detector)
+    assert detector.predict_pvalue(make_images(rng, 2)).shape == (2,)
+
+
+@pytest.mark.parametrize("name", ["detector", *NESTED])
+def test_each_image_passes_the_network_once_in_tuning(rng, name, passes):
+    X = make_images(rng, 12)
+    X[8:, 8:14, 10:16] = 255
+    estimator = (NESTED | {"detector": image_detector})[name]()
+    detector = TunedThresholdDetector(estimator, cv=2)
+    detector.fit(X, np.repeat([1, -1], [8, 4]))
+    assert sum(passes) == len(X)
+    assert b"skpatchcore-" not in pickle.dumps(detector)
+
+
+def test_a_cache_of_the_user_is_kept(rng, tmp_path, passes):
+    good = make_images(rng, 12)
+    detector = conformal(make_pipeline(image_detector(memory=tmp_path)), cv=3)
+    detector.fit(good)
+    assert sum(passes) == len(good)
+    assert {one[0].memory for one in detector.estimators_} == {tmp_path}
+
+
+def test_default_features_stay_default(rng):
+    detector = PatchCoreDetector(random_state=0)
+    assert uncached_features(detector) == ["features__memory"]
+    assert uncached_features(make_pipeline(detector)) == [
+        "patchcoredetector__features__memory"
+    ]
+    with features_once(make_pipeline(detector), 2) as (given, give_back):
+        assert given[0].features.memory is not None
+        give_back([given])
+    assert given[0].features is None
+    assert detector.features is None
+
+
 def parts_of(detector):
     for one in detector.estimators_:
         bank = one.memory_bank_
@@ -632,7 +676,8 @@ def inner_detectors(good, defects):
     """Return detectors with maps that a ConformalDetector may be put round, by name."""
     X = np.concatenate([good, defects])
     y = np.repeat([1, -1], [len(good), len(defects)])
-    tuned = TunedThresholdDetector(image_detector().fit(good)).fit(X, y)
+    tuned = TunedThresholdDetector(FrozenEstimator(image_detector().fit(good)))
+    tuned.fit(X, y)
     cross = TunedThresholdDetector(image_detector(), cv=2).fit(X, y)
     return {
         "detector": image_detector(),
@@ -720,81 +765,100 @@ def test_tuned_threshold_has_the_maps_of_its_detector(inner):
     assert not hasattr(TunedThresholdDetector(DistanceToMean()), "predict_maps")
 
 
-# Tuned thresholds -------------------------------------------------------------------
-
-
-@pytest.fixture
-def labelled(rng):
-    X = np.concatenate([rng.normal(size=(60, 2)), rng.normal(2.5, 1, (20, 2))])
-    return X, np.repeat([1, -1], [60, 20])
-
-
-def test_tuned_threshold_has_the_best_f1(rng, labelled):
-    X, y = labelled
-    fitted = DistanceToMean().fit(rng.normal(size=(100, 2)))
-    detector = TunedThresholdDetector(fitted).fit(X, y)
-    best = f1_max(y, fitted.score_samples(X))
-    assert detector.best_score_ == pytest.approx(best.f1)
-    assert detector.offset_ == pytest.approx(best.threshold)
-    assert f1_score(y, detector.predict(X), pos_label=-1) == pytest.approx(best.f1)
-    assert detector.estimator_ is fitted
-    frozen = TunedThresholdDetector(FrozenEstimator(fitted), cv=5).fit(X, y)
-    assert frozen.offset_ == detector.offset_
-
-
-def test_tuned_threshold_from_folds(labelled):
-    X, y = labelled
-    detector = TunedThresholdDetector(DistanceToMean(), cv=4).fit(X, y)
-    assert_allclose(detector.estimator_.mean_, X[y == 1].mean(axis=0))
-    assert detector.best_score_ > 0.7
-    scores = np.empty(len(y))
-    for train, test in StratifiedKFold(4).split(X, y):
-        fold = DistanceToMean().fit(X[train[y[train] == 1]])
-        scores[test] = fold.score_samples(X[test])
-    assert detector.offset_ == pytest.approx(f1_max(y, scores).threshold)
-    assert_array_equal(detector.fit_predict(X, y), detector.predict(X))
-
-
-def test_tuned_threshold_for_other_scores(rng, labelled):
-    X, y = labelled
-    fitted = DistanceToMean().fit(rng.normal(size=(100, 2)))
-    balanced = TunedThresholdDetector(fitted, scoring="balanced_accuracy").fit(X, y)
-    f1 = TunedThresholdDetector(fitted).fit(X, y)
-    # Defects count as much as good samples: more is flagged.
-    assert np.sum(balanced.predict(X) == -1) >= np.sum(f1.predict(X) == -1)
-    nothing = TunedThresholdDetector(
-        fitted, scoring=lambda y_true, y_pred: -np.sum(y_pred == -1)
-    ).fit(X, y)
-    assert_array_equal(nothing.predict(X), 1)
-    everything = TunedThresholdDetector(
-        fitted, scoring=lambda y_true, y_pred: np.sum(y_pred == -1)
-    ).fit(X, y)
-    assert_array_equal(everything.predict(X), -1)
-
-
-@pytest.mark.parametrize(
-    ("params", "y", "message"),
-    [
-        ({}, np.ones(80), r"both; got \[1.0\]"),
-        ({}, np.repeat([0, 1], 40), r"both; got \[0, 1\]"),
-        ({}, np.ones(3), "3 labels, but X has 80"),
-        ({"cv": TimeSeriesSplit(3)}, np.tile([1, -1], 40), "row 0"),
-        ({"scoring": "roc_auc"}, np.tile([1, -1], 40), "scoring"),
-    ],
-)
-def test_tuned_threshold_refuses(labelled, params, y, message):
-    X, _ = labelled
-    fitted = DistanceToMean().fit(X)
-    with pytest.raises(ValueError, match=message):
-        TunedThresholdDetector(fitted, **params).fit(X, y)
-
-
-def test_tuned_threshold_needs_a_fitted_estimator(labelled):
-    with pytest.raises(NotFittedError):
-        TunedThresholdDetector(DistanceToMean()).fit(*labelled)
-
-
 def test_folds_may_be_a_splitter(rng):
     X = rng.normal(size=(40, 2))
     given_folds = conformal(cv=KFold(4)).fit(X)
     assert_array_equal(given_folds.calibration_indices_, np.arange(40))
+
+
+# Parameters set after fit -----------------------------------------------------------
+
+AFTER_FIT = {
+    "alpha": 0.5,
+    "method": "split",
+    "cv": 2,
+    "calibration_size": 0.9,
+    "random_state": 7,
+    "estimator": IsolationForest(),
+    "estimator__step": 3.0,
+}
+
+
+def answers_of(detector, X):
+    names = ["score_samples", "decision_function", "predict"]
+    names += ["predict_pvalue", "predict_anomaly_score"]
+    found = [getattr(detector, name)(X) for name in names if hasattr(detector, name)]
+    return np.concatenate([*found, [detector.offset_]])
+
+
+@pytest.mark.parametrize("name", AFTER_FIT)
+@pytest.mark.parametrize("method", METHODS)
+def test_parameters_set_after_fit_change_no_answer(rng, name, method):
+    X, new = rng.normal(size=(2, 40, 2))
+    detector = conformal(method=method).fit(X)
+    expected = answers_of(detector, 2 * new)
+    detector.set_params(**{name: AFTER_FIT[name]})
+    assert_array_equal(answers_of(detector, 2 * new), expected)
+    assert detector.alpha_ == 0.1
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"scoring": "recall"},
+        {"cv": 2},
+        {"estimator": IsolationForest()},
+        {"estimator__step": 3.0},
+    ],
+    ids=lambda params: next(iter(params)),
+)
+def test_parameters_set_after_tuning_change_no_answer(rng, params):
+    X = rng.normal(size=(40, 2))
+    detector = TunedThresholdDetector(DistanceToMean(), cv=4)
+    detector.fit(X, np.repeat([1, -1], [30, 10]))
+    expected = answers_of(detector, 2 * X)
+    detector.set_params(**params)
+    assert_array_equal(answers_of(detector, 2 * X), expected)
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "tuned"])
+@pytest.mark.parametrize("again", ["fitted", "pickled"])
+def test_another_estimator_in_the_frozen_one_changes_no_answer(rng, kind, again):
+    X = rng.normal(size=(40, 2))
+    frozen = FrozenEstimator(DistanceToMean().fit(X))
+    detector = {
+        "calibrated": conformal(frozen).fit(X),
+        "tuned": TunedThresholdDetector(frozen).fit(X, np.repeat([1, -1], 20)),
+    }[kind]
+    expected = answers_of(detector, X)
+    if again == "pickled":
+        detector = pickle.loads(pickle.dumps(detector))
+    detector.set_params(estimator__estimator=DistanceToMean().fit(X + 9))
+    assert_array_equal(answers_of(detector, X), expected)
+
+
+def test_a_loaded_detector_keeps_its_frozen_estimator(rng, tmp_path):
+    good = make_images(rng, 12)
+    frozen = FrozenEstimator(image_detector().fit(good[:6]))
+    save(conformal(frozen, alpha=0.2).fit(good[6:]), tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc")
+    expected = loaded.score_samples(good)
+    loaded.set_params(estimator__estimator=image_detector().fit(good[3:]))
+    assert_array_equal(loaded.score_samples(good), expected)
+
+
+def test_a_file_keeps_the_level_that_the_threshold_was_set_for(rng, tmp_path):
+    good = make_images(rng, 12)
+    detector = conformal(image_detector(), alpha=0.2, cv=2).fit(good)
+    detector.set_params(alpha=0.5)
+    save(detector, tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc")
+    assert (loaded.alpha, loaded.alpha_) == (0.5, 0.2)
+    assert loaded.offset_ == detector.offset_
+
+
+def test_scores_do_not_depend_on_alpha_and_p_values_serve_every_level(rng):
+    X, new = rng.normal(size=(2, 60, 2))
+    strict, lax = (conformal(alpha=alpha).fit(X) for alpha in (0.05, 0.3))
+    assert_array_equal(strict.score_samples(new), lax.score_samples(new))
+    assert_array_equal(strict.predict_pvalue(new) <= 0.3, lax.predict(new) == -1)

@@ -363,7 +363,7 @@ def test_peaks_of_members_that_see_images_in_other_sizes(method, data):
 def test_a_threshold_for_maps_exists_only_with_maps():
     X = np.random.default_rng(0).normal(size=(20, 2))
     y = np.repeat([1, -1], 10)
-    tuned = TunedThresholdDetector(IsolationForest(random_state=0).fit(X)).fit(X, y)
+    tuned = TunedThresholdDetector(IsolationForest(random_state=0)).fit(X, y)
     assert not hasattr(tuned, "map_threshold_")
 
 
@@ -412,7 +412,8 @@ class Watched(ImageDetector, BaseEstimator):
 def test_inspections_are_closed_on_early_exit(data):
     X, _, _ = data
     detector = Watched()
-    tuned = TunedThresholdDetector(detector).fit(X, np.repeat([1, -1], 5))
+    tuned = TunedThresholdDetector(FrozenEstimator(detector))
+    tuned.fit(X, np.repeat([1, -1], 5))
     detector.closed = 0
     inspections = tuned.inspect(X)
     assert next(inspections).index == 0

@@ -314,11 +314,6 @@ def test_only_anomalies_leave_nothing_to_learn_from():
         make_detector().fit(images(), -np.ones(6))
 
 
-def test_labels_0_and_1_warn():
-    with pytest.warns(UserWarning, match="labels 0 and 1"):
-        make_detector().fit(images(), [0, 1, 0, 1, 0, 1])
-
-
 @pytest.mark.parametrize("y", [None, [1, 1, 1, 1, -1, 1]])
 def test_fit_predict_equals_fit_then_predict(y):
     X = images()

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection import AnomalyMapDisplay, _colors
+from skpatchcore.inspection._axes import row_titles
 from skpatchcore.inspection._overlays import blend_overlay, color_limits
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -57,6 +59,7 @@ def test_a_sheet_has_a_row_for_each_image(images):
         "defect",
     ]
     assert titles_of(display) == ["image 0", "image 1"]
+    assert display.figure_.get_suptitle() == "Anomaly maps"
     display.figure_.canvas.draw()
 
 
@@ -159,9 +162,23 @@ def test_all_inputs_of_estimators_can_be_drawn(images, maps, tmp_path):
     display = AnomalyMapDisplay.from_predictions(
         mixed, [*maps, maps[1]], masks=[mask, None, None]
     )
-    assert titles_of(display) == ["nut.png", "image 1", "image 2"]
+    name = f"{tmp_path.name}/nut.png"
+    assert titles_of(display) == [name, "image 1", "image 2"]
     for row in display.axes_[1:]:
         np.testing.assert_allclose(row[0].images[0].get_array(), images[1] / 255)
+
+
+@pytest.mark.parametrize(
+    ("source", "title"),
+    [
+        ("/data/test/scratch/000.png", "scratch/000.png"),
+        (Path("scratch", "000.png"), "scratch/000.png"),
+        ("000.png", "000.png"),
+        (np.zeros((2, 2)), "image 7"),
+    ],
+)
+def test_rows_name_folder_and_file(source, title):
+    assert row_titles([None] * 7 + [source])[7] == title
 
 
 def test_pixels_without_a_score_are_not_coloured(images, maps):
@@ -176,6 +193,7 @@ def test_one_axes_is_divided_among_the_images(images, maps):
     figure, (left, right) = plt.subplots(1, 2)
     display = AnomalyMapDisplay.from_predictions(images, maps, ax=left)
     assert display.figure_ is figure
+    assert figure.get_suptitle() == ""
     assert display.axes_.shape == (2, 3)
     assert not left.axison
     assert right.axison

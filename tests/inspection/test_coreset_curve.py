@@ -34,6 +34,7 @@ def test_a_curve_is_the_radii_of_the_picks(bank, X):
     assert y[6] == pytest.approx(distances.max(), rel=1e-5)
     assert display.ax_.get_xlabel() == "patches kept, out of 200"
     assert display.ax_.get_xscale() == "log"
+    assert display.ax_.get_title() == "Cover radius of the coreset"
     assert display.ax_.get_legend() is not None
 
 

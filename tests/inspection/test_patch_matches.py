@@ -164,6 +164,7 @@ def test_a_sheet_shows_image_patch_and_matches(detector, train, surfaces):
     )
     assert display.axes_.shape == (2, 5)
     assert [row[0].get_ylabel() for row in display.axes_] == ["a", "b"]
+    assert display.figure_.get_suptitle() == "Patches and the nearest normal patches"
     assert display.axes_[0, 2].get_title().startswith("nearest normal patch\ndistance")
     assert display.axes_[1, 4].get_title().startswith("distance")
     # The axes show the surroundings of the patch, but hold the whole image.

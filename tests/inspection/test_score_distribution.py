@@ -48,6 +48,47 @@ def test_the_interval_of_the_rate_is_clopper_and_pearsons():
     low, high = beta.ppf(0.025, 1, 20), beta.ppf(0.975, 2, 19)
     np.testing.assert_allclose(display.false_alarm_interval_, (low, high))
     assert np.isnan(display.miss_rate_)
+    low, high = (f"{100 * end:.3g}" for end in display.false_alarm_interval_)
+    assert (
+        "95 % confidence interval\n(Clopper-Pearson): " + f"{low} to {high} %"
+    ) in labels_of(display)[-1]
+
+
+def test_the_legend_states_the_level_that_the_threshold_was_set_for(samples):
+    X, y = samples
+    detector = ConformalDetector(OneClassSVM(), alpha=0.1, random_state=0).fit(X[:20])
+    detector.set_params(alpha=0.5)
+    display = ScoreDistributionDisplay.from_estimator(detector, X, y)
+    assert "set for 10 %" in labels_of(display)[-1]
+
+
+def test_legend_title_and_labels_do_not_overlap(samples):
+    _, y = samples
+    display = ScoreDistributionDisplay.from_predictions(
+        y, np.where(y == 1, -1.0, -5.0), threshold=-3.0, alpha=0.01
+    )
+    display.figure_.canvas.draw()
+    axes = display.ax_
+    boxes = [
+        part.get_window_extent()
+        for part in (axes, axes.title, axes.xaxis.label, axes.get_legend())
+    ]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert box.x0 >= 0
+        assert box.x1 <= display.figure_.bbox.x1
+        assert box.y0 >= 0
+
+
+def test_a_figure_has_a_title_but_that_of_given_axes_stays(samples):
+    _, y = samples
+    scores = np.where(y == 1, -1.0, -5.0)
+    display = ScoreDistributionDisplay.from_predictions(y, scores)
+    assert display.ax_.get_title() == "Anomaly scores of normal and anomalous samples"
+    _, ax = plt.subplots()
+    ax.set_title("test images")
+    ScoreDistributionDisplay.from_predictions(y, scores, ax=ax)
+    assert ax.get_title() == "test images"
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,17 @@ import pytest
 from PIL import Image
 from sklearn import clone, config_context
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.exceptions import NotFittedError, UnsetMetadataPassedError
+from sklearn.exceptions import (
+    NotFittedError,
+    UndefinedMetricWarning,
+    UnsetMetadataPassedError,
+)
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     GridSearchCV,
     HalvingGridSearchCV,
+    KFold,
+    LearningCurveDisplay,
     cross_val_score,
     cross_validate,
 )
@@ -22,8 +28,14 @@ from sklearn.preprocessing import FunctionTransformer
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.metrics import (
+    all_metrics_scorer,
     aupro,
     aupro_scorer,
+    average_precision,
+    average_precision_scorer,
+    f1_max,
+    f1_max_scorer,
+    image_auroc,
     image_auroc_scorer,
     pixel_auroc,
     pixel_auroc_scorer,
@@ -43,6 +55,16 @@ SCORERS = {
     ),
     "pixel_f1_max": (pixel_f1_max_scorer, lambda *args: pixel_f1_max(*args).f1),
     "aupro": (aupro_scorer, aupro),
+}
+IMAGE_SCORERS = {
+    "image_auroc": (image_auroc_scorer, image_auroc),
+    "average_precision": (average_precision_scorer, average_precision),
+    "f1_max": (f1_max_scorer, lambda *args, **kw: f1_max(*args, **kw).f1),
+}
+EVERY_SCORER = {
+    **{name: scorer for name, (scorer, _) in (SCORERS | IMAGE_SCORERS).items()},
+    "pixel_metrics": pixel_metrics_scorer,
+    "all_metrics": all_metrics_scorer,
 }
 CV = OneClassKFold(3)
 
@@ -133,8 +155,160 @@ def test_masks_that_do_not_fit_are_refused(images):
         aupro_scorer(detector, X, y, masks=masks[1:])
     with pytest.raises(ValueError, match="Mask and image differ in size: mask 0"):
         aupro_scorer(detector, X, y, masks=masks[:, 1:])
-    with pytest.raises(ValueError, match="of 9 image"):
-        aupro_scorer(detector, X[:9], y[:9], masks=masks[:9])
+
+
+# Images and pixels ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", IMAGE_SCORERS)
+def test_an_image_scorer_equals_its_metric(images, name):
+    X, y, _ = images
+    scorer, metric = IMAGE_SCORERS[name]
+    detector = BrightnessDetector().fit(X)
+    assert scorer(detector, X, y) == metric(y, detector.decision_function(X))
+
+
+@pytest.mark.parametrize("name", IMAGE_SCORERS)
+def test_a_weight_of_2_counts_an_image_twice(images, name):
+    X, y, _ = images
+    scorer, _ = IMAGE_SCORERS[name]
+    detector = BrightnessDetector().fit(X)
+    weights = np.arange(len(X)) % 3
+    repeated = np.repeat(np.arange(len(X)), weights)
+    weighted = scorer(detector, X, y, sample_weight=weights)
+    assert weighted == pytest.approx(scorer(detector, X[repeated], y[repeated]))
+    with config_context(enable_metadata_routing=True):
+        routed = clone(scorer).set_score_request(sample_weight=True)
+        everything = [(np.arange(len(X)), np.arange(len(X)))]
+        (by_routing,) = cross_val_score(
+            BrightnessDetector(),
+            X,
+            y,
+            scoring=routed,
+            cv=everything,
+            params={"sample_weight": weights},
+            error_score="raise",
+        )
+    assert by_routing == weighted
+
+
+def test_image_scorers_share_the_scores_of_a_fold(images):
+    X, y, _ = images
+    scoring = {name: scorer for name, (scorer, _) in IMAGE_SCORERS.items()}
+    result = cross_validate(
+        BrightnessDetector(), X, y, cv=CV, scoring=scoring, return_estimator=True
+    )
+    assert [detector.n_maps_ for detector in result["estimator"]] == [1, 1, 1]
+
+
+def test_image_and_pixel_metrics_come_from_one_call(images):
+    X, y, masks = images
+    detector = BrightnessDetector().fit(X)
+    values = all_metrics_scorer(detector, X, y, masks=masks)
+    apart = {
+        name: scorer(detector, X, y) for name, (scorer, _) in IMAGE_SCORERS.items()
+    }
+    assert values == apart | pixel_metrics_scorer(detector, X, y, masks=masks)
+    weights = np.arange(15) % 3
+    weighted = all_metrics_scorer(detector, X, y, masks=masks, sample_weight=weights)
+    assert weighted["image_auroc"] == image_auroc_scorer(
+        detector, X, y, sample_weight=weights
+    )
+    assert weighted["aupro"] == values["aupro"]
+
+
+def test_all_metrics_of_a_detector_need_one_pass_over_its_images():
+    surfaces = make_surface_defects(6, 2, 2, image_size=32, random_state=0)
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
+    detector = PatchCoreDetector(features, random_state=0)
+    with config_context(enable_metadata_routing=True):
+        search = GridSearchCV(
+            detector,
+            {"smoothing": [0.0, 4.0]},
+            scoring=all_metrics_scorer,
+            refit="image_auroc",
+            cv=surfaces.cv,
+            error_score="raise",
+        ).fit(surfaces.data, surfaces.target, masks=surfaces.masks)
+    assert set(IMAGE_SCORERS) | set(SCORERS) <= {
+        name.removeprefix("mean_test_") for name in search.cv_results_
+    }
+    test = np.arange(6, len(surfaces.data))
+    X, y = surfaces.data[test], surfaces.target[test]
+    masks = [surfaces.masks[i] for i in test]
+    seen = []
+    found = search.best_estimator_
+    inspect = found._inspect
+    found._inspect = lambda given: seen.extend(range(len(given))) or inspect(given)
+    values = all_metrics_scorer(search, X, y, masks=masks)
+    assert seen == list(range(len(X)))
+    assert values["image_auroc"] == image_auroc_scorer(search, X, y)
+    assert values["aupro"] == aupro_scorer(search, X, y, masks=masks)
+
+
+# Folds with one class ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EVERY_SCORER)
+def test_a_metric_that_is_not_defined_is_nan_with_a_warning(images, name):
+    X, y, masks = images
+    scorer, detector = EVERY_SCORER[name], BrightnessDetector().fit(X)
+    given = {"masks": masks[:9]} if hasattr(scorer, "requests") else {}
+    n_warnings = 2 if name == "all_metrics" else 1
+    with pytest.warns(
+        UndefinedMetricWarning, match="not defined, set to NaN"
+    ) as caught:
+        value = scorer(detector, X[:9], y[:9], **given)
+    assert len(caught) == n_warnings
+    assert np.isnan(list(value.values()) if isinstance(value, dict) else value).all()
+
+
+def test_folds_with_one_class_do_not_end_a_cross_validation(images):
+    X, y, _ = images
+    order = np.r_[0:6, 9:12, 6:9, 12:15]
+    with pytest.warns(UndefinedMetricWarning, match="contains no .* image .* among 3"):
+        scores = cross_val_score(
+            BrightnessDetector(),
+            X[order],
+            y[order],
+            scoring=image_auroc_scorer,
+            cv=KFold(5),
+            error_score="raise",
+        )
+    assert np.isnan(scores).all()
+
+
+def test_wrong_labels_are_still_an_error(images):
+    X, y, masks = images
+    detector = BrightnessDetector().fit(X)
+    for scorer, given in (
+        (image_auroc_scorer, {}),
+        (all_metrics_scorer, {"masks": masks}),
+    ):
+        with pytest.raises(ValueError, match="If 1 stands for anomalous"):
+            scorer(detector, X, y == -1, **given)
+
+
+# Names ------------------------------------------------------------------------------
+
+
+def test_learning_curves_show_the_name_of_a_metric(images):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    X, y, _ = images
+    # Training folds have one class.
+    with pytest.warns(UndefinedMetricWarning):
+        display = LearningCurveDisplay.from_estimator(
+            BrightnessDetector(),
+            X,
+            y,
+            cv=CV,
+            train_sizes=[0.5, 1.0],
+            scoring=image_auroc_scorer,
+            score_type="test",
+            error_score="raise",
+        )
+    assert display.ax_.get_ylabel() == "Image auroc"
+    plt.close("all")
 
 
 # Estimators -------------------------------------------------------------------------
@@ -316,9 +490,9 @@ def test_copies_keep_the_request_and_do_not_change_the_original(images, copy):
 
 
 def test_scorers_show_their_names():
-    assert [repr(scorer) for scorer, _ in SCORERS.values()] == [
-        f"{name}_scorer" for name in SCORERS
-    ]
+    for name, scorer in EVERY_SCORER.items():
+        assert repr(scorer) == f"{name}_scorer"
+        assert scorer.__name__ == name
     search = GridSearchCV(BrightnessDetector(), {}, scoring=pixel_metrics_scorer)
     assert "scoring=pixel_metrics_scorer" in repr(clone(search))
 

@@ -208,7 +208,7 @@ def hostile_values(paths: list[str]) -> list:
     ]
     numbers = [0, 1, 2, 3, -1, 2**31, 2**62, 10**19, 0.5, 1e-9, 1.0, -1.0, 1e308]
     words = ["auto", "random", "cpu", "cuda", "faiss", "pynndescent", "torch", "max"]
-    words += ["euclidean", "cosine", "flip", "drop", "prefit", "split", "embedded"]
+    words += ["euclidean", "cosine", "flip", "drop", "recall", "split", "embedded"]
     words += ["gabor", "resnet18", "resnet10t.c3_in1k", "centered", "full", "", "x"]
     return [*names, *objects, *numbers, *words, True, False, None, [], {}]
 

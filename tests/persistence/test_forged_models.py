@@ -293,7 +293,7 @@ def test_an_output_container_of_a_projection_is_left_out(tmp_path):
 
 
 def test_a_function_is_an_error_when_saving(detector, tmp_path):
-    tuned = TunedThresholdDetector(detector, scoring=lambda y, z: 1.0)
+    tuned = TunedThresholdDetector(FrozenEstimator(detector), scoring=lambda y, z: 1.0)
     tuned.fit(X[:4], [1, 1, -1, -1])
     with pytest.raises(TypeError, match="scoring is <function"):
         save(tuned, tmp_path / "m")

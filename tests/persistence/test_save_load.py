@@ -495,10 +495,14 @@ WITH_THRESHOLDS = {
     "leave one out": lambda: calibrated(cv=LeaveOneOut()),
     "folds": lambda: calibrated(cv=KFold(2, shuffle=True, random_state=3)),
     "frozen": lambda: calibrated(FrozenEstimator(make())),
-    "tuned": lambda: tuned(estimator=make(), scoring="balanced_accuracy"),
+    "tuned": lambda: tuned(
+        estimator=FrozenEstimator(make()), scoring="balanced_accuracy"
+    ),
     "tuned by folds": lambda: tuned(estimator=make(), cv=StratifiedKFold(2)),
     "tuned frozen": lambda: tuned(estimator=FrozenEstimator(make())),
-    "tuned within": lambda: calibrated(FrozenEstimator(tuned(estimator=make()))),
+    "tuned within": lambda: calibrated(
+        FrozenEstimator(tuned(estimator=FrozenEstimator(make())))
+    ),
     "other networks": lambda: calibrated(make(random_state=None), random_state=1),
 }
 

@@ -252,7 +252,7 @@ def wrapped(detector):
     defective[:, 4:9, 4:9] = 255
     X, y = np.concatenate([good, defective]), np.repeat([1, -1], 20)
     frozen = FrozenEstimator(detector)
-    tuned = TunedThresholdDetector(detector).fit(X, y)
+    tuned = TunedThresholdDetector(frozen).fit(X, y)
     params = {"alpha": 0.1, "random_state": 0}
     return {
         "plain": detector,

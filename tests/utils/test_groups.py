@@ -462,10 +462,12 @@ def test_tuned_threshold_refuses_a_splitter_that_splits_groups(labelled):
         ).fit(X, y, groups=parts)
 
 
-def test_tuned_threshold_warns_of_unused_groups_with_a_fitted_estimator(labelled):
+def test_tuned_threshold_warns_of_unused_groups_with_a_frozen_estimator(labelled):
     X, y, parts = labelled
     with pytest.warns(UserWarning, match="groups was not used"):
-        TunedThresholdDetector(NearestDistance().fit(X)).fit(X, y, groups=parts)
+        TunedThresholdDetector(FrozenEstimator(NearestDistance().fit(X))).fit(
+            X, y, groups=parts
+        )
 
 
 def test_rows_held_out_more_than_once_get_their_mean_score(rng):
@@ -477,8 +479,8 @@ def test_rows_held_out_more_than_once_get_their_mean_score(rng):
     for k, (train, test) in enumerate(cv.split(X, y)):
         scores[k, test] = NearestDistance().fit(X[train]).score_samples(X[test])
     scores[0] = np.where(y == -1, scores.mean(axis=0), scores.sum(axis=0))
-    prefit = TunedThresholdDetector(FrozenEstimator(_Given(scores[0]).fit(X)))
-    assert detector.offset_ == pytest.approx(prefit.fit(X, y).offset_)
+    frozen = TunedThresholdDetector(FrozenEstimator(_Given(scores[0]).fit(X)))
+    assert detector.offset_ == pytest.approx(frozen.fit(X, y).offset_)
 
 
 class _Given(NearestDistance):
