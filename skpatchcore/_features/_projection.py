@@ -28,7 +28,19 @@ def fit_projection(
         projection = GaussianRandomProjection(projection, random_state=random_state)
         return projection.fit(patches[:1])
     projection = seed_unset(clone(projection), random_state)
-    return projection.fit(patches)
+    return _with_contiguous_arrays(projection.fit(patches))
+
+
+def _with_contiguous_arrays(projection: Any) -> Any:
+    """Return a fitted transformer whose pickle transforms bit for bit alike.
+
+    A pickle keeps the values of an array, but not the strides of a view such as the
+    components of a randomised PCA, and products round by them.
+    """
+    for name, value in vars(projection).items():
+        if isinstance(value, np.ndarray) and not value.flags.forc:
+            setattr(projection, name, np.ascontiguousarray(value))
+    return projection
 
 
 def project_all(projection: Any, patches: np.ndarray, *, in_place: bool) -> np.ndarray:
