@@ -26,6 +26,10 @@ from skpatchcore._images._tiff import (
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
 _TRANSPOSED = (5, 6, 7, 8)
+# Tags of TIFF 6.0, and values of them.
+_BITS, _PHOTOMETRIC, _DESCRIPTION, _EXTRA_SAMPLES = 258, 262, 270, 338
+_SAMPLE_FORMAT, _DEPTH = 339, 32997
+_WHITE_IS_ZERO, _UNSPECIFIED, _UNSIGNED = 0, 0, 1
 
 
 def decode_file(source: FileSource) -> NDArray[Any]:
@@ -70,11 +74,28 @@ def decode_opened(image: Image.Image) -> NDArray[Any]:
             f"it has {len(frames)} pages (or frames), of which only the first would be "
             "seen. Call image.seek(page) and pass image.copy()"
         )
-    if is_deep_color(image):
-        raise ValueError(
-            "Pillow keeps only 8 of 16 bits of its colours; pass the path of the file"
-        )
+    if is_deep_color(image) or _is_reduced_tiff(image):
+        raise ValueError("Pillow keeps only a part of it; pass the path of the file")
+    if getattr(image, "fp", None) is not None:
+        check_depth(image, image.fp)  # type: ignore[attr-defined]
     return pil_to_array(image)
+
+
+def _is_reduced_tiff(image: Image.Image) -> bool:
+    """Return whether a PIL image holds only a part of the TIFF that it comes from."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
+        return False
+    bits, kinds = tags.get(_BITS, (1,)), tags.get(_SAMPLE_FORMAT, (1,))
+    white_is_zero = tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+    if tags.get(_DEPTH, 1) > 1 or "\nimages=" in str(tags.get(_DESCRIPTION, "")):
+        return True
+    if image.mode == "F":
+        return white_is_zero
+    if image.mode.startswith("I"):
+        return bits[0] != 16 or kinds[0] != _UNSIGNED or white_is_zero
+    has_bands = _UNSPECIFIED in tags.get(_EXTRA_SAMPLES, ())
+    return bits[0] > 8 or has_bands or image.mode == "LAB"
 
 
 def image_size(source: FileSource | Image.Image) -> tuple[int, int]:
