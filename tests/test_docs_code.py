@@ -168,6 +168,15 @@ def test_every_public_name_is_in_the_reference(module):
     assert {name for name in names if not re.search(rf"\b{name}\b", page)} == set()
 
 
+def test_every_symptom_has_a_cause_a_check_and_a_remedy():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    symptoms = re.split(r"^### ", page, flags=re.M)[1:]
+    assert len(symptoms) > 20
+    parts = ("**Cause.**", "**Check.**", "**Remedy.**")
+    for symptom in symptoms:
+        assert re.findall(r"^\*\*\w+\.\*\*", symptom, re.M) == list(parts), symptom
+
+
 def test_figures_of_the_guide_are_drawn_by_the_script():
     guide = (ROOT / "docs" / "user_guide.md").read_text("utf-8")
     script = (ROOT / "docs" / "draw_figures.py").read_text("utf-8")

@@ -26,11 +26,19 @@ def test_an_example_uses_mvtec_ad_where_it_is_found(assets, monkeypatch):
 
 
 def run(example, monkeypatch):
-    """Run an example, which has to draw something, and return its variables."""
+    """Run an example, whose figures need titles, and return its variables."""
     plt = pytest.importorskip("matplotlib.pyplot")
     monkeypatch.setattr(plt, "show", lambda: None)
     with matplotlib.rc_context({"backend": "Agg"}):
         names = runpy.run_path(str(example))
         assert plt.get_fignums()
+        assert all(has_title(plt.figure(number)) for number in plt.get_fignums())
         plt.close("all")
     return names
+
+
+def has_title(figure):
+    """Return whether a figure has a title for all of it, or one for each plot."""
+    # Colour bars are not plots and need no title.
+    plots = [ax for ax in figure.axes if ax.get_subplotspec() is not None]
+    return bool(figure.get_suptitle()) or all(ax.get_title() for ax in plots)
