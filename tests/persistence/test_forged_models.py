@@ -196,7 +196,7 @@ def test_a_pipeline_in_a_projection_stores_no_parameters_of_a_machine(
 def test_a_network_must_be_a_name_in_timms_registry(
     name, part, detector, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("skpatchcore.persistence._save_load.Backbone", None)
+    monkeypatch.setattr("skpatchcore.persistence._networks.Backbone", None)
     monkeypatch.setattr("skpatchcore._features._transformer.load_backbone", None)
 
     def change(record, arrays):

@@ -611,7 +611,7 @@ def keep_no_estimator(fitted, arrays):
         (lose_scores, "calibration_scores_"),
         (point_to_no_estimator, "exceed the number of estimators_"),
         (keep_one_estimator, "exceed the number of estimators_"),
-        (keep_no_estimator, "none of estimators_|features_ is missing"),
+        (keep_no_estimator, "exceed the number of estimators_|features_ is missing"),
         (lambda f, a: f.update(map_threshold_=0.0), "map_threshold_"),
         (lambda f, a: f.update(_calibration_peaks=1), "_calibration_peaks"),
         (lambda f, a: f.pop("min_alpha_"), "min_alpha_"),
@@ -1293,7 +1293,7 @@ def test_weights_and_networks_of_an_ensemble_are_given_by_member(tmp_path):
         load(tmp_path / "model.skpc", weights={"other": moved})
     with pytest.raises(ModelFileError, match=r"is one file, .*; pass a dict"):
         load(tmp_path / "model.skpc", weights=moved)
-    with pytest.raises(TypeError, match="pass a dict of files"):
+    with pytest.raises(TypeError, match="Pass a dict of files"):
         load(tmp_path / "model.skpc", weights=moved, backbone={"given": network})
 
 
