@@ -23,7 +23,12 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    LeaveOneOut,
+    StratifiedKFold,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.random_projection import SparseRandomProjection
@@ -695,6 +700,16 @@ class FirstRows(BaseEstimator):
     def fit(self, X):
         self.sample_indices_ = np.arange(9)
         return self
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_search_without_a_fitted_detector_is_an_error(refit, tmp_path):
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
+    search = GridSearchCV(
+        PatchCoreDetector(features), {"n_neighbors": [1]}, refit=refit, cv=2
+    )
+    with pytest.raises(NotFittedError, match=r"in the GridSearchCV.*refit=True"):
+        save(search, tmp_path / "m")
 
 
 @pytest.mark.parametrize(
