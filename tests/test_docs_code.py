@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(```+|:::+)[ {]*(\w[\w-]*)[^\n]*\n(.*?)^\1 *$", re.M | re.S)
 LANGUAGES = {"python", "sh", "yaml"}
 PROGRAMS = {"lint-imports", "mypy", "pytest", "ruff", "source", "sphinx-build"}
-DIRECTIVES = {"eval-rst", "grid", "grid-item-card", "toctree"}
+DIRECTIVES = {"eval-rst", "grid", "grid-item-card", "toctree", "warning"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

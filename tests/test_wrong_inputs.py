@@ -245,7 +245,7 @@ WRONG_IMAGES = {
     "two columns of paths": (
         lambda f: pd.DataFrame({"a": paths(f), "b": paths(f)}),
         ValueError,
-        r"array of object objects of shape \(3, 2\)",
+        r"table of 2 columns \('a', 'b'\).*X\['a'\]",
     ),
     "a missing file": (
         lambda f: [paths(f)[0], f / "gone.png"],
@@ -270,7 +270,7 @@ WRONG_IMAGES = {
     "an empty file": (
         lambda f: paths(f, second=lambda _: b""),
         (OSError, ValueError),
-        r"Could not read image 1 \(.*1\.png\): cannot identify",
+        r"Could not read image 1 \(.*1\.png\): the file is empty",
     ),
     "a closed PIL image": (
         lambda f: [IMAGES[0], closed_image(f)],

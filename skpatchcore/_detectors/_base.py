@@ -91,7 +91,8 @@ class ImageDetector(DecisionMixin):
         Parameters
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
+            As for `fit`. Colours must be RGB: images from OpenCV, which are BGR, would
+            be flagged.
 
         Returns
         -------

@@ -24,6 +24,8 @@ from skpatchcore._images import (
     Transform,
     check_images,
     find_transforms,
+    learn_cast,
+    warn_if_swapped,
 )
 from skpatchcore._utils import (
     HasMethods,
@@ -277,7 +279,8 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
-            tensors (n, c, h, w). Sizes may differ.
+            tensors (n, c, h, w). Sizes may differ. Colours must be RGB: OpenCV returns
+            BGR.
 
         y : array-like of shape (n,) or None, default=None
             Images labelled -1 (anomalous) are left out; all others are learned from.
@@ -317,6 +320,10 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             self.training_indices_ = rows
             self._training_shapes = grids.shapes
             self._training_aspects = np.array([g.aspect for g in grids.geometries])
+            # Of the images as they were given: augmentation comes after them.
+            self._color_cast = learn_cast(
+                [g.cast for g in grids.geometries[: len(rows)]]
+            )
             self._augmentation = self.augmentation
             self.foreground_ = None if foreground is None else (*foreground,)
             self.training_scores_ = bank.training_scores_
@@ -392,12 +399,15 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
 
     def _inspect(self, images: Images) -> Inspections:
         """Yield what one pass over each image gives, not always in order."""
+        casts: list[float] = []
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, geometries in batches:
+                casts += [geometry.cast for geometry in geometries]
                 scores, patch_scores = self._score_grids(grids)
                 found = zip(indices, scores, patch_scores, geometries, strict=True)
                 for index, score, grid, geometry in found:
                     yield Inspection(index, float(score), grid, geometry, self)
+        warn_if_swapped(images, casts, self._color_cast)
 
     def _score_grids(self, grids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return scores (n,) and patch scores (n, h, w) of features (n, h, w, d)."""

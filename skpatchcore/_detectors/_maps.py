@@ -53,7 +53,7 @@ def anomaly_map(
 def seen_pixels(geometry: Geometry) -> np.ndarray:
     """Return which pixels of the image the network saw, by their centres: bool."""
     axes = []
-    for original, resized, offset, kept in zip(*geometry, strict=True):
+    for original, resized, offset, kept in zip(*geometry.sizes, strict=True):
         center = (np.arange(original) + 0.5) * resized / original
         axes.append((offset <= center) & (center < offset + kept))
     return np.logical_and.outer(*axes)

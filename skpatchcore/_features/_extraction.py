@@ -24,7 +24,7 @@ from skpatchcore._utils import Cache, content_key, is_array
 
 _KIND = "maps"
 # Part of the keys: raise it if outputs of layers are arranged differently.
-_ARRANGEMENT = 2
+_ARRANGEMENT = 3
 # Most bytes of cached maps held at once: 200 images of 224 pixels (Wide ResNet-50).
 _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. The effect of rounding, also in half precision or with
@@ -110,7 +110,8 @@ def _extract(
 class _Window:
     """Some images, their keys, and the cache entries found for them.
 
-    An entry is the original size of the image and a map (h, w, c) for each layer.
+    An entry is the original size of the image, its cast, and a map (h, w, c) for each
+    layer.
     """
 
     def __init__(
@@ -134,11 +135,12 @@ class _Window:
                 self.entries[key] = entry
 
     def _is_valid(self, entry) -> bool:
-        if not (isinstance(entry, list) and len(entry) == 2):
+        if not (isinstance(entry, list) and len(entry) == 3):
             return False
-        size, maps = entry
+        size, cast, maps = entry
         return (
-            isinstance(size, list)
+            isinstance(cast, float)
+            and isinstance(size, list)
             and len(size) == 2
             and all(isinstance(side, int) and side > 0 for side in size)
             and isinstance(maps, list)
@@ -156,7 +158,7 @@ class _Window:
         if not network.own or not known or network.module in _CONFIRMED:
             return True
         ((_, maps, _),) = _extract(self.images, network, sizes, limit, known[:1])
-        expected = self.entries[self.keys[known[0]]][1]
+        expected = self.entries[self.keys[known[0]]][-1]
         if not all(map(_are_close, maps, expected)):
             warnings.warn(
                 f"The layer maps of {type(network.module).__name__} differ from those "
@@ -183,7 +185,7 @@ class _Window:
         maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
         for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
             size = tuple(map(int, geometry.original))
-            entry = (size, [layer[j].copy() for layer in maps])
+            entry = (size, geometry.cast, [layer[j].copy() for layer in maps])
             self.entries[key] = entry
             self.cache.put(_KIND, key, entry)
 
@@ -192,13 +194,13 @@ class _Window:
         known = [i for i, key in self.keys.items() if key in self.entries]
         by_shape: dict[tuple, list[int]] = {}
         for i in known:
-            shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][1])
+            shapes = tuple(layer.shape for layer in self.entries[self.keys[i]][-1])
             by_shape.setdefault(shapes, []).append(i)
         for alike in by_shape.values():
             crop = self._geometries(alike[:1], sizes)[0].crop
             for indices in _batched(alike, limit(crop)):
                 entries = [self.entries[self.keys[i]] for i in indices]
-                layers = zip(*(maps for _, maps in entries), strict=True)
+                layers = zip(*(maps for *_, maps in entries), strict=True)
                 maps = [
                     torch.from_numpy(np.stack(layer)).to(device).permute(0, 3, 1, 2)
                     for layer in layers
@@ -206,12 +208,15 @@ class _Window:
                 yield indices, maps, self._geometries(indices, sizes)
 
     def _geometries(self, indices, sizes) -> list[Geometry]:
-        originals = [self.entries[self.keys[i]][0] for i in indices]
-        return [plan_geometry(tuple(size), *sizes) for size in originals]
+        entries = [self.entries[self.keys[i]] for i in indices]
+        return [
+            plan_geometry(tuple(size), *sizes)._replace(cast=cast)
+            for size, cast, _ in entries
+        ]
 
     def affordable(self, most: int) -> int:
         """Return how many images of this kind to look up next, at most `most`."""
-        sizes = [sum(m.nbytes for m in maps) for _, maps in self.entries.values()]
+        sizes = [sum(m.nbytes for m in maps) for *_, maps in self.entries.values()]
         return max(1, min(most, _WINDOW_BYTES // max(sizes, default=_WINDOW_BYTES)))
 
 

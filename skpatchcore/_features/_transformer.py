@@ -286,7 +286,7 @@ class PatchFeatureTransformer(
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
-            tensors (n, c, h, w).
+            tensors (n, c, h, w). Colours must be RGB: OpenCV returns BGR.
 
         y : array-like of shape (n,) or None, default=None
             Outlier labels, +1 and -1. Nothing is learned from images labelled -1.

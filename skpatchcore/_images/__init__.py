@@ -11,6 +11,7 @@ from skpatchcore._images._augmentation import (
     find_transforms,
 )
 from skpatchcore._images._batches import iter_batches
+from skpatchcore._images._colors import learn_cast, warn_if_swapped
 from skpatchcore._images._decoding import image_size
 from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._files import open_image, split_pages
@@ -46,9 +47,11 @@ __all__ = [
     "image_contents",
     "image_size",
     "iter_batches",
+    "learn_cast",
     "open_image",
     "plan_geometry",
     "resize_masks",
     "split_pages",
     "take_images",
+    "warn_if_swapped",
 ]

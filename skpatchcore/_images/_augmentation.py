@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import affine_transform
 
 from skpatchcore._images._input import Images, image_contents
-from skpatchcore._images._pixels import Transparency
+from skpatchcore._images._pixels import Notices
 
 # The rotations in the code of AnomalyDINO (Damm et al., 2025), in degrees.
 _ANGLES = (45, 90, 135, 180, 225, 270, 315)
@@ -121,9 +121,7 @@ class Augmented(Sequence[NDArray]):
     ):
         self._images = images
         self._transforms = transforms
-        self.transparency = (
-            images.transparency if isinstance(images, Images) else Transparency()
-        )
+        self.notices = images.notices if isinstance(images, Images) else Notices()
 
     def __len__(self) -> int:
         return len(self._images) * (1 + len(self._transforms))

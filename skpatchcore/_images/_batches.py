@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -56,7 +57,7 @@ def iter_batches(
     for size, entries in pending.items():
         yield from _split(entries, limit(size), pinned)
     if isinstance(images, Images | Augmented):
-        images.transparency.warn()
+        images.notices.warn_of_transparent()
 
 
 def _iter_inputs(
@@ -85,7 +86,8 @@ def _iter_inputs(
         sizes = (geometry.original, geometry.resized)
         with lock:
             largest = max(largest, *(height * width for height, width in sizes))
-        return _to_input(image, geometry), geometry
+        tensor = _to_input(image, geometry)
+        return tensor, geometry._replace(cast=_find_cast(tensor))
 
     with closing(read_ahead(load_input, len(images), n_threads, n_ahead)) as inputs:
         for tensor, geometry in inputs:
@@ -100,6 +102,18 @@ def _to_input(image: NDArray, geometry: Geometry) -> torch.Tensor:
     image = image if image.flags.writeable else image.copy()
     resized = resize_and_crop(torch.from_numpy(image).permute(2, 0, 1), geometry)
     return resized.contiguous()
+
+
+def _find_cast(tensor: torch.Tensor) -> float:
+    """Return red minus blue of an input (c, h, w), averaged over its pixels.
+
+    It is 0 for images that do not have three channels.
+    """
+    if len(tensor) != 3:
+        return 0.0
+    # By NumPy, whose result does not depend on the number of threads.
+    red, _, blue = tensor.numpy()
+    return float(red.mean(dtype=np.float64) - blue.mean(dtype=np.float64))
 
 
 def _split(entries: list[_Entry], n: int, pinned: bool) -> Iterator[_Batch]:

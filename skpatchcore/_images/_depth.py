@@ -90,8 +90,8 @@ def check_depth(image: Image.Image, file: BinaryIO) -> None:
     bits = _find_depth(image, file)
     if bits > 8 and image.mode not in ("I", "F") and not image.mode.startswith("I;"):
         raise ValueError(
-            f"it is a {image.format} of {bits} bits per channel, of which Pillow "
-            "decodes only 8; convert it to a 16-bit PNG or TIFF"
+            f"it has {bits} bits per channel, of which Pillow decodes only 8 in the "
+            f"format {image.format}; convert it to a 16-bit PNG or TIFF"
         )
 
 

@@ -20,12 +20,21 @@ Size = int | tuple[int, int] | None
 
 
 class Geometry(NamedTuple):
-    """How an image was resized and cropped: sizes and offset (h, w) in pixels."""
+    """How an image was resized and cropped: sizes and offset (h, w) in pixels.
+
+    `cast` is a property of the result: red minus blue, averaged over its pixels.
+    """
 
     original: tuple[int, int]
     resized: tuple[int, int]
     offset: tuple[int, int]
     crop: tuple[int, int]
+    cast: float = 0.0
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """The pairs (h, w) of numbers of pixels, without the cast."""
+        return self.original, self.resized, self.offset, self.crop
 
     @property
     def aspect(self) -> float:

@@ -15,7 +15,7 @@ from skpatchcore._images._decoding import decode_file, decode_opened
 from skpatchcore._images._errors import UnreadableImageError, blaming, naming
 from skpatchcore._images._files import kind_of_file, open_regular
 from skpatchcore._images._pages import ImagePage, is_file, path_of
-from skpatchcore._images._pixels import Transparency, check_array, to_pixels
+from skpatchcore._images._pixels import Notices, check_array, to_pixels
 from skpatchcore._utils import fork_safe_lock
 
 #: Images as users pass them: arrays, torch tensors, or sequences of paths, PIL images,
@@ -39,12 +39,12 @@ class Images(Sequence[NDArray[np.float32]]):
         self,
         sources: Sequence[Any],
         names: Sequence[str] | None = None,
-        transparency: Transparency | None = None,
+        notices: Notices | None = None,
         n_channels: int | None = None,
     ):
         self._sources = sources
         self._n_channels = n_channels
-        self.transparency = transparency or Transparency()
+        self.notices = notices or Notices()
         self._names = names or [_name(source, i) for i, source in enumerate(sources)]
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class Images(Sequence[NDArray[np.float32]]):
     # Slices are not supported: `take` keeps the names.
     def __getitem__(self, index: int) -> NDArray[np.float32]:  # type: ignore[override]
         source, name = self._sources[index], self._names[index]
-        return load_image(source, name, self.transparency, self._n_channels)
+        return load_image(source, name, self.notices, self._n_channels)
 
     @property
     def sources(self) -> Sequence[Any]:
@@ -69,7 +69,7 @@ class Images(Sequence[NDArray[np.float32]]):
         """Return the images at `indices`, with their original names."""
         rows = list(indices)
         sources, names = ([a[i] for i in rows] for a in (self._sources, self._names))
-        return Images(sources, names, self.transparency, self._n_channels)
+        return Images(sources, names, self.notices, self._n_channels)
 
     def with_channels(self, n: int) -> "Images":
         """Return the same images with `n` channels, as a network takes them."""
@@ -120,7 +120,7 @@ def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) ->
 def load_image(
     source: Any,
     name: str,
-    transparency: Transparency | None = None,
+    notices: Notices | None = None,
     n_channels: int | None = None,
 ) -> NDArray[np.float32]:
     """Decode one image to float32 (h, w, c) in [0, 1], as `to_pixels` does."""
@@ -128,7 +128,7 @@ def load_image(
         if not isinstance(source, np.ndarray):
             with naming(name):
                 source = _decode(source)
-        return to_pixels(source, name, transparency, n_channels)
+        return to_pixels(source, name, notices, n_channels)
 
 
 def image_contents(images: Sequence[NDArray], i: int) -> NDArray | bytes:

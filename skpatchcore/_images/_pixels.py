@@ -13,30 +13,34 @@ _RANGE_TOLERANCE = 1e-4
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-class Transparency:
-    """Which images of a call have transparent pixels; said once for all of them."""
+class Notices:
+    """What is said at most once about the images of a call."""
 
     def __init__(self) -> None:
-        self._names: set[str] = set()
-        self._was_said = False
+        self._transparent: set[str] = set()
+        self._said: set[str] = set()
 
-    def add(self, name: str) -> None:
+    def add_transparent(self, name: str) -> None:
         """Remember that an image has transparent pixels."""
-        self._names.add(name)
+        self._transparent.add(name)
 
-    def warn(self) -> None:
-        """Warn of what was remembered, unless that has already been done."""
-        if not self._names or self._was_said:
-            return
-        self._was_said = True
-        n = len(self._names)
-        warnings.warn(
-            f"{n} {'image has' if n == 1 else 'images have'} transparent pixels, for "
-            f"example {min(self._names)}. They are shown on black, whatever colour is "
-            "hidden there. For another background, flatten the images before you pass "
-            "them.",
-            stacklevel=3,
-        )
+    def warn_of_transparent(self) -> None:
+        """Warn of the images that were remembered."""
+        n = len(self._transparent)
+        if n:
+            self.say(
+                f"{n} {'image has' if n == 1 else 'images have'} transparent pixels, "
+                f"for example {min(self._transparent)}. They are shown on black, "
+                "whatever colour is hidden there. For another background, flatten the "
+                "images before you pass them.",
+                "transparent",
+            )
+
+    def say(self, message: str, kind: str) -> None:
+        """Warn, unless a message of this kind was given before."""
+        if kind not in self._said:
+            self._said.add(kind)
+            warnings.warn(message, stacklevel=3)
 
 
 def check_array(array: NDArray, name: str) -> None:
@@ -62,7 +66,7 @@ def check_array(array: NDArray, name: str) -> None:
 def to_pixels(
     array: NDArray,
     name: str,
-    transparency: Transparency | None = None,
+    notices: Notices | None = None,
     n_channels: int | None = None,
 ) -> NDArray[np.float32]:
     """Return an image (h, w[, c]) as float32 (h, w, c) in [0, 1].
@@ -72,7 +76,7 @@ def to_pixels(
     array : ndarray
     name : str
         For messages.
-    transparency : Transparency or None
+    notices : Notices or None
         Notes whether the image has transparent pixels, which are shown on black.
     n_channels : int or None
         Channels that a network takes. None returns RGB, or all channels of an image
@@ -99,22 +103,20 @@ def to_pixels(
             "that is not so, set the attribute in_chans of your network to the number "
             "of channels that it takes."
         )
-    image = _without_alpha(image, name, transparency)
+    image = _without_alpha(image, name, notices)
     if n_channels == 1:
         return image if image.shape[2] == 1 else image @ _LUMA[:, np.newaxis]
     return np.broadcast_to(image, (*image.shape[:2], 3))
 
 
-def _without_alpha(
-    image: NDArray, name: str, transparency: Transparency | None
-) -> NDArray:
+def _without_alpha(image: NDArray, name: str, notices: Notices | None) -> NDArray:
     """Return grey or RGB (h, w, 1 or 3) of an image of up to four channels."""
     n_colors = 3 if image.shape[2] >= 3 else 1
     colors, alpha = image[:, :, :n_colors], image[:, :, n_colors:]
     if alpha.size and alpha.min() < 1:
         colors = colors * alpha
-        if transparency is not None:
-            transparency.add(name)
+        if notices is not None:
+            notices.add_transparent(name)
     return colors
 
 

@@ -142,8 +142,8 @@ def _check_channels(page: Any) -> None:
     extra = [int(value) for value in _as_tuple(page.extrasamples)]
     if len(extra) > 1 or _UNSPECIFIED in extra:
         raise ValueError(
-            f"{len(extra)} of its {page.samplesperpixel} channels are neither colour "
-            "nor marked as alpha; expected grey or RGB, with or without alpha. Choose "
+            f"it has {page.samplesperpixel} channels, and not all of them are colours "
+            "or marked as alpha; expected grey or RGB, with or without alpha. Choose "
             "the bands, and save them as RGB"
         )
     if _ASSOCIATED_ALPHA in extra and bits > 8:

@@ -1,6 +1,7 @@
 """Make computations independent of the caller's settings of torch."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-# The id of the process in which this package first used torch; empty before that.
+# The id of the process with torch's threads, which a fork does not copy: the one in
+# which this package, or other code before a fork, first used torch. Empty before that.
 _FIRST_PROCESS: list[int] = []
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 # These return the default dtype unless another one is passed ...
@@ -130,3 +132,25 @@ def _compute_alone_in_forks() -> None:
         _FIRST_PROCESS.append(os.getpid())
     if os.getpid() != _FIRST_PROCESS[0] and torch.get_num_threads() > 1:
         torch.set_num_threads(1)
+
+
+def _count_native_threads() -> int:
+    """Return how many threads of libraries run; 0 where the system does not tell."""
+    try:
+        return len(os.listdir("/proc/self/task")) - threading.active_count()
+    except OSError:
+        return 0
+
+
+_N_AT_IMPORT = _count_native_threads()
+
+
+def _remember_threads() -> None:
+    """Before a fork, note whether somebody else's code has started torch's threads."""
+    if not _FIRST_PROCESS and _count_native_threads() > _N_AT_IMPORT:
+        _FIRST_PROCESS.append(os.getpid())
+
+
+# Windows has no fork.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_remember_threads)

@@ -50,7 +50,7 @@ def patch_box(
     `extent` is the side length of a patch in steps of the grid.
     """
     starts, ends = [], []
-    for *sizes, n, i in zip(*geometry, grid, place, strict=True):
+    for *sizes, n, i in zip(*geometry.sizes, grid, place, strict=True):
         original, resized, offset, kept = sizes
         center = offset + (i + 0.5) * kept / n
         half = extent * kept / n / 2

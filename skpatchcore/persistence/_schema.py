@@ -315,6 +315,7 @@ FITTED: dict[type, dict[str, Kind]] = {
         "foreground_": _NONE | Row(_floats(1, dtypes=("float32",)), _FLOAT),
         "_augmentation": PARAMS[PatchCoreDetector]["augmentation"],
         "_training_aspects": _floats(1, low=0),
+        "_color_cast": _floats(1),
     },
     PatchFeatureTransformer: {
         "layer_weights_": Items(

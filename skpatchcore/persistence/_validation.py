@@ -44,6 +44,7 @@ _DETECTOR_ARRAYS = {
     "training_indices_": ("int64", "n"),
     "_training_shapes": ("int64", "p2"),
     "_training_aspects": ("float64", "p"),
+    "_color_cast": ("float64", "2"),
 }
 _CALIBRATION_ARRAYS = {
     "calibration_scores_": ("float64", "n"),

@@ -6,10 +6,11 @@
 import io
 import os
 import struct
+import tempfile
 import zlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import tifffile
@@ -17,6 +18,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 from skpatchcore._images._files import accepted_formats
+from skpatchcore._images._input import check_images
 
 PAGE = Path(__file__).parents[2] / "docs/how_to/image_formats.md"
 START, END = "<!-- table of files -->", "<!-- end of table -->"
@@ -33,7 +35,8 @@ ALPHA[:16, :24] = 0
 ALPHA[16:24] = 128
 
 
-class Awkward(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Awkward:
     """A file, what is awkward about it, and what reading it must give."""
 
     name: str
@@ -596,3 +599,52 @@ def write_all(folder: Path) -> dict[str, Awkward]:
         one.write(path)
         written[str(path)] = one
     return written
+
+
+# The table ----------------------------------------------------------------------------
+
+
+def find_error(path: Path) -> str:
+    """Return the message when a file is read, or nothing."""
+    try:
+        check_images([path])[0]
+    except (OSError, ValueError) as error:
+        reason = str(error).replace(str(path), path.name)
+        start = f"Could not read image 0 ({path.name}): "
+        return reason.removeprefix(start).removeprefix("image 0 ").rstrip(".")
+    return ""
+
+
+def make_tables() -> str:
+    """Return Markdown tables of the files that are read, and of those that are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        errors = {
+            one: find_error(Path(path))
+            for path, one in write_all(Path(folder) / "files").items()
+        }
+    read = [f"{one.what} (`{short(one.name)}`)" for one in FILES if not errors[one]]
+    rows = [
+        f"| {one.what} (`{short(one.name)}`) | {errors[one]} |"
+        for one in FILES
+        if errors[one]
+    ]
+    listed = "\n".join(f"- {line}" for line in read)
+    table = "\n".join(["| not read | message |", "|---|---|", *rows])
+    return f"**Read in full:**\n\n{listed}\n\n**Errors:**\n\n{table}"
+
+
+def short(name: str) -> str:
+    """Return a name without special characters, shortened if it is long."""
+    name = ascii(name)[1:-1]
+    return name if len(name) < 40 else f"{name[:8]}...{name[-8:]}"
+
+
+def with_table(page: str, table: str) -> str:
+    """Return a page with the table in the place of the earlier one."""
+    before, _, rest = page.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n\n{table}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_table(PAGE.read_text("utf-8"), make_tables()), "utf-8")

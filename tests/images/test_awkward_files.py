@@ -12,15 +12,24 @@ from PIL import Image
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
 from skpatchcore._cli import main
+from skpatchcore._images._files import accepted_formats
 from skpatchcore._images._input import check_images
 from skpatchcore.datasets import load_image_folder
 from skpatchcore.persistence import save
 from skpatchcore.scoring import score_images
-from tests.images.awkward_files import COLORS, FILES, write_all
+from tests.images.awkward_files import (
+    COLORS,
+    FILES,
+    PAGE,
+    make_tables,
+    with_table,
+    write_all,
+)
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="needs POSIX files"),
-    pytest.mark.filterwarnings("ignore:.* transparent pixels:UserWarning"),
+    # Of transparent pixels, and of what a folder contains besides images.
+    pytest.mark.filterwarnings("ignore::UserWarning"),
 ]
 
 
@@ -137,3 +146,15 @@ def test_fit_names_an_unreadable_file(name, written, tmp_path):
     result = CliRunner().invoke(main, [*arguments, "--backbone", "gabor"])
     assert result.exit_code != 0
     assert name in result.output
+
+
+@pytest.mark.skipif("AVIF" not in accepted_formats(), reason="needs AVIF")
+def test_the_tables_in_the_documentation_are_current():
+    """Apart from the messages, which may be Pillow's."""
+    page = PAGE.read_text("utf-8")
+    current = with_table(page, make_tables())
+    assert without_messages(page) == without_messages(current)
+
+
+def without_messages(page):
+    return re.sub(r"(?<=`\) \|).*$", "", page, flags=re.M)

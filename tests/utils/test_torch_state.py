@@ -1,5 +1,8 @@
 """Settings of torch that the caller has made change no result, and stay as they are."""
 
+import os
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -255,3 +258,39 @@ def test_explicit_dtypes_are_kept():
         assert torch.arange(3).dtype == torch.int64
     with default_dtype(torch.float16), own_torch_state():
         assert float(torch.tensor(0.1)) == float(np.float32(0.1))
+
+
+# A process whose own code has used torch with two threads, and that then forks.
+FORK = """
+import os, signal, time
+import numpy as np
+import torch
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+import timm
+torch.set_num_threads(2)
+torch.rand(2000, 2000) @ torch.rand(2000, 2000)
+child = os.fork()
+if child == 0:
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=256)
+    images = np.random.default_rng(0).integers(0, 256, (3, 256, 256, 3), np.uint8)
+    PatchCoreDetector(features, random_state=0).fit(images)
+    os._exit(0)
+end = time.monotonic() + 60
+while time.monotonic() < end:
+    if os.waitpid(child, os.WNOHANG)[0]:
+        print("has ended")
+        break
+    time.sleep(0.05)
+else:
+    os.kill(child, signal.SIGKILL)
+    print("hangs")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="needs Linux")
+def test_a_fork_after_other_code_has_used_torch_does_not_hang():
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", FORK]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert run.stdout == "has ended\n", run.stderr
