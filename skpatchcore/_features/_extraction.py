@@ -110,7 +110,8 @@ def _extract(
 class _Window:
     """Some images, their keys, and the cache entries found for them.
 
-    An entry is (original size of the image, its cast, a map (h, w, c) for each layer).
+    An entry is the original size of the image, its cast, and a map (h, w, c) for each
+    layer.
     """
 
     def __init__(

@@ -396,6 +396,7 @@ class PatchFeatureTransformer(
         Returns
         -------
         self : PatchFeatureTransformer
+            The same transformer.
         """
         return self if self.output == "map" else super().set_output(transform=transform)
 

@@ -23,7 +23,12 @@ from sklearn.base import BaseEstimator
 from sklearn.decomposition import PCA, IncrementalPCA, TruncatedSVD
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.model_selection import KFold, LeaveOneOut, StratifiedKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    LeaveOneOut,
+    StratifiedKFold,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MaxAbsScaler, StandardScaler
 from sklearn.random_projection import SparseRandomProjection
@@ -613,9 +618,9 @@ def keep_no_estimator(fitted, arrays):
         (set_offset, "offset_ or min_alpha_"),
         (raise_scores, "offset_ or min_alpha_"),
         (lose_scores, "calibration_scores_"),
-        (point_to_no_estimator, "none of estimators_"),
-        (keep_one_estimator, "none of estimators_"),
-        (keep_no_estimator, "none of estimators_|features_ is missing"),
+        (point_to_no_estimator, "exceed the number of estimators_"),
+        (keep_one_estimator, "exceed the number of estimators_"),
+        (keep_no_estimator, "exceed the number of estimators_|features_ is missing"),
         (lambda f, a: f.update(map_threshold_=0.0), "map_threshold_"),
         (lambda f, a: f.update(_calibration_peaks=1), "_calibration_peaks"),
         (lambda f, a: f.pop("min_alpha_"), "min_alpha_"),
@@ -699,6 +704,16 @@ class FirstRows(BaseEstimator):
     def fit(self, X):
         self.sample_indices_ = np.arange(9)
         return self
+
+
+@pytest.mark.parametrize("refit", [True, False])
+def test_a_search_without_a_fitted_detector_is_an_error(refit, tmp_path):
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=32)
+    search = GridSearchCV(
+        PatchCoreDetector(features), {"n_neighbors": [1]}, refit=refit, cv=2
+    )
+    with pytest.raises(NotFittedError, match=r"in the GridSearchCV.*refit=True"):
+        save(search, tmp_path / "m")
 
 
 @pytest.mark.parametrize(
@@ -832,11 +847,11 @@ TAMPERED = {
     ),
     "foreign class": (
         lambda d: d["estimator"].update({"class": "LogisticRegression"}),
-        "'LogisticRegression' is none of",
+        "'LogisticRegression' is unknown",
     ),
     "other class": (
         lambda d: d.update(fitted_of(d)["features_"]),
-        "holds a PatchFeatureTransformer instead of a detector",
+        "holds a PatchFeatureTransformer, not a detector",
     ),
     "class in the wrong place": (
         lambda d: fitted_of(d).update(features_=fitted_of(d)["memory_bank_"]),
@@ -861,7 +876,7 @@ TAMPERED = {
         r"training_indices_ .* must be int64 .*got float64 of shape \(6,\)",
     ),
     "unknown kind": (lambda d: fitted_of(d).update(offset_={"eval": "1"}), "'eval'"),
-    "empty kind": (lambda d: fitted_of(d).update(offset_={}), "no such kind"),
+    "empty kind": (lambda d: fitted_of(d).update(offset_={}), "unknown kind"),
     "features": (
         lambda d: fitted_of(d, "memory_bank_").update(n_features_in_=3),
         "n_features_in_ is 3",
@@ -895,7 +910,7 @@ WRONG_ARRAYS = {
     "empty": (lambda a: {BANK: a[BANK][:0]}, r"bank_indices_.*shape \(m\)"),
     "not a number": (lambda a: {BANK: a[BANK] * np.float32(np.nan)}, "must .* finite"),
     "negative place": (lambda a: {PLACES: a[PLACES] - 10**6}, "indices_ .* from 0 "),
-    "place outside": (lambda a: {PLACES: a[PLACES] + 10**6}, "to no patch"),
+    "place outside": (lambda a: {PLACES: a[PLACES] + 10**6}, "exceed the patches"),
     "grid of nothing": (
         lambda a: {"_training_shapes": 0 * a["_training_shapes"]},
         "_training_shapes .* from 1 to 65536",
@@ -908,7 +923,7 @@ WRONG_ARRAYS = {
         lambda a: {"_training_aspects": np.nan * a["_training_aspects"]},
         "_training_aspects .* must be float64",
     ),
-    "more": (lambda a: {"more": np.ones(3)}, r"nothing refers to .*\['more'\]"),
+    "more": (lambda a: {"more": np.ones(3)}, r"arrays \['more'\] are not used"),
 }
 
 
@@ -925,25 +940,25 @@ WRONG_PLACES = {
     "window": (lambda b, a: params_of(b).update(position_window=2), "odd number"),
     "no window": (
         lambda b, a: params_of(b).update(position_window=None),
-        "do not go together",
+        "contradict each other",
     ),
     "no filter": (
         lambda b, a: params_of(b).update(outlier_filter=None),
-        "do not go together",
+        "contradict each other",
     ),
     "grid": (lambda b, a: fitted_of(b).update(position_grid_=[8, 8]), "a tuple"),
     "smaller grid": (
         lambda b, a: fitted_of(b).update(position_grid_={"tuple": [1, 1]}),
-        "outside bank_ or position_grid_",
+        "exceed bank_ or position_grid_",
     ),
-    "rows": (lambda b, a: a["_bank_positions"].__iadd__(1000), "outside bank_"),
+    "rows": (lambda b, a: a["_bank_positions"].__iadd__(1000), "exceed bank_"),
     "one axis": (
         lambda b, a: a.update(_bank_positions=a["_bank_positions"][:, 0]),
         "shape",
     ),
     "outliers": (
         lambda b, a: a.update(outlier_indices_=a["bank_indices_"][:2].copy()),
-        "into the bank",
+        "rows of the bank",
     ),
 }
 
@@ -989,9 +1004,21 @@ def point_outside(fitted, arrays):
 @pytest.mark.parametrize(
     ("projection", "change", "match"),
     [
-        (PCA(3), lambda f, a: f.update(transform=1), r"does not have.*\['transform'\]"),
-        (PCA(3), lambda f, a: f.update(__class__=1), r"does not have.*\['__class__'\]"),
-        (PCA(3), lambda f, a: f.update(whiten=True), r"does not have.*\['whiten'\]"),
+        (
+            PCA(3),
+            lambda f, a: f.update(transform=1),
+            r"unknown fitted attributes.*\['transform'\]",
+        ),
+        (
+            PCA(3),
+            lambda f, a: f.update(__class__=1),
+            r"unknown fitted attributes.*\['__class__'\]",
+        ),
+        (
+            PCA(3),
+            lambda f, a: f.update(whiten=True),
+            r"unknown fitted attributes.*\['whiten'\]",
+        ),
         (PCA(3), lambda f, a: f.update(mean_="x"), "mean_ of PCA must be"),
         (PCA(3), lambda f, a: f.update(n_features_in_=7), "components_ has shape"),
         (PCA(3), widen, "projection"),
@@ -1318,7 +1345,7 @@ def test_weights_and_networks_of_an_ensemble_are_given_by_member(tmp_path):
         load(tmp_path / "model.skpc", weights={"other": moved})
     with pytest.raises(ModelFileError, match=r"is one file, .*; pass a dict"):
         load(tmp_path / "model.skpc", weights=moved)
-    with pytest.raises(TypeError, match="pass a dict of files"):
+    with pytest.raises(TypeError, match="Pass a dict of files"):
         load(tmp_path / "model.skpc", weights=moved, backbone={"given": network})
 
 
@@ -1331,7 +1358,7 @@ def test_weights_and_networks_of_an_ensemble_are_given_by_member(tmp_path):
         (lambda fitted: fitted.update(_member_names=["fine"] * 2), "a name for each"),
         (lambda fitted: fitted.update(_member_names=["fine", 3]), "must be names"),
         (lambda fitted: fitted.update(estimators_=[None, None]), "a PatchCoreDetector"),
-        (lambda fitted: fitted.pop("map_weights_"), "lacks"),
+        (lambda fitted: fitted.pop("map_weights_"), "missing or unknown"),
     ],
 )
 def test_forged_ensembles_are_refused(ensemble, change, message, tmp_path):
