@@ -14,6 +14,9 @@ from skpatchcore._utils import own_torch_state
 
 # While an image is read, two copies with three float32 channels are in memory.
 BYTES_PER_PIXEL = 2 * 3 * 4
+# An enlarged image may be this many times as long as wide. Longer ones take minutes and
+# gigabytes in a network. Results smaller than that many squares of 256 pixels do not.
+_LARGEST_ASPECT, _HARMLESS_SIDE = 64, 256
 
 #: Parameters `image_size` and `crop_size`: an int, (height, width), or None.
 Size = int | tuple[int, int] | None
@@ -76,7 +79,8 @@ def plan_geometry(
     Raises
     ------
     UnreadableImageError
-        If the resized image would have more pixels than Pillow permits in a file.
+        If resizing would enlarge a thin image to more than 64 squares of its short side
+        or of 256 pixels, or to more pixels than Pillow permits in a file.
     ValueError
         If `crop_size` is larger than the resized image.
     """
@@ -100,21 +104,23 @@ def _pair(size: Iterable[int]) -> tuple[int, int]:
 def _check_resized(
     shape: tuple[int, int], resized: tuple[int, int], image_size: Size, name: str
 ) -> None:
-    """Reject an image that would become so large that it would be rejected as a file.
+    """Reject an image that resizing would enlarge beyond what a network can take.
 
     If the short side of a very thin image is enlarged to `image_size`, the long one
     becomes enormous: 1 x 20000 pixels become 256 x 5120000.
     """
-    limit = Image.MAX_IMAGE_PIXELS
     n_pixels = resized[0] * resized[1]
-    if limit is None or n_pixels <= max(limit, shape[0] * shape[1]):
+    limit = _LARGEST_ASPECT * max(min(resized), _HARMLESS_SIDE) ** 2
+    if Image.MAX_IMAGE_PIXELS is not None:
+        limit = min(limit, Image.MAX_IMAGE_PIXELS)
+    if n_pixels <= max(limit, shape[0] * shape[1]):
         return
     raise UnreadableImageError(
-        f"{name} is {shape[0]} x {shape[1]}; image_size={image_size} would resize it "
+        f"{name} is {shape[0]} x {shape[1]}; image_size={image_size} would enlarge it "
         f"to {resized[0]} x {resized[1]}, which are {n_pixels} pixels "
-        f"({n_pixels * BYTES_PER_PIXEL // 2 / 1e9:.1f} GB). The limit is {limit} "
-        "pixels, PIL.Image.MAX_IMAGE_PIXELS. Lower image_size, pass it as (height, "
-        "width), cut the image into parts, or leave it out."
+        f"({n_pixels * BYTES_PER_PIXEL // 2 / 1e9:.1f} GB). Enlarged images "
+        f"may have {limit} pixels. Lower image_size, pass it as (height, width), cut "
+        "the image into parts, or leave it out."
     )
 
 

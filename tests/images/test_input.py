@@ -788,7 +788,7 @@ def test_a_thin_image_is_refused_before_it_is_resized(
     message = str(caught.value)
     expected = ("image 1", "256", "5120000", "1310720000 pixels (15.7 GB)")
     assert all(part in message for part in expected)
-    assert f"{Image.MAX_IMAGE_PIXELS} pixels" in message
+    assert f"may have {64 * 256**2} pixels" in message
     assert "(height, width)" in message
 
 
@@ -804,13 +804,21 @@ def test_a_thin_image_of_moderate_size_is_read(image_size):
 
 
 def test_the_limit_is_that_of_pillow(monkeypatch):
-    shape = (1, 1000)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99_999)
-    with pytest.raises(UnreadableImageError, match="The limit is 99999 pixels"):
+    shape = (1, 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4_999)
+    with pytest.raises(UnreadableImageError, match="may have 4999 pixels"):
         plan_geometry(shape, 10, None)
-    for limit in (100_000, None):
+    for limit in (5_000, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        assert plan_geometry(shape, 10, None).resized == (10, 10_000)
+        assert plan_geometry(shape, 10, None).resized == (10, 500)
+
+
+@pytest.mark.parametrize("short", [128, 256, 512])
+def test_images_are_not_enlarged_beyond_64_squares(short):
+    longest = 64 * max(short, 256) ** 2 // short**2
+    assert plan_geometry((1, longest), short, None).resized == (short, short * longest)
+    with pytest.raises(UnreadableImageError, match="Enlarged images may have"):
+        plan_geometry((1, longest + 1), short, None)
 
 
 def test_images_that_are_not_enlarged_are_accepted(monkeypatch):
