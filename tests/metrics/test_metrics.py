@@ -174,6 +174,45 @@ def test_image_metrics_agree_with_sklearn(case):
     assert_allclose(f1_max(y_true, y_score).f1, best_f1_on_curve(anomalous, anomaly))
 
 
+@given(labelled_scores(), st.integers(0, 9))
+@settings(deadline=None, max_examples=50)
+def test_weighted_image_metrics_agree_with_sklearn(case, seed):
+    y_true, y_score = case
+    weights = np.random.default_rng(seed).integers(1, 5, len(y_true)) / 4
+    anomalous, anomaly, weighted = y_true == -1, -y_score, {"sample_weight": weights}
+    assert_allclose(
+        image_auroc(y_true, y_score, **weighted),
+        roc_auc_score(anomalous, anomaly, **weighted),
+    )
+    assert_allclose(
+        average_precision(y_true, y_score, **weighted),
+        average_precision_score(anomalous, anomaly, **weighted),
+    )
+    best = f1_max(y_true, y_score, **weighted)
+    called = np.where(y_score < best.threshold, -1, 1)
+    assert_allclose(best.f1, f1_score(y_true, called, pos_label=-1, **weighted))
+
+
+def test_equal_weights_change_nothing():
+    y_true, y_score = [1, 1, -1, -1], [3.0, 1.0, 2.0, 0.0]
+    for metric in (image_auroc, average_precision):
+        assert metric(y_true, y_score, sample_weight=[2] * 4) == metric(y_true, y_score)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1, -1, 1], r"sample_weight\[1\] = -1"),
+        ([1, 1, np.nan], r"sample_weight\[2\] = nan"),
+        ([1, 1], "inconsistent"),
+        ([1, 1, 0], "no anomalous image"),
+    ],
+)
+def test_bad_weights_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        image_auroc([1, 1, -1], [1.0, 2.0, 3.0], sample_weight=weights)
+
+
 @given(labelled_scores())
 @settings(deadline=None, max_examples=50)
 def test_f1_threshold_reproduces_its_values_exactly(case):
