@@ -36,16 +36,20 @@ def find_images(paths: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
     """
     resolve = Resolver()
     found: dict[Any, str] = {}
-    searches = []
+    by_itself = ImageSearch(Path(), exclude)
+    searches = [by_itself]
     for path in paths:
-        inside: Sequence[str | Path] = [path]
         if os.path.isdir(path):
             searches.append(ImageSearch(Path(path), exclude))
             inside = searches[-1].below(Path(path))
             if not inside:
                 raise ValueError(_describe_empty(path, searches[-1]))
+        else:
+            inside = [Path(path)] if by_itself.keeps(Path(path)) else []
         for image in inside:
             found.setdefault(resolve(image), str(image))
+    if not found:
+        raise ValueError("Found no images: --exclude leaves out all files given.")
     report_passed_over(searches, stacklevel=2)
     if masks := describe_masks([Path(image) for image in found.values()]):
         warnings.warn(f"{masks} They are scored like images.", stacklevel=2)

@@ -99,6 +99,17 @@ def test_excluded_files_are_not_scored(model, tmp_path):
     assert result.stderr.splitlines()[-1].startswith("1 scored")
 
 
+def test_files_given_one_by_one_are_excluded_too(model, tmp_path):
+    images = save_images(tmp_path / "new", "0.png", "1.png", "0_GT.png")
+    files = sorted(images.iterdir())
+    result = run("score", *files, "--model", model, "--exclude", "*_GT.*")
+    assert result.stderr.splitlines()[-1].startswith("2 scored")
+    args = ("fit", *files, "--model", tmp_path / "m.skpc", *SMALL)
+    assert "Fitting on 2 images" in run(*args, "--exclude", "*_GT.*").stderr
+    result = run("score", *files, "--model", model, "--exclude", "*")
+    assert "--exclude leaves out all files given" in result.stderr
+
+
 def test_one_image_is_refused_before_the_fit(tmp_path):
     good = save_images(tmp_path / "good", "1.png")
     result = run("fit", good, "--model", tmp_path / "m.skpc", *SMALL)
