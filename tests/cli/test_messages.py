@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 
 import click
 import numpy as np
@@ -205,6 +206,7 @@ def test_large_images_are_read_on_request(model, tmp_path, monkeypatch):
         ("layers=['a', 'b'] are", "--layers a,b are"),
         ("image_size=256 is", "--image-size 256 is"),
         ("subset='all': x=3", "subset='all': x=3"),
+        ("image 3 (/data/layers=2/a.png) is", "image 3 (/data/layers=2/a.png) is"),
         (
             "Pass the path to load(..., weights=...), or with --weights on the command "
             "line; or save the detector with include_backbone=True.",
@@ -214,6 +216,15 @@ def test_large_images_are_read_on_request(model, tmp_path, monkeypatch):
 )
 def test_parameters_in_messages_become_options(text, expected):
     assert use_option_names(text, OF_FIT) == expected
+
+
+def test_warnings_name_options_too(tmp_path, model):
+    images = save_images(tmp_path / "new", "1.png")
+    Image.new("L", (16, 16)).save(images / "1_GT.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("score", images, "--model", model)
+    assert "Leave them out with --exclude '*_GT.*', or move them" in result.stderr
 
 
 def test_words_are_those_of_the_command_that_runs(tmp_path):
