@@ -161,12 +161,13 @@ def draw_threshold(surfaces, train, test):
 
 
 def save_demo_sheet(path):
-    """Save the sheet of the demonstration with 256 colours, a quarter of its size."""
+    """Save the sheet of the demonstration smaller and with 256 colours."""
     with TemporaryDirectory() as scratch:
         sheet = Path(scratch, "sheet.png")
         draw_sheet(run_demo(), sheet)
         with Image.open(sheet) as opened:
-            image = opened.convert("RGB")
+            size = round(0.7 * opened.width), round(0.7 * opened.height)
+            image = opened.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     # Outlines have few pixels: a palette made of the image alone lacks their colours.
     outlines = [
         channel

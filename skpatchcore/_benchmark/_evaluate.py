@@ -1,6 +1,7 @@
 """Fit and evaluate detectors on categories in the layout of MVTec AD."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,8 +87,7 @@ def try_settings(
     )
     for category in categories:
         try:
-            train = load_mvtec_ad(data_root, category, subset="train")
-            images = [check_images(train.data[:1])[0]]
+            images = [check_images(_training_images(data_root, category)[:1])[0]]
         except (OSError, ValueError):
             continue  # Reported when this category is evaluated.
         features.fit(images)
@@ -103,11 +103,18 @@ def find_groups(
     groups = {}
     for category in categories:
         try:
-            train = load_mvtec_ad(data_root, category, subset="train")
+            images = _training_images(data_root, category)
         except (OSError, ValueError):
             continue  # Reported when this category is evaluated.
-        groups[category] = find(train.data)
+        groups[category] = find(images)
     return groups
+
+
+def _training_images(data_root: str | Path, category: str) -> np.ndarray:
+    """Return the training images, without the warnings that the evaluation repeats."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return load_mvtec_ad(data_root, category, subset="train").data
 
 
 class Evaluation(NamedTuple):

@@ -92,7 +92,10 @@ def benchmark(
     check_targets(
         [("--output", path) for path in result_files(output)],
         [("--output", output / "reports" if report else output)],
-        read=[("DATA_ROOT", path) for path in _image_folders(Path(data_root))],
+        read=[
+            *(("DATA_ROOT", path) for path in _image_folders(Path(data_root))),
+            *([("--group-list", group_list)] if group_list else []),
+        ],
     )
     finder = group_finder(group_pattern, group_list, group_column)
     if finder and not report:

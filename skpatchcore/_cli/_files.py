@@ -11,6 +11,8 @@ from pathlib import Path
 
 import click
 
+from skpatchcore._cli._types import CONFIG_FILE
+
 # The option or argument that names a file, and the file.
 NamedPath = tuple[str, str | Path]
 
@@ -34,9 +36,10 @@ def check_targets(
     inside : iterable of (name, path)
         Files that will be written in `folders`.
     read : iterable of (name, path)
-        Inputs: files, and folders that are searched for images.
+        Inputs: files, and folders that are searched for images. The configuration file
+        need not be listed.
     """
-    inside, read = list(inside), list(read)
+    inside, read = list(inside), [*read, *_config_file()]
     _check_nested(files, folders)
     _check_folders(folders, [(n, p) for n, p in read if os.path.isdir(p)])
     _check_overwrites([*files, *inside], [(n, p) for n, p in read if os.path.isfile(p)])
@@ -45,6 +48,12 @@ def check_targets(
         _check_writable(Path(path))
     for _, path in folders:
         _check_writable(Path(path) / "any name", shown=Path(path))
+
+
+def _config_file() -> list[NamedPath]:
+    context = click.get_current_context(silent=True)
+    path = context.meta.get(CONFIG_FILE) if context else None
+    return [("--config", path)] if path else []
 
 
 def _check_nested(files: Sequence[NamedPath], folders: Sequence[NamedPath]) -> None:

@@ -113,13 +113,20 @@ def gather_training(
     paths: Sequence[str], exclude: Sequence[str] = ()
 ) -> tuple[list[str], list[int]]:
     """Return the images in files and folders, and their labels; each image once."""
-    from skpatchcore.datasets import Resolver, check_not_masks, load_image_folder
+    from skpatchcore.datasets import (
+        ImageSearch,
+        Resolver,
+        check_not_masks,
+        load_image_folder,
+    )
 
-    resolve = Resolver()
+    resolve, by_itself = Resolver(), ImageSearch(Path(), exclude)
     found: dict[Any, tuple[str, int]] = {}
     for path in paths:
-        labelled: Iterable[tuple[str, int]] = [(path, 1)]
-        if os.path.isdir(path):
+        labelled: Iterable[tuple[str, int]]
+        if not os.path.isdir(path):
+            labelled = [(path, 1)] if by_itself.keeps(Path(path)) else []
+        else:
             data, labels = load_image_folder(
                 path, subset="train", exclude=list(exclude), return_X_y=True
             )

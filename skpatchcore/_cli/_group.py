@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A parameter and its value in a message: text in quotes, a tuple or list, a word.
 _PARAMETER = re.compile(
-    r"\b([a-z]\w*)=(?:'([^'\n]*)'|(\([^)\n]*\)|\[[^]\n]*\]|[\w.+-]*\w|\.\.\.|))"
+    r"(?<![\w/\\.-])([a-z]\w*)=(?:'([^'\n]*)'|(\([^)\n]*\)|\[[^]\n]*\]|[\w.+-]*\w|\.\.\.|))"
 )
 # What only a Python program can do, where the message also names the option.
 _IN_PYTHON = re.compile(
@@ -40,7 +40,7 @@ class Command(click.Command):
         """Run the command."""
         debug = ctx.params.pop("debug")
         try:
-            with _plain_warnings():
+            with _plain_warnings(ctx.command.params):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
@@ -57,11 +57,11 @@ class Command(click.Command):
 
 
 @contextlib.contextmanager
-def _plain_warnings() -> Iterator[None]:
-    """Show warnings without the line of code that issued them."""
+def _plain_warnings(params: Sequence[click.Parameter]) -> Iterator[None]:
+    """Show warnings in the words of the options, without the line of code."""
 
     def show(message: Warning | str, *_: object) -> None:
-        click.echo(f"Warning: {message}", err=True)
+        click.echo(f"Warning: {use_option_names(str(message), params)}", err=True)
 
     with warnings.catch_warnings():
         show_plainly: Callable[..., None] = show

@@ -73,8 +73,7 @@ exclude_option = option(
     metavar="A,B",
     type=CommaSeparated(),
     callback=lambda ctx, param, patterns: patterns or (),
-    help="Shell patterns, such as '*_GT.png', of files and folders to leave out when "
-    "folders are searched.",
+    help="Shell patterns, such as '*_GT.png', of files and folders to leave out.",
 )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,10 @@ from skpatchcore._cli._options import (
     pages_option,
     split_all,
 )
+
+if TYPE_CHECKING:
+    from skpatchcore._images import Images
+    from skpatchcore.scoring import Inspection
 
 
 @click.command(cls=Command)
@@ -110,12 +115,7 @@ def score(
     if report:
         replace_text(report, _score_output.as_report(paths, unreadable), NAME_BYTES)
     seen = [found[i] for i in sorted(found)]
-    if overlays:
-        drawn = _score_output.draw_overlays(decoded, seen)
-        _save_pngs(drawn, [overlay_paths[one.index] for one in seen])
-    if masks:
-        drawn = _score_output.draw_masks(seen)
-        _save_pngs(drawn, [mask_paths[one.index] for one in seen])
+    _write_pngs(decoded, seen, overlay_paths, mask_paths)
     click.echo(_score_output.summarize(results, len(unreadable)), err=True)
     if unreadable and on_error == "raise":
         click.get_current_context().exit(1)
@@ -128,6 +128,22 @@ def _inputs(
     read: list[NamedPath] = [("IMAGES", image) for image in images]
     read.append(("--model", model))
     return [*read, ("--weights", weights)] if weights else read
+
+
+def _write_pngs(
+    images: "Images",
+    seen: "Sequence[Inspection]",
+    overlays: Sequence[Path],
+    masks: Sequence[Path],
+) -> None:
+    """Write what was asked for: `overlays` and `masks` have a path for each image."""
+    from skpatchcore._cli._score_output import draw_masks, draw_overlays
+
+    if overlays:
+        paths = [overlays[one.index] for one in seen]
+        _save_pngs(draw_overlays(images, seen), paths)
+    if masks:
+        _save_pngs(draw_masks(seen), [masks[one.index] for one in seen])
 
 
 def _save_pngs(images: Iterable, paths: Sequence[Path]) -> None:

@@ -1,6 +1,7 @@
 """Find the images of ``skpatchcore score``, and format and draw its results."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from skpatchcore._images import ImagePage, Images
 from skpatchcore.datasets import (
     ImageSearch,
     Resolver,
+    describe_masks,
     describe_passed_over,
     image_suffixes,
     report_passed_over,
@@ -29,21 +31,28 @@ def find_images(paths: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
     """Return the given files, and the images in the given folders.
 
     Each image is listed once, even if several paths or links lead to it. It is listed
-    under the first of them. A warning counts the files that were passed over.
+    under the first of them. Warnings count the files that were passed over, and images
+    that look like masks.
     """
     resolve = Resolver()
     found: dict[Any, str] = {}
-    searches = []
+    by_itself = ImageSearch(Path(), exclude)
+    searches = [by_itself]
     for path in paths:
-        inside: Sequence[str | Path] = [path]
         if os.path.isdir(path):
             searches.append(ImageSearch(Path(path), exclude))
             inside = searches[-1].below(Path(path))
             if not inside:
                 raise ValueError(_describe_empty(path, searches[-1]))
+        else:
+            inside = [Path(path)] if by_itself.keeps(Path(path)) else []
         for image in inside:
             found.setdefault(resolve(image), str(image))
+    if not found:
+        raise ValueError("Found no images: --exclude leaves out all files given.")
     report_passed_over(searches, stacklevel=2)
+    if masks := describe_masks([Path(image) for image in found.values()]):
+        warnings.warn(f"{masks} They are scored like images.", stacklevel=2)
     return list(found.values())
 
 

@@ -121,10 +121,15 @@ class KeywordOr(click.ParamType):
 # Configuration file -----------------------------------------------------------------
 
 
+# The key of the path in the context of the command.
+CONFIG_FILE = "skpatchcore.config_file"
+
+
 def use_config(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
     """Use the settings in a file as defaults of a command's options."""
     if path is None:
         return
+    ctx.meta[CONFIG_FILE] = path
     options = {
         option.name: option
         for option in ctx.command.params

@@ -31,6 +31,7 @@ __all__ = [
 # Not public, but used by other folders of this package.
 from skpatchcore.datasets._aliases import Resolver as Resolver
 from skpatchcore.datasets._mask_files import check_not_masks as check_not_masks
+from skpatchcore.datasets._mask_files import describe_masks as describe_masks
 from skpatchcore.datasets._mvtec import find_category as find_category
 from skpatchcore.datasets._mvtec import is_category as is_category
 from skpatchcore.datasets._search import ImageSearch as ImageSearch

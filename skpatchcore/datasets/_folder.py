@@ -14,7 +14,12 @@ from skpatchcore.datasets._listing import (
     check_masks,
     collect_subset,
 )
-from skpatchcore.datasets._mask_files import MASK_ROOTS, find_kind, match_masks
+from skpatchcore.datasets._mask_files import (
+    MASK_ROOTS,
+    find_mask_folder,
+    match_masks,
+    rgb_folder,
+)
 from skpatchcore.datasets._search import (
     MASK_SUBFOLDERS,
     ImageSearch,
@@ -264,14 +269,13 @@ class _Folder:
 
     def _list_kind(self, split: str, folder: Path) -> list[Record]:
         """Return the images of one kind, with their masks if it is a defect."""
-        images = self.search.below(folder)
+        images = self.search.below(rgb_folder(folder))
         if folder.name.lower() in _NORMAL_NAMES:
             return [Record(image, split, "good") for image in images]
+        mask_folder = find_mask_folder(self.mask_roots, folder)
         masks: list[Path | None] = [None] * len(images)
-        for root in self.mask_roots:
-            kind = find_kind(root, folder.name)
-            if kind is not None:
-                masks = match_masks(images, kind)
+        if mask_folder is not None:
+            masks = match_masks(images, mask_folder)
         return [
             Record(image, split, folder.name, mask)
             for image, mask in zip(images, masks, strict=True)

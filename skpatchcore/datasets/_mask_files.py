@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -46,20 +46,31 @@ def match_masks(images: Sequence[Path], folder: Path) -> list[Path | None]:
     ]
 
 
-def find_kind(mask_root: Path, kind: str) -> Path | None:
-    """Return the subfolder with the masks of a kind of defect.
+def rgb_folder(kind: Path) -> Path:
+    """Return the folder of the images of a kind. MVTec 3D-AD has one more level."""
+    return kind / "rgb" if (kind / "rgb").is_dir() else kind
+
+
+def find_mask_folder(mask_roots: Sequence[Path], kind: Path) -> Path | None:
+    """Return the folder with the masks of a kind of defect, if there is one."""
+    if (kind / "rgb").is_dir():  # As in MVTec 3D-AD.
+        return kind / "gt" if (kind / "gt").is_dir() else None
+    found = (_find_kind(root, kind.name) for root in mask_roots)
+    return next(filter(None, found), None)
+
+
+def _find_kind(mask_root: Path, kind: str) -> Path | None:
+    """Return the subfolder with the masks of a kind.
 
     Upper and lower case and Unicode forms count as the same if only one folder fits.
     Without subfolders, `mask_root` itself contains the masks of all kinds.
     """
     folders = list_folders(mask_root)
+    if not folders:
+        return mask_root if image_files(mask_root) else None
     exact = {folder.name: folder for folder in folders}
-    found = exact.get(kind) or _only_ones((fold(f.name), f) for f in folders).get(
-        fold(kind)
-    )
-    if found is None and not folders and image_files(mask_root):
-        return mask_root
-    return found
+    similar = _only_ones((fold(folder.name), folder) for folder in folders)
+    return exact.get(kind) or similar.get(fold(kind))
 
 
 def all_masks(mask_root: Path) -> list[Path]:
@@ -72,26 +83,28 @@ def all_masks(mask_root: Path) -> list[Path]:
 
 
 def check_not_masks(images: Iterable[Path]) -> None:
-    """Raise an error if some of the images are masks of others.
+    """Raise an error if some of the images are masks of others."""
+    found = describe_masks(list(images))
+    if found:
+        raise ValueError(f"{found} A detector would learn them as good parts.")
+
+
+def describe_masks(images: Sequence[Path]) -> str:
+    """Return which images are masks of others, and how to leave them out.
 
     They are, if they have the name of another image in their folder and a word that
     marks masks, and do not look like photographs.
     """
-    images = list(images)
     pairs = _pairs(images)
     if not pairs:
-        return
+        return ""
     named = [f"{mask.name} of {image.name}" for mask, image in pairs]
-    marks = Counter(
-        mask.name.replace(image.stem, "*", 1).removesuffix(mask.suffix) + ".*"
-        for mask, image in pairs
-    )
-    pattern = ",".join(sorted(marks))
-    raise ValueError(
+    pattern = ",".join(sorted({_pattern(mask) for mask, _ in pairs}))
+    return (
         f"{len(pairs)} of {len(images)} images look like masks of others: "
-        f"{in_short(named)}, in {pairs[0][0].parent}. A detector would learn them as "
-        f"images of good parts. Leave them out with exclude={pattern!r} (--exclude on "
-        "the command line), or move them to another folder, such as ground_truth/."
+        f"{in_short(named)}, in {pairs[0][0].parent}. Leave them out with "
+        f"exclude={pattern!r} (--exclude on the command line), or move them to another "
+        "folder, such as ground_truth/."
     )
 
 
@@ -118,6 +131,13 @@ def _pairs(images: Sequence[Path]) -> list[tuple[Path, Path]]:
         for mask, image in named
         if image is not None and not _is_photograph(mask)
     ]
+
+
+def _pattern(mask: Path) -> str:
+    """Return a shell pattern that fits masks that are marked in the same way."""
+    match = _MARKED.fullmatch(mask.stem)
+    stem = (match["after"] or match["before"]) if match else mask.stem
+    return f"{mask.stem.replace(stem, '*', 1)}.*"
 
 
 def _image_key(stem: str) -> str:

@@ -11,7 +11,7 @@ from skpatchcore.datasets._listing import (
     check_masks,
     collect_subset,
 )
-from skpatchcore.datasets._mask_files import find_kind, match_masks
+from skpatchcore.datasets._mask_files import find_mask_folder, match_masks, rgb_folder
 from skpatchcore.datasets._search import (
     ImageSearch,
     check_folder,
@@ -285,7 +285,7 @@ class _Category:
         """Return the images of one split. Only the training split must have some."""
         if split == "test":
             return self._list_test()
-        good = _rgb_folder(self.folder / split / "good")
+        good = rgb_folder(self.folder / split / "good")
         images = self.search.below(good) if good.is_dir() else []
         if split == "train" and not images:
             found = describe_passed_over([self.search])
@@ -308,8 +308,8 @@ class _Category:
 
     def _list_test_kind(self, kind: Path) -> list[Record]:
         """Return the test images of one kind, with their masks if it is a defect."""
-        images = self.search.below(_rgb_folder(kind))
-        mask_folder = self._mask_folder(kind)
+        images = self.search.below(rgb_folder(kind))
+        mask_folder = find_mask_folder(self.mask_roots, kind)
         if kind.name == "good" or mask_folder is None:
             return [Record(image, "test", kind.name) for image in images]
         masks = match_masks(images, mask_folder)
@@ -325,13 +325,6 @@ class _Category:
             for image, mask in zip(images, masks, strict=True)
         ]
 
-    def _mask_folder(self, kind: Path) -> Path | None:
-        """Return the folder with the masks of a kind, if there is one."""
-        if (kind / "rgb").is_dir():  # As in MVTec 3D-AD.
-            return kind / "gt" if (kind / "gt").is_dir() else None
-        found = (find_kind(root, kind.name) for root in self.mask_roots)
-        return next(filter(None, found), None)
-
 
 def _test_folder(folder: Path) -> Path:
     """Return the folder of labelled test images. MVTec AD 2 calls it test_public."""
@@ -342,8 +335,3 @@ def _test_folder(folder: Path) -> Path:
             "one of them to another folder."
         )
     return public if public.is_dir() else test
-
-
-def _rgb_folder(kind: Path) -> Path:
-    """Return the folder of the images of a kind. MVTec 3D-AD has one more level."""
-    return kind / "rgb" if (kind / "rgb").is_dir() else kind

@@ -67,6 +67,13 @@ class ImageSearch:
         """Return the images directly in a folder, each once, sorted by name."""
         return without_aliases(self._images(folder), folder)
 
+    def keeps(self, file: Path) -> bool:
+        """Return whether a file that was given by itself is not excluded."""
+        pattern = self._matching(Path(file.name))
+        if pattern is not None:
+            self.excluded[file] = pattern
+        return pattern is None
+
     def pass_over(self, images: Iterable[Path]) -> None:
         """Remember images that are in a place where nothing is looked for."""
         for path in images:
@@ -98,8 +105,10 @@ class ImageSearch:
         return searched
 
     def _excluding(self, path: Path) -> str | None:
-        """Return the pattern that excludes a file, if there is one."""
-        relative = path.relative_to(self.root)
+        """Return the pattern that excludes a file below `root`, if there is one."""
+        return self._matching(path.relative_to(self.root))
+
+    def _matching(self, relative: Path) -> str | None:
         names = (relative.as_posix(), *relative.parts)
         for pattern in self.exclude:
             if any(fnmatchcase(name, pattern) for name in names):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 
 import click
 import numpy as np
@@ -99,6 +100,17 @@ def test_excluded_files_are_not_scored(model, tmp_path):
     assert result.stderr.splitlines()[-1].startswith("1 scored")
 
 
+def test_files_given_one_by_one_are_excluded_too(model, tmp_path):
+    images = save_images(tmp_path / "new", "0.png", "1.png", "0_GT.png")
+    files = sorted(images.iterdir())
+    result = run("score", *files, "--model", model, "--exclude", "*_GT.*")
+    assert result.stderr.splitlines()[-1].startswith("2 scored")
+    args = ("fit", *files, "--model", tmp_path / "m.skpc", *SMALL)
+    assert "Fitting on 2 images" in run(*args, "--exclude", "*_GT.*").stderr
+    result = run("score", *files, "--model", model, "--exclude", "*")
+    assert "--exclude leaves out all files given" in result.stderr
+
+
 def test_one_image_is_refused_before_the_fit(tmp_path):
     good = save_images(tmp_path / "good", "1.png")
     result = run("fit", good, "--model", tmp_path / "m.skpc", *SMALL)
@@ -194,6 +206,7 @@ def test_large_images_are_read_on_request(model, tmp_path, monkeypatch):
         ("layers=['a', 'b'] are", "--layers a,b are"),
         ("image_size=256 is", "--image-size 256 is"),
         ("subset='all': x=3", "subset='all': x=3"),
+        ("image 3 (/data/layers=2/a.png) is", "image 3 (/data/layers=2/a.png) is"),
         (
             "Pass the path to load(..., weights=...), or with --weights on the command "
             "line; or save the detector with include_backbone=True.",
@@ -203,6 +216,15 @@ def test_large_images_are_read_on_request(model, tmp_path, monkeypatch):
 )
 def test_parameters_in_messages_become_options(text, expected):
     assert use_option_names(text, OF_FIT) == expected
+
+
+def test_warnings_name_options_too(tmp_path, model):
+    images = save_images(tmp_path / "new", "1.png")
+    Image.new("L", (16, 16)).save(images / "1_GT.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        result = run("score", images, "--model", model)
+    assert "Leave them out with --exclude '*_GT.*', or move them" in result.stderr
 
 
 def test_words_are_those_of_the_command_that_runs(tmp_path):

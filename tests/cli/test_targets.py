@@ -67,6 +67,7 @@ def no_work(monkeypatch):
         (("--output", "mm", "--report", "mm/r.csv"), "--report and --output"),
         (("--output", "mm/0.png", "--masks", "mm"), "--output and --masks"),
         (("--report", "model.skpc"), "which --model reads"),
+        (("--output", "part.yaml"), "which --config reads"),
         (("--masks", "images/m"), "is inside IMAGES"),
         (("--masks", "images"), "is inside IMAGES"),
     ],
@@ -75,10 +76,12 @@ def test_targets_that_collide_are_refused(
     model, images, tmp_path, no_work, options, message
 ):
     (tmp_path / "x").mkdir()
+    (tmp_path / "part.yaml").write_text("on-error: skip")
     (tmp_path / "model.skpc").write_bytes(model.read_bytes())
     (tmp_path / "link").symlink_to("mm")
     before = sorted(tmp_path.rglob("*"))
-    result = run("score", "images", "--model", "model.skpc", *options)
+    arguments = ("images", "--model", "model.skpc", "--config", "part.yaml")
+    result = run("score", *arguments, *options)
     assert result.exit_code == 2, result.output
     assert message in result.stderr
     assert sorted(tmp_path.rglob("*")) == before

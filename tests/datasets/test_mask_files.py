@@ -67,6 +67,13 @@ def test_masks_may_lie_in_one_folder_for_all_kinds(tmp_path):
     assert masks_of(tmp_path) == ["masks/1.png", "masks/2.png"]
 
 
+@pytest.mark.parametrize("loader", LOADERS)
+def test_the_layout_of_mvtec_3d_ad_is_read(tmp_path, loader):
+    write(tmp_path, "train/good/rgb/0.png", "train/good/xyz/0.tiff")
+    write(tmp_path, "test/dent/rgb/0.png", "test/dent/xyz/0.tiff", "test/dent/gt/0.png")
+    assert masks_of(tmp_path, loader) == ["test/dent/gt/0.png"]
+
+
 def test_two_masks_of_the_same_name_are_not_guessed_between(tmp_path):
     write(tmp_path, "train/0.png", "test/dent/0.png")
     write(tmp_path, "masks/dent/0_GT.png", "masks/dent/0_label.png")

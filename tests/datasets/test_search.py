@@ -126,7 +126,7 @@ MASKS = [
 ]
 READERS = {**LISTERS, "load_mvtec_ad": None}
 READERS["load_mvtec_ad"] = lambda root: load_mvtec_ad(root.parents[2], "nut").data
-del READERS["score"]  # Scores of masks mislead nobody.
+del READERS["score"]
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -138,6 +138,14 @@ def test_masks_among_good_images_are_refused(tmp_path, reader, mask):
     assert f"exclude='{mask.replace('1', '*').removesuffix('.png')}.*'" in str(
         error.value
     )
+
+
+def test_masks_among_images_to_score_are_named(tmp_path):
+    write(tmp_path, "1.png", "1_GT.png")
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 images .*1_GT\.png of 1.* are scored"
+    ):
+        assert len(find_images([str(tmp_path)])) == 2
 
 
 def test_a_photograph_is_not_a_mask_whatever_its_name(tmp_path):

@@ -88,6 +88,7 @@ def test_score_images_scores_the_readable_and_names_the_others(
         assert path in one.reason
 
 
+@pytest.mark.filterwarnings("ignore:Passed over")
 def test_the_loader_lists_files_that_are_read_right_or_named(
     written, detector, expected_scores
 ):
@@ -119,6 +120,7 @@ def scored(written, detector, tmp_path_factory):
     return (*tables, result.output)
 
 
+@pytest.mark.filterwarnings("ignore:Passed over")
 def test_the_command_scores_or_reports_every_file(written, scored, expected_scores):
     scores, bad, output = scored
     for path, one in written.items():
