@@ -12,7 +12,7 @@ from skpatchcore._images._input import Images
 _SMALLEST_CAST, _DEVIATIONS = 0.01, 4
 # How much better an image must fit with its channels swapped. In five of seven classes
 # of real images there is a cast. Of batches of four swapped images, 99.5 % are found
-# there. Of 635 images in the right order, one is mistaken, a bottle with coloured dirt.
+# there. Of 327 images in the right order, one is mistaken, a bottle with coloured dirt.
 _RATIO = 3
 
 
