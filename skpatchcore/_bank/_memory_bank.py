@@ -1,6 +1,7 @@
 """The detector on patch features, by distances to a bank of normal patches."""
 
 import os
+import warnings
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -9,12 +10,15 @@ import torch
 from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skpatchcore._bank._outliers import inlying_rows
+from skpatchcore._bank._recognition import SAME_NUMBERS, recognize, sketch
 from skpatchcore._bank._search import BankSearch
-from skpatchcore._bank._training_scores import UNKNOWN, score_training
+from skpatchcore._bank._support import Support
+from skpatchcore._bank._training_scores import UNKNOWN, TrainingSearch, score_training
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._neighbors import (
     NeighborIndex,
@@ -29,11 +33,13 @@ from skpatchcore._neighbors import (
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     DecisionMixin,
+    FrozenParams,
     HasMethods,
     Interval,
     Samples,
     StrOptions,
     fit_context,
+    fitted_params,
     inherit_params,
     lower_quantile,
     normal_rows,
@@ -47,7 +53,7 @@ from skpatchcore._utils import (
 AUTO_CONTAMINATION = 0.01
 
 
-class PatchMemoryBank(DecisionMixin, BaseEstimator):
+class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     """Detect anomalies by the distance of patch features to a bank of normal patches.
 
     This is the detector half of PatchCore (Roth et al., 2022, sections 3.2 and 3.3).
@@ -65,7 +71,8 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
     sampler : estimator or None, default=None
         Selects the patches to keep. After ``fit(patches)`` it must have
         ``sample_indices_``. None is ``CoresetSampler()``: 10 % of the patches by the
-        k-centre greedy.
+        k-centre greedy. A :class:`~sklearn.frozen.FrozenEstimator` around a sampler
+        that was fitted on the same patches keeps its selection.
 
     n_neighbors : int, default=1
         The score of a patch is its mean distance to this many nearest patches of the
@@ -238,6 +245,16 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         "verbose": ["verbose"],
     }
 
+    _frozen_names = (
+        "n_neighbors",
+        "metric",
+        "algorithm",
+        "reduction",
+        "reweight",
+        "position_window",
+        "outlier_filter",
+    )
+
     def __init__(
         self,
         sampler: Any = None,
@@ -318,6 +335,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
             if len(rows) < shape[0]:
                 patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
                 patches = patches.reshape(len(rows) * n_per_sample, -1)
+            self._freeze_params()
             return self._fit_patches(
                 patches, self._grid_shapes((len(rows), *shape[1:]))
             )
@@ -339,7 +357,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
         samples = self._samples(patches, self._grid_shapes(shape))
-        return self._score(samples)[0]
+        return self._with_training_scores(samples, self._score(samples)[0])
 
     def score_patches(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the distance of every patch to the bank: higher is more anomalous.
@@ -385,7 +403,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         """
         check_is_fitted(self)
         patches, shape = self._validate_patches(X, reset=False)
-        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        k = self._frozen.n_neighbors if n_neighbors is None else n_neighbors
         samples = self._samples(patches, self._grid_shapes(shape))
         search = self._search()
         distances, indices = search.query(samples.patches, samples.positions, k)
@@ -408,9 +426,10 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
     def _grid_shapes(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Return heights and widths (n, 2) of the grids of samples of one shape."""
         n_samples, *grid = shape
-        if self.position_window is not None and len(grid) not in (1, 2):
+        window = fitted_params(self)["position_window"]
+        if window is not None and len(grid) not in (1, 2):
             raise ValueError(
-                f"position_window={self.position_window} needs samples with a grid: X "
+                f"position_window={window} needs samples with a grid: X "
                 "of shape (n_samples, height, width, n_features), or (n_samples, "
                 f"width, n_features); got {len(grid) + 2} dimensions."
             )
@@ -433,6 +452,7 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         given samples.
         """
         self._check_params_agree()
+        self._freeze_params()
         n_given = len(shapes) if n_given is None else n_given
         prepared = unit_rows(patches) if self.metric == "cosine" else patches
         check_squares(prepared)
@@ -449,27 +469,37 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
                 "outlier_filter or foreground."
             )
         sampler.fit(prepared if len(kept) == len(prepared) else prepared[kept])
+        if isinstance(sampler, FrozenEstimator):
+            sampler = sampler.estimator
+            _check_fitted_on(sampler, (len(kept), prepared.shape[1]))
         # If nothing was removed, keep the array itself: a model file stores it once.
         indices = np.asarray(sampler.sample_indices_)
         if len(kept) < len(prepared):
             indices = kept[indices]
-        self._check_bank_size(len(indices))
+        self._check_bank_size(len(indices), n_given)
         self.n_features_in_ = patches.shape[1]
         self.sampler_ = sampler
         self.bank_indices_ = indices
         self.bank_ = prepared[indices]
-        self._normalized = self.metric == "cosine"
         self._store_positions(shapes, kept)
         self._index_seed = int(random_state.randint(np.iinfo(np.int32).max))
         self._index = self._build_index()
         samples = self._samples(patches, shapes)
         scored = np.arange(samples.offsets[n_given])
+        self._training_sketches = sketch(samples.take(scored))
         if foreground is not None:
             scored = foreground[foreground < len(scored)]
-        self._set_thresholds(samples, scored, kept)
+        groups = np.repeat(np.arange(len(shapes)) % n_given, np.diff(samples.offsets))
+        self._set_thresholds(samples, scored, kept, groups)
         return self
 
     def _check_params_agree(self) -> None:
+        if isinstance(self.sampler, type):
+            name = self.sampler.__name__
+            raise TypeError(
+                f"sampler must be an estimator, got the class {name}. Pass an "
+                f"instance, such as {name}()."
+            )
         if self.reweight is not None and (
             self.reduction != "max" or self.n_neighbors != 1
         ):
@@ -522,22 +552,33 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         self._bank_positions = covered_positions(positions, nearest)
 
     def _set_thresholds(
-        self, samples: Samples, scored: NDArray[np.int64], kept: NDArray[np.int64]
+        self,
+        samples: Samples,
+        scored: NDArray[np.int64],
+        kept: NDArray[np.int64],
+        groups: NDArray[np.int64],
     ) -> None:
         """Score the training samples, and set thresholds at quantiles of the scores.
 
         Scores use the patches at rows `scored`. Thresholds use only those of them that
         were `kept`: with outliers, the thresholds would be too high to detect any.
+        `groups` are the given samples that all patches belong to.
         """
         near_rows = np.full(len(samples.patches), UNKNOWN)
         near_rows[kept] = getattr(self.sampler_, "nearest_picks_", UNKNOWN)
+        support = self._support(near_rows, groups)
+        self._tell_of_small_bank(support, len(samples.patches))
 
         def score(rows: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
             return score_training(
-                self._search(),
-                samples.take(rows),
+                TrainingSearch(
+                    self._search(),
+                    support,
+                    samples.take(rows),
+                    groups[rows],
+                    self.n_neighbors,
+                ),
                 near_rows[rows],
-                n_neighbors=self.n_neighbors,
                 reduction=self.reduction,
                 reweight=self.reweight,
                 verbose=self.verbose,
@@ -552,11 +593,43 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         self.offset_ = lower_quantile(scores, share)
         self.patch_threshold_ = upper_quantile(largest, share)
 
+    def _support(
+        self, near_rows: NDArray[np.int64], groups: NDArray[np.int64]
+    ) -> Support:
+        """Return how much each bank row counts for each training sample."""
+        represented = np.flatnonzero(near_rows != UNKNOWN)
+        nearest = near_rows[represented]
+        if len(represented) == 0:
+            # Another sampler: each row represents only itself.
+            represented, nearest = self.bank_indices_, np.arange(len(self.bank_))
+        n_groups = int(groups.max()) + 1
+        return Support(nearest, groups[represented], len(self.bank_), n_groups)
+
+    def _tell_of_small_bank(self, support: Support, n_patches: int) -> None:
+        """Warn if the bank is too small to score training samples without their own."""
+        if len(self.bank_) == 1 < n_patches:
+            problem = f"The bank has 1 row, selected from {n_patches}"
+        elif support.alone.any():
+            problem = (
+                f"All rows of the bank come from one training sample of "
+                f"{len(support.alone)}"
+            )
+        else:
+            return
+        warnings.warn(
+            f"{problem}. Training scores and offset_ say little about new samples. Fit "
+            "on more samples, or raise the sampler's fraction.",
+            UserWarning,
+            stacklevel=2,
+        )
+
     def _make_sampler(self, random_state: np.random.RandomState) -> Any:
         """Return an unfitted sampler with the parameters that it inherits."""
         # safe=False, because a user's sampler need not be an estimator.
         default = CoresetSampler() if self.sampler is None else self.sampler
         sampler = clone(default, safe=False)
+        if isinstance(sampler, FrozenEstimator):
+            check_is_fitted(sampler)
         seed = None
         if self.random_state is not None:
             seed = int(random_state.randint(np.iinfo(np.int32).max))
@@ -568,19 +641,20 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
             verbose=self.verbose,
         )
 
-    def _check_bank_size(self, n_bank: int) -> None:
+    def _check_bank_size(self, n_bank: int, n_samples: int) -> None:
         for name in ("n_neighbors", "reweight"):
             n_needed = getattr(self, name)
             if n_needed is not None and n_needed > n_bank:
                 raise ValueError(
                     f"{name}={n_needed} needs more neighbours than the bank has rows, "
-                    f"{n_bank}; lower it or raise the sampler's fraction."
+                    f"{n_bank}, from n_samples = {n_samples}. Lower {name}, raise the "
+                    "sampler's fraction, or fit on more samples."
                 )
 
     def _build_index(self) -> NeighborIndex:
         return build_index(
             self.bank_,
-            algorithm=self.algorithm,
+            algorithm=self._frozen.algorithm,
             device=self.device,
             random_state=self._index_seed,
         )
@@ -592,52 +666,50 @@ class PatchMemoryBank(DecisionMixin, BaseEstimator):
         return self._index
 
     def _search_positions(self) -> PositionSearch | None:
-        """Return the search in the current window, or None without a window."""
-        if self.position_window is None:
+        """Return the search in a window, or None without a window."""
+        if self._frozen.position_window is None:
             return None
-        window = check_window(self.position_window)
-        current: PositionSearch | None = vars(self).get("_position_search")
-        if current is None or current.window != window:
-            current = self._position_search = PositionSearch(
-                self._search_index(), self._bank_positions, self.position_grid_, window
+        search: PositionSearch | None = vars(self).get("_position_search")
+        if search is None:
+            search = self._position_search = PositionSearch(
+                self._search_index(),
+                self._bank_positions,
+                self.position_grid_,
+                check_window(self._frozen.position_window),
             )
-        return current
+        return search
 
     def _samples(self, patches: NDArray, shapes: NDArray[np.int64]) -> Samples:
         """Return samples with their patches and, with a window, grid positions."""
-        self._check_as_fitted()
         positions = None
-        if self.position_window is not None:
+        if self._frozen.position_window is not None:
             positions = reference_positions(shapes, self.position_grid_)
         return Samples.of_grids(patches, shapes, positions)
 
-    def _check_as_fitted(self) -> None:
-        """Raise if a parameter was set after the fit that requires fitting again."""
-        if (self.metric == "cosine") != self._normalized:
-            changed = "metric"
-        elif self.position_window is not None and not hasattr(self, "position_grid_"):
-            changed = "position_window"
-        else:
-            return
-        raise ValueError(
-            f"{changed}={getattr(self, changed)!r} was set after the fit, but the bank "
-            "was prepared for another value; fit again."
-        )
-
     def _search(self) -> BankSearch:
-        """Return a search of the bank with the current parameters."""
         return BankSearch(
             self._search_index(),
-            self.metric,
+            self._frozen.metric,
             position_search=self._search_positions(),
             memory=self.memory,
         )
 
     def _score(self, samples: Samples) -> tuple[NDArray, NDArray, NDArray]:
         """Return score_samples (n,), patch distances and bank rows (n_patches, k)."""
+        frozen = self._frozen
         return self._search().score(
-            samples, self.n_neighbors, self.reduction, self.reweight
+            samples, frozen.n_neighbors, frozen.reduction, frozen.reweight
         )
+
+    def _with_training_scores(
+        self, samples: Samples, scores: NDArray, tolerance: float = SAME_NUMBERS
+    ) -> NDArray[np.float64]:
+        """Return `scores` (n,) with the training scores of training samples.
+
+        `samples` have all their patches, as in the fit.
+        """
+        known = recognize(self._training_sketches, sketch(samples), tolerance)
+        return np.where(known >= 0, self.training_scores_[known], scores)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the search index out; it is built again from `bank_` at first use."""
@@ -652,3 +724,18 @@ def _intersection(
 ) -> NDArray[np.int64]:
     """Return the rows that are in both, ascending; neither has duplicates."""
     return np.intersect1d(rows, others, assume_unique=True)
+
+
+def _check_fitted_on(sampler: Any, shape: tuple[int, int]) -> None:
+    """Raise unless a frozen sampler was fitted on patches of this shape (n, d)."""
+    n_features = getattr(sampler, "n_features_in_", shape[1])
+    nearest = getattr(sampler, "nearest_picks_", None)
+    n_patches = shape[0] if nearest is None else len(nearest)
+    largest = int(np.max(sampler.sample_indices_, initial=0))
+    if (n_patches, n_features) != shape or largest >= shape[0]:
+        raise ValueError(
+            f"The frozen sampler {sampler!r:.80} was fitted on other patches "
+            f"(n_patches = {max(n_patches, largest + 1)}, n_features = {n_features}) "
+            f"than the bank is given {shape}. Fit it on the same patches, or pass it "
+            "without FrozenEstimator."
+        )

@@ -1,6 +1,7 @@
 """Compute distances of patches to a bank, in any metric, and scores from them."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -110,52 +111,77 @@ class BankSearch:
         else:
             farthest = argmax_patches(patch_scores, samples.offsets)
             patches, largest = samples.patches[farthest], patch_scores[farthest]
-            scores = largest * self.reweighting(
-                patches, largest, rows[farthest, 0], reweight
-            )
+            near = self.neighbors_of_rows(rows[farthest, 0], reweight)
+            scores = largest * self.reweighting(patches, largest, near)
         return -scores, patch_scores, rows
+
+    def neighbors_of_rows(self, rows: NDArray, b: int) -> NDArray[np.int64]:
+        """Return the `b` bank rows nearest to each of `rows` (n,), (n, b)."""
+        self._check_k("reweight", b)
+        return self.index.query(self.bank[rows], b)[1]
+
+    def n_allowed(self, positions: NDArray) -> NDArray[np.int64]:
+        """Return how many bank rows the window at each of `positions` (n,) allows."""
+        assert self._position_search is not None, "positions without a window"
+        return self._position_search.n_allowed(positions)
 
     @own_torch_state()
     def reweighting(
-        self, patches: NDArray, distances: NDArray, rows: NDArray, b: int
+        self,
+        patches: NDArray,
+        distances: NDArray,
+        neighborhood: NDArray,
+        counting: NDArray | None = None,
     ) -> NDArray:
-        """Return the factor of eq. 7 for patches (n, d) matched with bank rows (n,).
+        """Return the factor of eq. 7 for patches (n, d) at `distances` (n,).
 
-        `distances` (n,) are those to the matched rows, and `b` is the number of their
-        neighbours in the bank.
+        `neighborhood` (n, b) are the bank rows around those that the patches are
+        matched with. Only the `counting` ones (n, b) are used; None means all.
         """
-        self._check_k("reweight", b)
-        _, neighborhood = self.index.query(self.bank[rows], b)
         squared = squared_distances(
             as_tensor(self._prepare(patches)), as_tensor(self.bank[neighborhood])
         )
         others = squared_to_metric(squared.numpy(), self.metric)
+        if counting is not None:
+            others = np.where(counting, others, -np.inf)
         # exp(distance) overflows float32 at 88.7, and float64 at 709.
         return 1 - np.exp(distances - logsumexp(others, axis=1))
 
     @own_torch_state()
     def bound_scores(
-        self, patches: NDArray, near_rows: NDArray, n_neighbors: int
+        self,
+        patches: NDArray,
+        near_rows: NDArray,
+        n_neighbors: int,
+        counts_in_full: Callable[[NDArray, NDArray], NDArray],
     ) -> NDArray:
         """Return upper bounds of patch scores, from a bank row near each patch.
 
         The mean distance to any k bank rows is an upper bound of the mean distance to
-        the k nearest. The bank rows around the given one make it a tight bound.
+        the k nearest. The bank rows around the given one make it a tight bound. Only
+        rows (n, n_around) for which ``counts_in_full(rows, numbers of patches)`` is
+        true are used; the given rows must be among these.
         """
         bank = as_tensor(with_safe_squares(self.bank))
         points = as_tensor(self._prepare(patches)).to(bank.dtype)
         near = torch.from_numpy(near_rows)
-        if n_neighbors == 1:
+        if n_neighbors == 1 or len(points) == 0:
             everyone = torch.arange(len(points))
             squared = paired_distances(points, everyone, bank, near)
             return squared_to_metric(squared.numpy(), self.metric)
         n_around = min(n_neighbors + _SPARE_ROWS, len(bank))
         whole = Samples(self.bank, np.array([0, len(bank)]))
-        around = torch.from_numpy(self.query_once(whole, n_around)[1])
+        around = self.query_once(whole, n_around)[1]
         step = rows_at_once(bank, n_around)
         bounds = []
-        for part, rows in zip(points.split(step), near.split(step), strict=True):
-            squared = (bank[around[rows]] - part[:, None]).square_().sum(dim=2)
+        for start in range(0, len(points), step):
+            numbers = np.arange(start, min(start + step, len(points)))
+            rows = around[near_rows[numbers]]
+            part = points[start : start + step]
+            squared = (bank[torch.from_numpy(rows)] - part[:, None]).square_()
+            squared = squared.sum(dim=2)
+            left_out = ~counts_in_full(rows, numbers)
+            squared.masked_fill_(torch.from_numpy(left_out), torch.inf)
             closest = squared.topk(n_neighbors, largest=False, sorted=False)
             upper = _rounded_up(closest.values.double().numpy(), bank)
             bounds.append(squared_to_metric(upper, self.metric).mean(axis=1))

@@ -1,9 +1,13 @@
-"""Score training samples by searching the bank for only a few of their patches.
+"""Score training samples against the bank, each without what it added itself.
 
-The score of a sample (reduction "max") is that of its farthest patch. The sampler has
-already found a bank row near each training patch, and the distance to any bank row is
-an upper bound of the distance to the nearest one. So a patch whose upper bound is below
-the score of another patch of the sample cannot be the farthest, and is never searched.
+`Support` says how much each bank row counts for a sample. A patch is searched for more
+and more neighbours, until enough of them count.
+
+The score of a sample (reduction "max") is that of its farthest patch, and most patches
+need not be searched to find it. The sampler has already found a bank row near each
+training patch, and if that row counts in full, the distance to it is an upper bound of
+the score of the patch. So a patch whose upper bound is below the score of another patch
+of the sample cannot be the farthest, and is never searched.
 """
 
 from collections.abc import Callable
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from skpatchcore._bank._search import BankSearch
+from skpatchcore._bank._support import Support
 from skpatchcore._utils import Samples, reduce_patches
 
 # Marks a patch for which no near bank row is known.
@@ -26,28 +31,177 @@ _FIRST_SEARCHED = 4
 Query: TypeAlias = Callable[[NDArray], tuple[NDArray, NDArray]]
 
 
-def score_training(
-    search: BankSearch,
-    samples: Samples,
-    near_rows: NDArray[np.int64],
-    *,
-    n_neighbors: int,
-    reduction: str | float,
-    reweight: int | None,
-    verbose: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return score_samples and the largest patch distance of training samples.
+class TrainingSearch:
+    """Search the bank for training patches, without what their samples added to it.
 
-    The result equals that of searching for all patches. That is also what is done if
-    there are no bounds, or if the score does not depend on the farthest patch alone.
+    The score of a patch with k neighbours is the mean of k distances. The j-th is the
+    distance within which the weights of rows add up to j, or to their total if that is
+    less. For weights of 1, these are the k nearest rows.
 
     Parameters
     ----------
     search : BankSearch
+    support : Support
+        Weights of the bank rows.
     samples : Samples
+        The patches to search for.
+    groups : ndarray of shape (n_patches,), int64
+        The sample that each patch belongs to, as numbered in `support`.
+    n_neighbors : int
+    """
+
+    def __init__(
+        self,
+        search: BankSearch,
+        support: Support,
+        samples: Samples,
+        groups: NDArray[np.int64],
+        n_neighbors: int,
+    ) -> None:
+        self.samples, self.n_neighbors = samples, n_neighbors
+        self._search, self._support, self._groups = search, support, groups
+        wanted = np.arange(1, n_neighbors + 1) * support.n_samples
+        self._targets = np.minimum(wanted, support.totals[groups][:, None])
+
+    def query(self, patches: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
+        """Return scores (n,) and matched bank rows (n,) of the patches at rows (n,)."""
+        scores = np.empty(len(patches))
+        matched = np.empty(len(patches), dtype=np.int64)
+        pending = np.arange(len(patches))
+        if self.samples.positions is not None:
+            allowed = self._search.n_allowed(self.samples.positions[patches])
+            pending = self._extend(patches, pending, scores, matched, allowed)
+        everything = np.full(len(patches), len(self._search.bank))
+        self._extend(patches, pending, scores, matched, everything, windowed=False)
+        return scores, matched
+
+    def bounds(self, near_rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return upper bounds of the scores of all patches, infinite without one.
+
+        `near_rows` (n_patches,) are bank rows near the patches, or UNKNOWN.
+        """
+        bounds = np.full(len(near_rows), np.inf)
+        known = np.flatnonzero(near_rows != UNKNOWN)
+        weights = self._support.weights(near_rows[known], self._groups[known])
+        known = known[weights >= self._targets[known, 0]]
+        # In a window, only the nearest selected row is sure to be allowed, and a bound
+        # for k neighbours needs k rows.
+        if self.n_neighbors > 1 and self.samples.positions is not None:
+            return bounds
+        bounds[known] = self._search.bound_scores(
+            self.samples.patches[known],
+            near_rows[known],
+            self.n_neighbors,
+            lambda rows, i: self._counts_in_full(rows, known[i]),
+        )
+        return bounds
+
+    def reweighting(
+        self, patches: NDArray, distances: NDArray, matched: NDArray, b: int
+    ) -> NDArray[np.float64]:
+        """Return the factor of eq. 7 for the patches at rows (n,).
+
+        The b neighbours of the matched rows are those that count for the sample.
+        """
+        groups, n_found = self._groups[patches][:, None], b
+        while True:
+            near = self._search.neighbors_of_rows(matched, n_found)
+            counting = self._support.weights(near, groups) > 0
+            if n_found == len(self._search.bank) or (counting.sum(axis=1) >= b).all():
+                break
+            n_found = min(2 * n_found, len(self._search.bank))
+        # Rows that count come first; `near` is ascending by distance.
+        order = np.argsort(~counting, axis=1, kind="stable")[:, :b]
+        near, counting = (np.take_along_axis(a, order, 1) for a in (near, counting))
+        return self._search.reweighting(
+            self.samples.patches[patches], distances, near, counting
+        )
+
+    def _counts_in_full(self, rows: NDArray, patches: NDArray) -> NDArray[np.bool_]:
+        groups = self._groups[patches][:, None]
+        return self._support.weights(rows, groups) >= self._support.n_samples
+
+    def _extend(
+        self,
+        patches: NDArray,
+        pending: NDArray,
+        scores: NDArray,
+        matched: NDArray,
+        limits: NDArray,
+        *,
+        windowed: bool = True,
+    ) -> NDArray[np.int64]:
+        """Search for more and more neighbours, each patch up to its limit.
+
+        Fills `scores` and `matched`. Returns those of the `pending` patches that are
+        unfinished at their limit.
+        """
+        unfinished = [pending[limits[pending] == 0]]
+        pending = pending[limits[pending] > 0]
+        # One more than needed, since the nearest row is often the patch itself.
+        n_found = self.n_neighbors + 1
+        while len(pending):
+            sizes = np.minimum(n_found, limits[pending])
+            remaining = []
+            for size in np.unique(sizes).tolist():
+                part = pending[sizes == size]
+                done, score, row = self._match(patches[part], size, windowed)
+                scores[part[done]], matched[part[done]] = score[done], row[done]
+                remaining.append(part[~done])
+            pending = np.concatenate(remaining)
+            at_limit = limits[pending] <= n_found
+            unfinished.append(pending[at_limit])
+            pending, n_found = pending[~at_limit], 2 * n_found
+        return np.concatenate(unfinished)
+
+    def _match(
+        self, patches: NDArray, n_found: int, windowed: bool
+    ) -> tuple[NDArray, NDArray, NDArray]:
+        """Return whether each patch is finished, its score, and its matched row."""
+        distances, rows = self._find(patches, n_found, windowed)
+        groups = self._groups[patches][:, None]
+        reached = self._support.weights(rows, groups).cumsum(axis=1)
+        targets = self._targets[patches]
+        # Position of the first row with which the weights reach each target.
+        places = (reached[:, :, None] < targets[:, None]).sum(axis=1)
+        done = reached[:, -1] >= targets[:, -1]
+        places = places.clip(max=n_found - 1)
+        found = np.take_along_axis(distances, places, axis=1)
+        row = np.take_along_axis(rows, places[:, :1], axis=1)[:, 0]
+        return done, found.mean(axis=1), row
+
+    def _find(
+        self, patches: NDArray, n_found: int, windowed: bool
+    ) -> tuple[NDArray, NDArray]:
+        samples = self.samples
+        if windowed:
+            positions = samples.positions[patches]
+            return self._search.query(samples.patches[patches], positions, n_found)
+        if samples.positions is None and len(patches) == len(samples.patches):
+            # All of them, in order: a cache may hold these.
+            return self._search.query_once(samples, n_found)
+        return self._search.query(samples.patches[patches], None, n_found)
+
+
+def score_training(
+    search: TrainingSearch,
+    near_rows: NDArray[np.int64],
+    *,
+    reduction: str | float,
+    reweight: int | None,
+    verbose: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return score_samples and the largest patch score of training samples.
+
+    The result equals that of searching for all patches. That is also what is done if
+    the score does not depend on the farthest patch alone.
+
+    Parameters
+    ----------
+    search : TrainingSearch
     near_rows : ndarray of shape (n_patches,), int64
         A bank row near each patch, or UNKNOWN.
-    n_neighbors, reduction, reweight, verbose
+    reduction, reweight, verbose
         Parameters of the memory bank.
 
     Returns
@@ -55,35 +209,21 @@ def score_training(
     scores : ndarray of shape (n_samples,), float64
     largest : ndarray of shape (n_samples,), float64
     """
-    known = np.flatnonzero(near_rows != UNKNOWN)
-    # A bound for k neighbours needs k bank rows. In a window, only the nearest selected
-    # row is sure to be allowed.
-    bounded = n_neighbors == 1 or samples.positions is None
-    if len(known) == 0 or reduction != "max" or not bounded:
-        scores, patch_scores, _ = search.score(
-            samples, n_neighbors, reduction, reweight
-        )
-        return scores, reduce_patches(patch_scores, samples.offsets, "max")
-
-    def query(rows: NDArray) -> tuple[NDArray, NDArray]:
-        positions = None if samples.positions is None else samples.positions[rows]
-        distances, found = search.query(samples.patches[rows], positions, n_neighbors)
-        return distances.mean(axis=1), found[:, 0]
-
-    # A patch without a known row has no bound, so it is searched first.
-    bounds = np.full(len(near_rows), np.inf)
-    bounds[known] = search.bound_scores(
-        samples.take(known).patches, near_rows[known], n_neighbors
-    )
-    n_samples = len(samples.offsets) - 1
-    with tqdm(total=n_samples, desc="training scores", disable=not verbose) as bar:
+    offsets = search.samples.offsets
+    if reduction != "max":
+        patch_scores, _ = search.query(np.arange(offsets[-1]))
+        scores = reduce_patches(patch_scores, offsets, reduction)
+        return -scores, reduce_patches(patch_scores, offsets, "max")
+    bounds = search.bounds(near_rows)
+    with tqdm(
+        total=len(offsets) - 1, desc="training scores", disable=not verbose
+    ) as bar:
         farthest, rows, largest = farthest_patches(
-            query, bounds, samples.offsets, bar.update
+            search.query, bounds, offsets, bar.update
         )
     scores = largest
     if reweight is not None:
-        patches = samples.patches[farthest]
-        scores = largest * search.reweighting(patches, largest, rows, reweight)
+        scores = largest * search.reweighting(farthest, largest, rows, reweight)
     return -scores, largest
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from joblib import Memory
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.random_projection import GaussianRandomProjection
-from sklearn.utils import check_random_state
+from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import validate_data
 from tqdm.auto import tqdm
 
@@ -37,6 +37,7 @@ from skpatchcore._utils import (
     floor_fraction,
     own_torch_state,
     resolve_device,
+    safe_indexing,
 )
 
 # Part of the key of cached runs. Change it with the contents of their records.
@@ -229,7 +230,7 @@ class CoresetSampler(BaseEstimator):
         self.nearest_picks_ = coreset.nearest
         return self
 
-    def fit_resample(self, X: ArrayLike, y: Any = None) -> NDArray:
+    def fit_resample(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
         """Select rows of `X` and return them in the order of selection.
 
         Parameters
@@ -237,18 +238,35 @@ class CoresetSampler(BaseEstimator):
         X : array-like of shape (n_samples, n_features), float32 or float64
             Rows to select from.
 
-        y : None
-            Ignored, present for API consistency.
+        y : array-like of shape (n_samples,) or None, default=None
+            Labels or targets of the rows. They do not influence the selection.
 
         Returns
         -------
-        X_resampled : ndarray of shape (n_selected, n_features)
-            The selected rows, unchanged.
+        X_resampled : ndarray or data frame of shape (n_selected, n_features)
+            The selected rows, unchanged. A data frame stays a data frame.
+
+        y_resampled : ndarray or series of shape (n_selected,)
+            Their labels, returned only if `y` is given, as in imbalanced-learn.
+
+        Raises
+        ------
+        ValueError
+            As for `fit`, or if `y` does not have the length of `X`.
         """
+        if y is not None:
+            check_consistent_length(X, y)
         self.fit(X)
-        # `fit` has checked the names of features, so here X is only sliced.
-        rows: NDArray = cast(Any, X).to_numpy() if hasattr(X, "iloc") else np.asarray(X)
-        return rows[self.sample_indices_]
+        if y is None:
+            return self._take(X)
+        return self._take(X), self._take(y)
+
+    def _take(self, rows: Any) -> Any:
+        """Return the selected rows of an array, data frame or series."""
+        is_frame = hasattr(rows, "iloc") or hasattr(rows, "__dataframe__")
+        if not is_frame and not hasattr(rows, "to_list"):
+            return np.asarray(rows)[self.sample_indices_]
+        return safe_indexing(rows, self.sample_indices_)
 
     def _n_selected(self, n_samples: int) -> tuple[int, int]:
         """Return how many rows to select now, and how many to prepare in the cache."""

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
-from skpatchcore._bank import PatchMemoryBank
+from skpatchcore._bank import SAME_IMAGE, PatchMemoryBank
 from skpatchcore._coreset import CoresetSampler
 from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
 from skpatchcore._detectors._foreground import Foreground, fit_foreground
@@ -26,6 +26,7 @@ from skpatchcore._images import (
     find_transforms,
 )
 from skpatchcore._utils import (
+    FrozenParams,
     HasMethods,
     Interval,
     StrOptions,
@@ -38,7 +39,7 @@ from skpatchcore._utils import (
 )
 
 
-class PatchCoreDetector(ImageDetector, BaseEstimator):
+class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
     """Detect defective images, and where they are defective, from normal ones only.
 
     PatchCore (Roth et al., 2022): patch features of a pretrained network, a coreset of
@@ -212,6 +213,8 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         "smoothing": [Interval(Real, 0, None, closed="left")],
     }
 
+    _frozen_names = (*PatchMemoryBank._frozen_names, "smoothing")
+
     def __init__(
         self,
         features=None,
@@ -318,6 +321,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             self._training_shapes = grids.shapes
             self._training_aspects = np.array([g.aspect for g in grids.geometries])
             self._augmentation = self.augmentation
+            self._freeze_params()
             self.foreground_ = None if foreground is None else (*foreground,)
             self.training_scores_ = bank.training_scores_
             self.offset_ = bank.offset_
@@ -353,7 +357,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         """
         check_is_fitted(self)
         images = check_images(X)
-        k = self.n_neighbors if n_neighbors is None else n_neighbors
+        k = self._frozen.n_neighbors if n_neighbors is None else n_neighbors
         found: dict[int, list[np.ndarray]] = {}
         with closing(self.features_._iter_projected(images)) as batches:
             for indices, grids, _ in batches:
@@ -405,15 +409,16 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
         bank = self.memory_bank_
         samples = bank._samples(grids.reshape(-1, d), bank._grid_shapes((n, h, w)))
         if self.foreground_ is None:
-            scores, patch_scores, _ = bank._score(samples)
-            return scores, patch_scores.reshape(n, h, w)
-        direction, threshold = self.foreground_
-        foreground = Foreground(direction, threshold)
-        masks = np.stack([foreground.mask(grid) for grid in grids])
-        scores, inside, _ = bank._score(samples.take(np.flatnonzero(masks)))
-        patch_scores = np.zeros(masks.shape)
-        patch_scores[masks] = inside
-        return scores, patch_scores
+            scores, inside, _ = bank._score(samples)
+            patch_scores = inside.reshape(n, h, w)
+        else:
+            direction, threshold = self.foreground_
+            foreground = Foreground(direction, threshold)
+            masks = np.stack([foreground.mask(grid) for grid in grids])
+            scores, inside, _ = bank._score(samples.take(np.flatnonzero(masks)))
+            patch_scores = np.zeros(masks.shape)
+            patch_scores[masks] = inside
+        return bank._with_training_scores(samples, scores, SAME_IMAGE), patch_scores
 
     def _references(self) -> list[Reference]:
         return [Reference(self)]
@@ -423,7 +428,7 @@ class PatchCoreDetector(ImageDetector, BaseEstimator):
             seen.patch_scores,
             seen.geometry,
             size=size,
-            smoothing=self.smoothing,
+            smoothing=self._frozen.smoothing,
             border=border,
         )
 

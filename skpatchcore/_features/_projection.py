@@ -7,6 +7,8 @@ import numpy as np
 from sklearn.base import clone
 from sklearn.random_projection import GaussianRandomProjection
 
+from skpatchcore._utils import seed_unset
+
 # A projection is fitted on no more patches than this, drawn evenly: 600 MB at 1536-d.
 MAX_PROJECTION_PATCHES = 100_000
 # Patches are projected in parts of this size, as transformers make copies of their own.
@@ -16,13 +18,17 @@ _PROJECTION_BYTES = 32 * 2**20
 def fit_projection(
     projection: Any, patches: np.ndarray, random_state: np.random.RandomState
 ) -> Any:
-    """Return a transformer fitted on patches (n, d), or None where there is none."""
+    """Return a transformer fitted on patches (n, d), or None where there is none.
+
+    Its seeds that are not set are drawn from `random_state`.
+    """
     if projection is None:
         return None
     if isinstance(projection, Integral):
         projection = GaussianRandomProjection(projection, random_state=random_state)
         return projection.fit(patches[:1])
-    return clone(projection).fit(patches)
+    projection = seed_unset(clone(projection), random_state)
+    return projection.fit(patches)
 
 
 def project_all(projection: Any, patches: np.ndarray, *, in_place: bool) -> np.ndarray:

@@ -169,6 +169,13 @@ class PositionSearch:
         check_finite(squared, queries)
         return squared, rows
 
+    def n_allowed(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many bank rows are allowed at each of `positions` (n,)."""
+        counts = np.empty(len(positions), dtype=np.int64)
+        for members, within, _, allowed in self._by_tile(positions):
+            counts[members] = allowed.sum(axis=1)[within]
+        return counts
+
     def _by_tile(
         self, positions: NDArray[np.int64]
     ) -> Iterator[tuple[NDArray, NDArray, NDArray, NDArray]]:

@@ -44,7 +44,14 @@ from skpatchcore._utils._groups import (
 )
 from skpatchcore._utils._labels import check_outlier_labels, learnable_rows, normal_rows
 from skpatchcore._utils._locks import fork_safe_lock
-from skpatchcore._utils._params import inherit_params, unchanged_on_error, with_defaults
+from skpatchcore._utils._params import (
+    FrozenParams,
+    fitted_params,
+    inherit_params,
+    seed_unset,
+    unchanged_on_error,
+    with_defaults,
+)
 from skpatchcore._utils._patches import (
     Samples,
     argmax_patches,
@@ -65,6 +72,7 @@ __all__ = [
     "BoundedMemory",
     "Cache",
     "DecisionMixin",
+    "FrozenParams",
     "HasMethods",
     "Interval",
     "RealNotInt",
@@ -87,6 +95,7 @@ __all__ = [
     "encode_groups",
     "file_lock",
     "fit_context",
+    "fitted_params",
     "floor_fraction",
     "fork_safe_lock",
     "full_precision",
@@ -106,6 +115,7 @@ __all__ = [
     "reduce_patches",
     "resolve_device",
     "safe_indexing",
+    "seed_unset",
     "shares",
     "unchanged_on_error",
     "upper_quantile",

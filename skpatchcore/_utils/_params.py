@@ -2,7 +2,34 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.frozen import FrozenEstimator
+
+
+class FrozenParams:
+    """Estimators that score with the parameters of their `fit`.
+
+    A threshold belongs to the parameters that it was learned with. So a parameter that
+    is set after `fit` must not change what the estimator answers until the next `fit`.
+    """
+
+    #: Parameters that scores, maps and matches depend on.
+    _frozen_names: ClassVar[tuple[str, ...]] = ()
+    #: Their values in the last fit.
+    _frozen: SimpleNamespace
+
+    def _freeze_params(self) -> None:
+        values = {name: getattr(self, name) for name in self._frozen_names}
+        self._frozen = SimpleNamespace(**values)
+
+
+def fitted_params(estimator: Any) -> dict[str, Any]:
+    """Return the parameters that a fitted estimator works with."""
+    frozen = vars(estimator).get("_frozen", SimpleNamespace())
+    return {**estimator.get_params(deep=False), **vars(frozen)}
 
 
 @contextmanager
@@ -47,6 +74,29 @@ def inherit_params(estimator: Any, **params: Any) -> Any:
     if unset:
         estimator.set_params(**unset)
     return estimator
+
+
+def seed_unset(estimator: Any, random_state: np.random.RandomState) -> Any:
+    """Set every `random_state` of `estimator` and its parts that is None.
+
+    scikit-learn's ``PCA``, for one, uses a randomised solver on wide data. Frozen parts
+    are fitted already, and stay as they are.
+    """
+    if isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "get_params"):
+        return estimator
+    params = estimator.get_params(deep=True)
+    frozen = [f"{k}__" for k, v in params.items() if isinstance(v, FrozenEstimator)]
+    unset = [
+        name
+        for name, value in sorted(params.items())
+        if name.rpartition("__")[2] == "random_state"
+        and value is None
+        and not name.startswith(tuple(frozen))
+    ]
+    largest = np.iinfo(np.int32).max
+    return estimator.set_params(
+        **{n: int(random_state.randint(largest)) for n in unset}
+    )
 
 
 def _is_unset(name: str, value: Any) -> bool:

@@ -87,7 +87,7 @@ class PatchPlaces:
 
     def matches(self, image: Images, n_neighbors: int) -> Matches:
         """Return the nearest normal patches of every patch of a single image."""
-        own = self._references[0].detector.n_neighbors
+        own = self._references[0].detector._frozen.n_neighbors
         found = merge_matches(
             [
                 renumber_images(

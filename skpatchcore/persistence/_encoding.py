@@ -16,6 +16,7 @@ from skpatchcore._backbones import WeightsNotStored
 from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._detectors import PatchCoreEnsemble, has_maps, is_frozen, unwrap
 from skpatchcore._features import PatchFeatureTransformer
+from skpatchcore._utils import FrozenParams, fitted_params
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import entry
 from skpatchcore.persistence._arrays import ArrayReader, ArrayWriter
@@ -117,7 +118,11 @@ class Writer:
     def _portable_params(self, estimator, prefix: str, fitted: bool):
         """Yield names and values of the parameters that do not belong to a machine."""
         cls = type(estimator)
-        for name, value in estimator.get_params(deep=False).items():
+        # Parameters that were set after the fit do not change what a detector answers.
+        params = (
+            fitted_params(estimator) if fitted else estimator.get_params(deep=False)
+        )
+        for name, value in params.items():
             if name == "weights" and _is_file(value):
                 yield name, WeightsNotStored(PurePath(value).name)
             elif name in PARAMS[cls]:
@@ -290,6 +295,8 @@ class Reader:
         check_values(cls, values, kinds)
         for name, value in values.items():
             setattr(estimator, name, value)
+        if fitted and isinstance(estimator, FrozenParams):
+            estimator._freeze_params()
         if fitted and cls is TunedThresholdDetector and "estimator_" not in fitted:
             estimator.estimator_ = estimator.estimator
         if fitted and cls is ConformalDetector and "estimators_" not in fitted:

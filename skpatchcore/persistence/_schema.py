@@ -45,8 +45,8 @@ from skpatchcore.persistence._values import (
     in_short,
 )
 
-#: Parameters that belong to a machine, not to a model.
-LEFT_OUT = {"memory", "device", "transform_input"}
+#: Parameters that belong to a machine or a session, not to a model.
+LEFT_OUT = {"memory", "device", "transform_input", "verbose"}
 DETECTORS = (
     PatchCoreDetector,
     PatchCoreEnsemble,
@@ -77,7 +77,6 @@ _ANY_COUNT = Whole(0, 2**53)
 _FEATURES = Whole(1, _WIDTH)
 _SEED = Whole(0, 2**31 - 2)
 _RANDOM_STATE = _NONE | Whole(0, 2**32 - 1)
-_VERBOSE = _FLAG | Whole(0, 2**31 - 1)
 _FLOAT = Number(-LARGEST, LARGEST, fraction=True)
 _NOT_NEGATIVE = Number(0, LARGEST)
 _SHARE = Number(0, 1, "low, high")
@@ -117,7 +116,7 @@ _WRAPPED = Instance(*DETECTORS, FrozenEstimator)
 _PROJECTION = Instance(*PROJECTIONS, FrozenEstimator)
 _STEP = _NONE | Choice("passthrough") | _PROJECTION
 _BANK_PARAMS: dict[str, Kind] = {
-    "sampler": _NONE | Instance(CoresetSampler),
+    "sampler": _NONE | Instance(CoresetSampler, FrozenEstimator),
     "n_neighbors": _COUNT,
     "metric": Choice("euclidean", "sqeuclidean", "cosine"),
     "algorithm": Choice("auto", "torch", "faiss", "pynndescent"),
@@ -128,7 +127,6 @@ _BANK_PARAMS: dict[str, Kind] = {
     "outlier_fraction": _SHARE,
     "contamination": Choice("auto") | Number(0, 0.5, "low"),
     "random_state": _RANDOM_STATE,
-    "verbose": _VERBOSE,
 }
 _FOLDS: dict[str, Kind] = {
     "n_splits": Whole(2, 2**31 - 1),
@@ -178,7 +176,6 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "batch_size": _COUNT,
         "output": Choice("map", "flat", "mean"),
         "random_state": _RANDOM_STATE,
-        "verbose": _VERBOSE,
     },
     CoresetSampler: {
         "fraction": _PART_OF_ROWS,
@@ -187,7 +184,6 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "n_starts": _COUNT,
         "max_fraction": _NONE | _PART_OF_ROWS,
         "random_state": _RANDOM_STATE,
-        "verbose": _VERBOSE,
     },
     PatchCoreEnsemble: {
         "estimators": Items(
@@ -196,7 +192,6 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "cv": _CV,
         "contamination": _BANK_PARAMS["contamination"],
         "random_state": _RANDOM_STATE,
-        "verbose": _VERBOSE,
     },
     ConformalDetector: {
         "estimator": _WRAPPED,
@@ -211,7 +206,9 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "scoring": Choice("f1", "balanced_accuracy"),
         "cv": Choice("prefit") | _CV,
     },
-    FrozenEstimator: {"estimator": Instance(*DETECTORS, *PROJECTIONS, FrozenEstimator)},
+    FrozenEstimator: {
+        "estimator": Instance(*DETECTORS, *PROJECTIONS, CoresetSampler, FrozenEstimator)
+    },
     GaussianRandomProjection: _RANDOM_PROJECTION,
     SparseRandomProjection: {
         **_RANDOM_PROJECTION,
@@ -249,7 +246,6 @@ PARAMS: dict[type, dict[str, Kind]] = {
         "steps": Items(
             Row(Text("the name of a step"), _STEP), 1, 64, types=(list, tuple)
         ),
-        "verbose": _FLAG,
     },
     KFold: _FOLDS,
     StratifiedKFold: _FOLDS,
@@ -330,7 +326,7 @@ FITTED: dict[type, dict[str, Kind]] = {
         "patch_threshold_": _FLOAT,
         "n_features_in_": _FEATURES,
         "_index_seed": _SEED,
-        "_normalized": _FLAG,
+        "_training_sketches": _floats(2),
     },
     CoresetSampler: {
         "sample_indices_": _integers(1),

@@ -35,6 +35,7 @@ _BANK_ARRAYS = {
     "sampler_.sample_indices_": ("int64", "m"),
     "sampler_.radii_": ("float64", "m"),
     "training_scores_": ("float64", "n"),
+    "_training_sketches": ("float64", "n6"),
 }
 _DETECTOR_ARRAYS = {
     **{f"memory_bank_.{name}": expected for name, expected in _BANK_ARRAYS.items()},
@@ -239,7 +240,7 @@ def _at(detector, where: str):
 
 def _check_arrays(detector, expected: dict[str, tuple[str, str]]) -> dict[str, int]:
     """Check dtypes and shapes; return the size of each letter."""
-    sizes = {"2": 2}
+    sizes = {"2": 2, "6": 6}
     for where, (dtype, letters) in expected.items():
         array = _at(detector, where)
         wanted = f"{where} must be {dtype} of shape ({', '.join(letters)})"
@@ -272,14 +273,13 @@ def _check_bank(bank, sizes: dict[str, int]) -> None:
     _check_lengths(bank)
     _check_outliers(bank)
     _check_positions(bank, sizes["m"])
-    bank._check_as_fitted()
-    bank._check_bank_size(sizes["m"])
+    bank._check_bank_size(sizes["m"], sizes["n"])
     resolve_device(bank.device)
 
 
 def _check_lengths(bank) -> None:
     """Check that rows compared by the cosine have unit length, or are zero."""
-    if not bank._normalized:
+    if bank.metric != "cosine":
         return
     squared = np.einsum("ij,ij->i", bank.bank_, bank.bank_, dtype=np.float64)
     if not ((squared == 0) | (abs(squared - 1) <= _LENGTH_TOLERANCE)).all():

@@ -8,6 +8,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.spatial.distance import cdist
 from sklearn.base import BaseEstimator, clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import pairwise_distances
 from sklearn.metrics.pairwise import cosine_distances
 from sklearn.model_selection import GridSearchCV
@@ -258,8 +260,6 @@ def test_training_scores_are_the_scores_of_the_training_samples(settings, dtype)
         X = patches(9, 17, d=4, dtype=dtype, seed=seed)
         bank = make_bank(**settings).set_params(random_state=seed).fit(X)
         assert_array_equal(bank.training_scores_, bank.score_samples(X))
-        largest = bank.score_patches(X).max(axis=1)
-        assert bank.patch_threshold_ == pytest.approx(np.quantile(largest, 0.99))
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
@@ -281,20 +281,6 @@ def test_training_scores_take_few_searches(monkeypatch):
     monkeypatch.setattr(BankSearch, "query", count)
     make_bank(0.1).fit(patches(20, 500, d=20, dtype=np.float32))
     assert sum(searched) < 0.2 * 20 * 500
-
-
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(
-    "sampler", [CoresetSampler(1.0), CoresetSampler(method="none")]
-)
-def test_training_scores_are_0_if_every_patch_is_kept(sampler, metric):
-    X = patches(12, 5, dtype=np.float32)
-    bank = make_bank(sampler=sampler, metric=metric).fit(X)
-    assert_array_equal(bank.training_scores_, np.zeros(12))
-    assert_array_equal(bank.score_samples(X), np.zeros(12))
-    assert bank.offset_ == 0
-    assert_array_equal(bank.predict(X), np.ones(12))
-    assert_array_equal(bank.predict(X + 9 * np.eye(6)[0]), -np.ones(12))
 
 
 @pytest.mark.parametrize(("contamination", "share"), [("auto", 0.01), (0.2, 0.2)])
@@ -394,6 +380,34 @@ def test_any_object_with_fit_and_sample_indices_is_a_sampler(sampler):
     assert_allclose(bank.score_samples(new), naive_scores(bank, new))
     assert_array_equal(bank.training_scores_, bank.score_samples(X))
     assert not hasattr(sampler, "sample_indices_")
+
+
+def test_a_frozen_sampler_keeps_its_selection():
+    X, new = patches(20, 3), patches(5, 3, seed=1)
+    sampler = CoresetSampler(0.3, random_state=0).fit(X.reshape(-1, 6))
+    frozen = PatchMemoryBank(FrozenEstimator(sampler), random_state=1).fit(X)
+    expected = PatchMemoryBank(CoresetSampler(0.3, random_state=0)).fit(X)
+    assert_array_equal(frozen.bank_indices_, sampler.sample_indices_)
+    assert_array_equal(frozen.score_samples(new), expected.score_samples(new))
+    assert frozen.offset_ == expected.offset_
+
+
+def test_a_frozen_sampler_of_other_patches_is_refused():
+    sampler = CoresetSampler(0.3).fit(patches(61))
+    with pytest.raises(ValueError, match=r"fitted on other patches \(n_patches = 61"):
+        PatchMemoryBank(FrozenEstimator(sampler)).fit(patches(20, 3))
+
+
+def test_a_frozen_sampler_must_be_fitted():
+    with pytest.raises(NotFittedError):
+        PatchMemoryBank(FrozenEstimator(CoresetSampler())).fit(patches(20, 3))
+
+
+def test_the_class_of_a_sampler_is_refused():
+    with pytest.raises(
+        TypeError, match=r"got the class CoresetSampler.* CoresetSampler\(\)"
+    ):
+        PatchMemoryBank(CoresetSampler).fit(patches(20, 3))
 
 
 def test_the_default_sampler_keeps_a_tenth_by_the_greedy():
@@ -505,36 +519,77 @@ def test_a_failed_fit_leaves_the_earlier_one_usable(d_of_failure, n_neighbors):
     assert list(bank.feature_names_in_) == list("abcdef")
 
 
-@pytest.mark.parametrize("metrics", [("euclidean", "cosine"), ("cosine", "euclidean")])
-def test_a_bank_prepared_for_another_metric_is_refused(metrics):
-    bank = make_bank(metric=metrics[0]).fit(patches(20)).set_params(metric=metrics[1])
-    with pytest.raises(
-        ValueError, match=f"metric='{metrics[1]}' was set after the fit"
-    ):
-        bank.score_samples(patches(5))
+@pytest.mark.parametrize("position_window", [None, 3])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"metric": "sqeuclidean"},
+        {"metric": "cosine"},
+        {"n_neighbors": 4},
+        {"n_neighbors": 10**6},
+        {"reduction": 0.2},
+        {"reweight": 3},
+        {"position_window": 1},
+        {"algorithm": "pynndescent"},
+        {"outlier_filter": "lof"},
+        {"contamination": 0.4},
+        {"sampler__fraction": 0.9},
+        {"random_state": 7},
+        {"verbose": 0, "memory": None, "device": "cpu"},
+    ],
+    ids=str,
+)
+def test_parameters_set_after_the_fit_change_no_answer(params, position_window):
+    X, new = patches(12, 3, 4), patches(5, 3, 4, seed=1)
+    bank = make_bank(position_window=position_window).fit(X)
+
+    def answers():
+        methods = (bank.score_samples, bank.score_patches, bank.decision_function)
+        return [method(new) for method in methods] + list(bank.kneighbors(new))
+
+    before = answers()
+    bank.set_params(**params)
+    for found, expected in zip(answers(), before, strict=True):
+        assert_array_equal(found, expected)
+    del bank._index
+    assert_array_equal(bank.score_samples(new), before[0])
+    copied = pickle.loads(pickle.dumps(bank))
+    assert_array_equal(copied.score_samples(new), before[0])
 
 
-def test_squared_distances_can_be_chosen_after_the_fit():
+def test_parameters_set_after_the_fit_count_in_the_next_one():
+    X, new = patches(20, 3), patches(5, 3, seed=1)
+    bank = make_bank().fit(X).set_params(metric="cosine", n_neighbors=2).fit(X)
+    expected = make_bank(metric="cosine", n_neighbors=2).fit(X)
+    assert_array_equal(bank.score_samples(new), expected.score_samples(new))
+
+
+def test_the_number_of_neighbors_is_free_in_kneighbors():
     bank = make_bank().fit(patches(20))
-    distances = bank.kneighbors(patches(5))[0]
-    squared = bank.set_params(metric="sqeuclidean").kneighbors(patches(5))[0]
-    assert_allclose(squared, distances**2)
+    assert bank.kneighbors(patches(5), n_neighbors=3)[0].shape == (5, 3)
 
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_more_neighbours_than_the_bank_has_are_refused(cached, tmp_path):
-    memory = tmp_path if cached else None
-    bank = make_bank(4, memory=memory).fit(patches(20)).set_params(n_neighbors=5)
+    bank = make_bank(4, memory=tmp_path if cached else None).fit(patches(20))
     with pytest.raises(ValueError, match="n_neighbors=5 is more than the bank has"):
-        bank.score_samples(patches(5))
+        bank.kneighbors(patches(5), n_neighbors=5)
 
 
-def test_more_neighbours_of_matches_than_the_bank_has_are_refused():
-    bank = make_bank(4).fit(patches(20)).set_params(reweight=9)
-    with pytest.raises(
-        ValueError, match="reweight=9 is more than the bank has rows, 4"
-    ):
-        bank.score_samples(patches(5))
+@pytest.mark.parametrize("params", [{"n_neighbors": 3}, {"reweight": 2}])
+def test_a_single_sample_with_too_few_patches_is_named_in_the_message(params):
+    with pytest.raises(ValueError, match="n_samples = 1"):
+        make_bank(**params).fit(patches(1))
+
+
+def test_a_bank_of_one_row_is_told():
+    with pytest.warns(UserWarning, match="The bank has 1 row, selected from 15"):
+        PatchMemoryBank(random_state=0).fit(patches(15))
+
+
+def test_a_fit_on_one_sample_is_told():
+    with pytest.warns(UserWarning, match="All rows of the bank come from one training"):
+        make_bank().fit(patches(1, 30))
 
 
 def test_a_failed_first_fit_leaves_nothing_behind():
@@ -618,7 +673,8 @@ def test_the_layout_in_memory_does_not_matter(lay_out, shape, tmp_path):
 @pytest.mark.parametrize("metric", METRICS)
 def test_one_row_is_a_bank(metric):
     X = patches(3)
-    bank = make_bank(metric=metric).fit(X[:1])
+    with pytest.warns(UserWarning, match="All rows of the bank"):
+        bank = make_bank(metric=metric).fit(X[:1])
     expected = pairwise_distances(X, X[:1], metric=metric)
     assert_allclose(-bank.score_samples(X), expected[:, 0], atol=1e-12)
 
