@@ -468,10 +468,12 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
                 "patch; lower outlier_fraction, or disable one of the two options, "
                 "outlier_filter or foreground."
             )
-        sampler.fit(prepared if len(kept) == len(prepared) else prepared[kept])
+        candidates = prepared if len(kept) == len(prepared) else prepared[kept]
         if isinstance(sampler, FrozenEstimator):
             sampler = sampler.estimator
-            _check_fitted_on(sampler, (len(kept), prepared.shape[1]))
+            _check_fitted_on(sampler, candidates.shape)
+        else:
+            sampler.fit(candidates)
         # If nothing was removed, keep the array itself: a model file stores it once.
         indices = np.asarray(sampler.sample_indices_)
         if len(kept) < len(prepared):
@@ -628,8 +630,6 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         # safe=False, because a user's sampler need not be an estimator.
         default = CoresetSampler() if self.sampler is None else self.sampler
         sampler = clone(default, safe=False)
-        if isinstance(sampler, FrozenEstimator):
-            check_is_fitted(sampler)
         seed = None
         if self.random_state is not None:
             seed = int(random_state.randint(np.iinfo(np.int32).max))
@@ -728,6 +728,7 @@ def _intersection(
 
 def _check_fitted_on(sampler: Any, shape: tuple[int, int]) -> None:
     """Raise unless a frozen sampler was fitted on patches of this shape (n, d)."""
+    check_is_fitted(sampler)
     n_features = getattr(sampler, "n_features_in_", shape[1])
     nearest = getattr(sampler, "nearest_picks_", None)
     n_patches = shape[0] if nearest is None else len(nearest)

@@ -6,6 +6,7 @@ learn's convention is that ``fit_predict(X)`` equals ``fit(X).predict(X)``, so
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ def sketch(samples: Samples) -> NDArray[np.float64]:
         # A matrix: one product for all its rows.
         sketches[:, 2:], sketches[:, 1] = _sums(samples.patches)
     else:
-        for i, (start, stop) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for i, (start, stop) in enumerate(pairwise(ends.tolist())):
             sums, squares = _sums(samples.patches[start:stop].reshape(1, -1))
             sketches[i, 2:], sketches[i, 1] = sums[0], squares[0]
     sketches[:, 0] = sizes

@@ -117,7 +117,7 @@ def test_copies_in_other_samples_stay_matched(sampler):
 def test_a_background_that_images_share_makes_none_of_them_unusual():
     X = patches(20, 10)
     X[:, 3:] = patches(1, 7, seed=1)
-    bank = PatchMemoryBank(CoresetSampler(0.3), random_state=0).fit(X)
+    bank = PatchMemoryBank(CoresetSampler(67), random_state=0).fit(X)
     expected = naive_patch_scores(bank, X)
     assert_array_equal(expected[:, 3:], np.zeros((20, 7)))
     assert_allclose(bank.training_scores_, -expected.max(axis=1))
@@ -210,6 +210,25 @@ def test_few_patches_are_searched(monkeypatch):
     X = patches(20, 500, d=20, dtype=np.float32)
     PatchMemoryBank(random_state=0).fit(X)
     assert sum(searched) < 0.2 * 20 * 500
+
+
+@pytest.mark.parametrize("n_neighbors", [1, 3])
+@pytest.mark.parametrize("outlier_filter", ["lof", "sample"])
+def test_thresholds_are_those_of_kept_patches(outlier_filter, n_neighbors):
+    X = patches(15, 3, 4)
+    bank = PatchMemoryBank(
+        CoresetSampler(0.3),
+        n_neighbors=n_neighbors,
+        outlier_filter=outlier_filter,
+        contamination=0.2,
+        random_state=0,
+    ).fit(X)
+    scores = naive_patch_scores(bank, X)
+    scores.ravel()[bank.outlier_indices_] = -np.inf
+    largest = scores.max(axis=1)
+    largest = largest[np.isfinite(largest)]
+    assert bank.patch_threshold_ == pytest.approx(np.quantile(largest, 0.8))
+    assert bank.offset_ == pytest.approx(-bank.patch_threshold_)
 
 
 # Outliers among the training samples ------------------------------------------------
