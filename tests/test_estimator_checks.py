@@ -95,10 +95,25 @@ def row_ensemble():
     )
 
 
+# Every sampler, filter and metric, and neighbours among all rows.
+BANKS = {
+    "bank_random": {"sampler": CoresetSampler(method="random")},
+    "bank_none": {"sampler": CoresetSampler(method="none")},
+    "bank_all": {"sampler": CoresetSampler(1.0)},
+    "bank_half": {"sampler": CoresetSampler(0.5)},
+    "bank_sample": {"outlier_filter": "sample"},
+    "bank_lof": {"outlier_filter": "lof"},
+    "bank_nearest": {"outlier_filter": "nearest"},
+    "bank_gaussian": {"outlier_filter": "gaussian"},
+    "bank_sqeuclidean": {"metric": "sqeuclidean"},
+    "bank_cosine": {"metric": "cosine", "reduction": 0.5},
+    "bank_neighbors": {"sampler": CoresetSampler(1.0), "n_neighbors": 3},
+}
 # Counts of scikit-learn 1.9; a release may add checks, never take all away.
 ESTIMATORS = {
     "sampler": (CoresetSampler(), 41),
     "bank": (PatchMemoryBank(), 47),
+    **{name: (PatchMemoryBank(**params), 47) for name, params in BANKS.items()},
     "transformer": (row_transformer(), 47),
     "detector": (RowDetector(row_transformer()), 47),
     "conformal_forest": (

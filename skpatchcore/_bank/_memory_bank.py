@@ -139,9 +139,12 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         expected share of anomalous ones.
 
     contamination : "auto" or float, default="auto"
-        Share of the training samples, in (0, 0.5], on the anomalous side of `offset_`;
-        "auto" is 0.01. Training samples score lower than new normal samples, because
-        the bank was built from them. Expect more false alarms than this on new samples.
+        Share of the training samples, in (0, 0.5], on the anomalous side of `offset_`.
+        "auto" is 0.01, of the samples that `outlier_filter` did not remove. No sample
+        is matched with itself when it is scored, but the bank still covers the training
+        samples better than new ones. Expect a few times this share of false alarms on
+        new normal samples; a :class:`~skpatchcore.calibration.ConformalDetector` holds
+        a rate.
 
     memory : str, path-like, joblib.Memory or None, default=None
         Cache on disk for a sampler without its own, and for the nearest neighbours of
@@ -179,12 +182,11 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         and width of the training samples. Exists only with `position_window`.
 
     training_scores_ : ndarray of shape (n_training_samples,), float64
-        ``score_samples`` of the training samples used, including removed outliers. All
-        0 if every patch was selected and `n_neighbors` is 1.
+        ``score_samples`` of the training samples used, including removed outliers. No
+        sample is matched with itself; see Notes.
 
     offset_ : float
-        Threshold: ``decision_function(X) = score_samples(X) - offset_``. What
-        `outlier_filter` removed does not influence it.
+        Threshold: ``decision_function(X) = score_samples(X) - offset_``.
 
     patch_threshold_ : float
         Default threshold for masks: a share `contamination` of the training samples has
@@ -201,6 +203,25 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     --------
     PatchCoreDetector : The same detector on images.
     CoresetSampler : Selects the patches to keep.
+
+    Notes
+    -----
+    A sample is not matched with itself when its training score is computed. A bank row
+    represents the training patches that are closer to it than to other rows. Rows that
+    represent only patches of the sample are left out, since it alone put them there.
+    Other rows stay: without this sample, the sampler would have selected another patch
+    near them. If the bank has fewer rows than there are samples, a row represents
+    several samples on average, and those that represent fewer *other* samples than that
+    count as a part of a neighbour. So a few similar outliers do not vouch for each
+    other. With ``CoresetSampler(1.0)`` and samples of one patch, training scores are
+    leave-one-out distances.
+
+    `score_samples`, `decision_function` and `predict` recognise training samples and
+    return their training scores, so ``fit_predict(X)`` equals ``fit(X).predict(X)``.
+    `score_patches` and `kneighbors` always compare with the whole bank.
+
+    Parameters that are set after `fit` change no answer until the next `fit`, except
+    `memory`, `device` and `verbose`.
 
     References
     ----------
@@ -562,9 +583,11 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     ) -> None:
         """Score the training samples, and set thresholds at quantiles of the scores.
 
-        Scores use the patches at rows `scored`. Thresholds use only those of them that
-        were `kept`: with outliers, the thresholds would be too high to detect any.
-        `groups` are the given samples that all patches belong to.
+        Scores use the patches at rows `scored`. A number as `contamination` is the
+        share of all samples that are anomalous. The default is no such share, so its
+        thresholds use only patches that were `kept`: with outliers, the thresholds
+        would be too high to detect any. `groups` are the given samples that all patches
+        belong to.
         """
         near_rows = np.full(len(samples.patches), UNKNOWN)
         near_rows[kept] = getattr(self.sampler_, "nearest_picks_", UNKNOWN)
@@ -587,11 +610,11 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             )
 
         self.training_scores_, largest = score(scored)
-        scores, inlying = self.training_scores_, _intersection(scored, kept)
-        if len(inlying) < len(scored):
-            scores, largest = score(inlying)
-        share: Any = self.contamination
-        share = AUTO_CONTAMINATION if share == "auto" else share
+        scores, share = self.training_scores_, self.contamination
+        if share == "auto":
+            share, inlying = AUTO_CONTAMINATION, _intersection(scored, kept)
+            if len(inlying) < len(scored):
+                scores, largest = score(inlying)
         self.offset_ = lower_quantile(scores, share)
         self.patch_threshold_ = upper_quantile(largest, share)
 

@@ -220,15 +220,23 @@ def test_thresholds_are_those_of_kept_patches(outlier_filter, n_neighbors):
         CoresetSampler(0.3),
         n_neighbors=n_neighbors,
         outlier_filter=outlier_filter,
-        contamination=0.2,
         random_state=0,
     ).fit(X)
     scores = naive_patch_scores(bank, X)
     scores.ravel()[bank.outlier_indices_] = -np.inf
     largest = scores.max(axis=1)
     largest = largest[np.isfinite(largest)]
-    assert bank.patch_threshold_ == pytest.approx(np.quantile(largest, 0.8))
+    assert bank.patch_threshold_ == pytest.approx(np.quantile(largest, 0.99))
     assert bank.offset_ == pytest.approx(-bank.patch_threshold_)
+
+
+@pytest.mark.parametrize("outlier_filter", ["sample", "lof", "nearest", "gaussian"])
+def test_a_number_as_contamination_counts_the_samples_that_were_removed(outlier_filter):
+    bank = PatchMemoryBank(
+        contamination=0.2, outlier_filter=outlier_filter, random_state=0
+    )
+    assert np.sum(bank.fit_predict(patches(50, 3, 4)) == -1) == 10
+    assert bank.offset_ == pytest.approx(np.quantile(bank.training_scores_, 0.2))
 
 
 # Outliers among the training samples ------------------------------------------------
