@@ -55,7 +55,8 @@ class CoresetSampler(BaseEstimator):
     farthest row for each m.
 
     The sampler changes the number of rows, so it is not a transformer. Like the
-    samplers of imbalanced-learn, it has ``fit_resample`` and ``sample_indices_``.
+    samplers of imbalanced-learn, it has ``fit_resample`` and ``sample_indices_``, and
+    is a step of imbalanced-learn's pipeline.
 
     Parameters
     ----------

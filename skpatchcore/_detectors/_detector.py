@@ -93,10 +93,12 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         (0, 1).
 
     contamination : "auto" or float, default="auto"
-        Share of the training images, in (0, 0.5], that `offset_` puts on the
-        anomalous side; "auto" is 0.01. Training patches lie in or near the bank, so new
-        normal images are flagged more often than this: set thresholds that matter on
-        normal images that were held out.
+        Share of the training images, in (0, 0.5], that `offset_` puts on the anomalous
+        side. "auto" is 0.01, of the images that `outlier_filter` did not remove. No
+        image is matched with itself when it is scored, but the bank still covers the
+        training images better than new ones. New normal images may be flagged a few
+        times as often; a :class:`~skpatchcore.calibration.ConformalDetector` holds a
+        rate.
 
     augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
             None, default=None
@@ -159,15 +161,15 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         direction is above. None: all are.
 
     training_scores_ : ndarray of shape (n_training_images,), float64
-        Their ``score_samples``, including those left out as outliers. All 0 if every
-        patch was kept and `n_neighbors` is 1.
+        Their ``score_samples``, including those left out as outliers. No image is
+        matched with itself; see the notes of :class:`PatchMemoryBank`.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
 
     map_threshold_ : float
         Default threshold of `predict_masks`: a share `contamination` of the training
-        images has a larger patch distance.
+        images has a larger patch distance to the patches of other images.
 
     See Also
     --------
@@ -178,6 +180,13 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
     -----
     In a :class:`~sklearn.pipeline.Pipeline` or a grid search, reach the methods for
     maps through the last step or ``search.best_estimator_``.
+
+    Training images are recognised by their features, and have their training scores in
+    `score_samples`, `predict` and `inspect`. Their maps and matches are those of the
+    whole memory bank, which contains patches of their own.
+
+    Parameters that are set after `fit` change no answer until the next `fit`, except
+    `memory`, `device` and `verbose`.
 
     References
     ----------

@@ -66,7 +66,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
     contamination : "auto" or float, default="auto"
         "auto" puts `offset_` where 1 % of the *held-out* images are on the anomalous
         side; a float in (0, 0.5] is the share of the *training* images there, as in
-        scikit-learn's detectors, and flags new normal images more often. For a stated
+        scikit-learn's detectors. For a stated
         false-alarm rate, wrap the ensemble in a
         :class:`~skpatchcore.calibration.ConformalDetector`.
 
@@ -101,7 +101,8 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         ``score_samples`` of the training images by members that had not seen them.
 
     training_scores_ : ndarray of shape (n_training_images,), float64
-        ``score_samples`` of the training images by the members that learned them.
+        ``score_samples`` of the training images by the members that learned them. No
+        image is matched with itself.
 
     training_indices_ : ndarray of shape (n_training_images,), int64
         The images of `X` that were learned from.
