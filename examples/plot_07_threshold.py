@@ -4,8 +4,8 @@ Threshold and false alarms
 ==========================
 
 Set a threshold with a known false-alarm rate, that is, the share of good parts that are
-rejected. The threshold from a plain fit is too low for new images, because the training
-patches lie in or near the memory bank.
+rejected. The threshold from a plain fit states no rate, because the memory bank was
+made to cover the training images.
 A :class:`~skpatchcore.calibration.ConformalDetector` scores each training image with a
 detector that was not fitted on it, and states the rate.
 """
@@ -37,7 +37,7 @@ is_train = dataset.split[::step] == "train"
 # %%
 # Threshold from training scores
 # ------------------------------
-# This threshold is set to flag 5 % of the training images. It flags most of the new
+# This threshold is set to flag 5 % of the training images. It flags more of the new
 # ones.
 features = PatchFeatureTransformer("embedded", image_size=128)
 detector = PatchCoreDetector(

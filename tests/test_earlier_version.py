@@ -6,10 +6,23 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from configurations import compute, configurations
+from configurations import compute, configurations, data
 from skpatchcore.persistence import ModelFileError, load
 
 FOLDER = Path(__file__).parent / "earlier_version"
+# The earlier version matched training samples with themselves. So their scores differ,
+# and so do thresholds, except those that are set on held-out images.
+OF_TRAINING_SAMPLES = {"scores", "p_values"}
+FROM_TRAINING_SCORES = {"offset", "map_threshold"}
+HELD_OUT = {"ensemble", "conformal", "refit", "tuned"}
+
+
+def new_samples(name):
+    """Return which of the samples of a configuration nothing was learned from."""
+    if name == "bank":
+        return np.arange(60) >= 40
+    _, labels = data()
+    return labels == -1
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +40,10 @@ def test_results_are_those_of_the_earlier_version(name, earlier):
     }
     for key, array in arrays.items():
         expected = earlier[f"{name}/{key}"]
+        if key in FROM_TRAINING_SCORES and name not in HELD_OUT:
+            continue
+        if key in OF_TRAINING_SAMPLES:
+            array, expected = array[new_samples(name)], expected[new_samples(name)]
         if expected.dtype.kind in "iu":
             assert_array_equal(array, expected, err_msg=key)
         else:

@@ -241,7 +241,7 @@ def test_resampling_a_data_frame_gives_its_rows():
     frame = pandas.DataFrame(blobs(30, 3), columns=["a", "b", "c"])
     sampler = CoresetSampler(5, random_state=0)
     chosen = sampler.fit_resample(frame)
-    assert_array_equal(chosen, frame.to_numpy()[sampler.sample_indices_])
+    pandas.testing.assert_frame_equal(chosen, frame.iloc[sampler.sample_indices_])
     assert list(sampler.feature_names_in_) == ["a", "b", "c"]
 
 

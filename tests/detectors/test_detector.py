@@ -700,3 +700,97 @@ def test_other_features_are_refused_before_an_image_is_read(features, tmp_path):
     path.write_bytes(b"")
     with pytest.raises(TypeError, match="features"):
         PatchCoreDetector(features).fit([path])
+
+
+# Parameters set after the fit, and training images among those to score ---------------
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"smoothing": 9.0},
+        {"metric": "sqeuclidean", "reduction": 0.5},
+        {"n_neighbors": 3},
+        {"reweight": 4},
+        {"position_window": 1},
+        {"foreground": "auto", "augmentation": "flip", "outlier_filter": "lof"},
+        {"sampler__fraction": 0.9, "contamination": 0.5},
+        {"features__layers": ("first",), "features__projection": 2},
+        {"verbose": 0, "device": "cpu", "random_state": 5},
+    ],
+    ids=str,
+)
+def test_parameters_set_after_the_fit_change_no_answer(params):
+    new = images(3, seed=1)
+    detector = make_detector().fit(images())
+
+    def answers():
+        maps, matches = detector.predict_maps(new), detector.nearest_patches(new)
+        return [detector.decision_function(new), maps, detector.predict_masks(new)] + [
+            matches[name] for name in ("image", "row", "column", "distance")
+        ]
+
+    before = answers()
+    detector.set_params(**params)
+    for found, expected in zip(answers(), before, strict=True):
+        assert_array_equal(found, expected)
+
+
+def test_training_images_have_their_training_scores_in_any_batch():
+    X, new = images(), images(3, seed=1)
+    detector = make_detector().fit(X)
+    mixed = detector.score_samples(np.concatenate([new, X[::-1]]))
+    assert_array_equal(mixed[3:], detector.training_scores_[::-1])
+    assert detector.score_samples(X[2:3]) == detector.training_scores_[2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_rounding_in_another_batch_does_not_hide_a_training_image(batch_size):
+    X = images(6)
+    detector = PatchCoreDetector(small_resnet(), random_state=0).fit(X)
+    detector.features_.set_params(batch_size=batch_size)
+    assert_array_equal(detector.score_samples(X), detector.training_scores_)
+
+
+def test_a_training_image_with_a_small_defect_is_a_new_image():
+    X = images(6)
+    detector = make_detector().fit(X)
+    changed = X[:1].copy()
+    changed[0, :2, :2] = 255 - changed[0, :2, :2]
+    expected = -detector.predict_maps(changed, size="grid").max()
+    assert detector.score_samples(changed)[0] == pytest.approx(expected)
+
+
+def test_an_unusual_training_image_is_flagged():
+    X = images(12)
+    X[5, :8, :8] = 0
+    detector = make_detector(0.1, contamination=0.1)
+    labels = detector.fit_predict(X)
+    assert labels[5] == -1
+    assert_array_equal(detector.predict(X), labels)
+
+
+def test_copies_made_by_an_augmentation_do_not_vouch_for_their_image():
+    """With all patches kept, an image would be at distance 0 from its mirror image."""
+    X = images(5)
+    X = np.concatenate([X, X[..., ::-1, :]], axis=2)
+    detector = make_detector(1.0, augmentation="flip").fit(X)
+    assert detector.training_scores_.max() < -1e-3
+
+
+def test_a_seed_reaches_a_projection_with_a_randomised_solver():
+    def fitted(seed):
+        features = make_detector().features
+        projection = make_pipeline(PCA(3, svd_solver="randomized"))
+        features.set_params(projection=projection)
+        return PatchCoreDetector(features, random_state=seed).fit(images())
+
+    one, again, other = fitted(0), fitted(0), fitted(1)
+    assert_array_equal(one.memory_bank_.bank_, again.memory_bank_.bank_)
+    seeds = [d.features_.projection_[0].random_state for d in (one, again, other)]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_a_projection_keeps_its_own_seed():
+    detector = make_detector().set_params(features__projection=PCA(3, random_state=7))
+    assert detector.fit(images()).features_.projection_.random_state == 7

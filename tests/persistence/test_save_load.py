@@ -1199,17 +1199,50 @@ def test_an_ensemble_in_a_conformal_detector_round_trips(ensemble, tmp_path):
         {"n_neighbors": 10**6},
         {"reduction": "bad"},
         {"metric": "cosine"},
+        {"verbose": 1},
     ],
     ids=str,
 )
-def test_a_model_that_could_not_be_loaded_replaces_no_file(params, tmp_path):
+def test_a_file_holds_the_parameters_of_the_fit(params, tmp_path):
     path = tmp_path / "bank.skpc"
     X = np.random.default_rng(0).normal(size=(4, 3, 3, 5)).astype(np.float32)
     bank = PatchMemoryBank(random_state=0).fit(X)
     save(bank, path)
     before = path.read_bytes()
+    save(bank.set_params(**params), path)
+    assert path.read_bytes() == before
+    np.testing.assert_array_equal(load(path).score_samples(X), bank.training_scores_)
+
+
+def test_a_loaded_bank_keeps_the_parameters_of_its_fit(tmp_path):
+    X = np.random.default_rng(0).normal(size=(4, 3, 3, 5)).astype(np.float32)
+    bank = PatchMemoryBank(random_state=0).fit(X)
+    save(bank, tmp_path / "bank.skpc")
+    loaded = load(tmp_path / "bank.skpc").set_params(n_neighbors=2, reduction=0.5)
+    new = X + 1
+    np.testing.assert_array_equal(loaded.score_samples(new), bank.score_samples(new))
+
+
+def test_a_bank_with_a_frozen_sampler_round_trips(tmp_path):
+    X = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    sampler = FrozenEstimator(CoresetSampler(0.5, random_state=0).fit(X))
+    bank = PatchMemoryBank(sampler, random_state=0).fit(X)
+    save(bank, tmp_path / "bank.skpc")
+    loaded = load(tmp_path / "bank.skpc")
+    np.testing.assert_array_equal(loaded.score_samples(X), bank.training_scores_)
+    new = X + 1
+    np.testing.assert_array_equal(loaded.score_samples(new), bank.score_samples(new))
+
+
+def test_a_model_that_could_not_be_loaded_replaces_no_file(tmp_path):
+    path = tmp_path / "bank.skpc"
+    X = np.random.default_rng(0).normal(size=(4, 3, 3, 5)).astype(np.float32)
+    bank = PatchMemoryBank(random_state=0).fit(X)
+    save(bank, path)
+    before = path.read_bytes()
+    bank.bank_indices_ = bank.bank_indices_[:-1]
     with pytest.raises(ValueError, match="could not be loaded"):
-        save(bank.set_params(**params), path)
+        save(bank, path)
     assert path.read_bytes() == before
 
 
