@@ -214,7 +214,8 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     several samples on average, and those that represent fewer *other* samples than that
     count as a part of a neighbour. So a few similar outliers do not vouch for each
     other. With ``CoresetSampler(1.0)`` and samples of one patch, training scores are
-    leave-one-out distances.
+    leave-one-out distances. A single training sample has no others, so it is matched
+    with itself: its score, and `offset_`, are then too high for new samples.
 
     `score_samples`, `decision_function` and `predict` recognise training samples and
     return their training scores, so ``fit_predict(X)`` equals ``fit(X).predict(X)``.
@@ -632,15 +633,13 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
 
     def _tell_of_small_bank(self, support: Support, n_patches: int) -> None:
         """Warn if the bank is too small to score training samples without their own."""
-        if len(self.bank_) == 1 < n_patches:
-            problem = f"The bank has 1 row, selected from {n_patches}"
-        elif support.alone.any():
-            problem = (
-                f"All rows of the bank come from one training sample of "
-                f"{len(support.alone)}"
-            )
-        else:
+        n_samples = len(support.alone)
+        # A fit on a single sample is no surprise, and the documentation tells of it.
+        if n_samples == 1 or not (len(self.bank_) == 1 or support.alone.any()):
             return
+        problem = f"All rows of the bank come from one of {n_samples} training samples"
+        if len(self.bank_) == 1:
+            problem = f"The bank has 1 row, selected from {n_patches}"
         warnings.warn(
             f"{problem}. Training scores and offset_ say little about new samples. Fit "
             "on more samples, or raise the sampler's fraction.",
