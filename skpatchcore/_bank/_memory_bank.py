@@ -39,7 +39,6 @@ from skpatchcore._utils import (
     Samples,
     StrOptions,
     fit_context,
-    fitted_params,
     inherit_params,
     lower_quantile,
     normal_rows,
@@ -357,6 +356,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             if len(rows) < shape[0]:
                 patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
                 patches = patches.reshape(len(rows) * n_per_sample, -1)
+            # `_grid_shapes` asks for the window of this fit.
             self._freeze_params()
             return self._fit_patches(
                 patches, self._grid_shapes((len(rows), *shape[1:]))
@@ -448,7 +448,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     def _grid_shapes(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Return heights and widths (n, 2) of the grids of samples of one shape."""
         n_samples, *grid = shape
-        window = fitted_params(self)["position_window"]
+        window = self._frozen.position_window
         if window is not None and len(grid) not in (1, 2):
             raise ValueError(
                 f"position_window={window} needs samples with a grid: X "

@@ -112,11 +112,13 @@ def save(
     A file is an uncompressed zip of ``model.json``, ``arrays.safetensors`` and, with
     `include_backbone`, ``backbone.safetensors``. The JSON has the version of the
     format, those of the packages, all parameters, fitted numbers, the SHA-256 of the
-    other members and that of the weights of the network.
+    other members and that of the weights of the network. Parameters are those of the
+    fit, also if others were set later.
 
     Left out are ``min_distances_`` and ``nearest_picks_`` of the sampler, which have an
     entry for each training patch; ``RandomState`` instances as `random_state`, which
-    become None: what they drew is kept; and all that belongs to this machine:
+    become None: what they drew is kept; `verbose`; and all that belongs to this
+    machine:
 
     - caches: `memory` of every part is None after `load`;
     - `device`: after `load` it is None, which is the GPU if there is one. A warning

@@ -9,9 +9,9 @@ without any, all of these. Features are extracted once and kept in FEATURES.npz.
 Each split shuffles the normal images of a class, keeps most for fitting and
 calibrating, and asks how many of the others, and of the defects, are flagged. The
 thresholds are those of ConformalDetector, of training samples that are compared with
-the whole bank, and anomalib's default: that of the best F1 on the test set (``F1AdaptiveThreshold``
-with ``val_split_mode="same_as_test"``), which has no rate to hold, and sees the very
-images it is rated on.
+the whole bank, and anomalib's default: that of the best F1 on the test set
+(``F1AdaptiveThreshold`` with ``val_split_mode="same_as_test"``), which has no rate to
+hold, and sees the very images it is rated on.
 """
 
 import os
