@@ -177,8 +177,9 @@ class TrainingSearch:
         if windowed:
             positions = samples.positions[patches]
             return self._search.query(samples.patches[patches], positions, n_found)
-        if samples.positions is None and len(patches) == len(samples.patches):
-            # All of them, in order: a cache may hold these.
+        everything = np.arange(len(samples.patches))
+        if samples.positions is None and np.array_equal(patches, everything):
+            # A cache may hold the neighbours of whole samples.
             return self._search.query_once(samples, n_found)
         return self._search.query(samples.patches[patches], None, n_found)
 
