@@ -30,11 +30,10 @@ def naive_patch_scores(bank, X):
     kept = np.setdiff1d(np.arange(n * p), getattr(bank, "outlier_indices_", []))
     nearest = bank.sampler_.nearest_picks_
     m, n_kept = len(bank.bank_), len(set(sample[kept]))
+    represented = [set(sample[kept[nearest == row]]) for row in range(m)]
     scores = []
     for i, patch in enumerate(flat):
-        others = [
-            len(set(sample[kept[nearest == row]]) - {sample[i]}) for row in range(m)
-        ]
+        others = [len(of_row - {sample[i]}) for of_row in represented]
         weights = np.minimum(1, np.array(others) * m / n_kept)
         distances = cdist(patch[None], bank.bank_.astype(float), bank.metric)[0]
         order = distances.argsort(kind="stable")
