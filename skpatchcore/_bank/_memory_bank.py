@@ -611,7 +611,8 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             )
 
         self.training_scores_, largest = score(scored)
-        scores, share = self.training_scores_, self.contamination
+        scores = self.training_scores_
+        share: Any = self.contamination
         if share == "auto":
             share, inlying = AUTO_CONTAMINATION, _intersection(scored, kept)
             if len(inlying) < len(scored):

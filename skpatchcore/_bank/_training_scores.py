@@ -112,9 +112,11 @@ class TrainingSearch:
             n_found = min(2 * n_found, len(self._search.bank))
         # Rows that count come first; `near` is ascending by distance.
         order = np.argsort(~counting, axis=1, kind="stable")[:, :b]
-        near, counting = (np.take_along_axis(a, order, 1) for a in (near, counting))
         return self._search.reweighting(
-            self.samples.patches[patches], distances, near, counting
+            self.samples.patches[patches],
+            distances,
+            np.take_along_axis(near, order, axis=1),
+            np.take_along_axis(counting, order, axis=1),
         )
 
     def _counts_in_full(self, rows: NDArray, patches: NDArray) -> NDArray[np.bool_]:
@@ -174,7 +176,7 @@ class TrainingSearch:
         self, patches: NDArray, n_found: int, windowed: bool
     ) -> tuple[NDArray, NDArray]:
         samples = self.samples
-        if windowed:
+        if windowed and samples.positions is not None:
             positions = samples.positions[patches]
             return self._search.query(samples.patches[patches], positions, n_found)
         everything = np.arange(len(samples.patches))
