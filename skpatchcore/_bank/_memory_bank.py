@@ -214,7 +214,8 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     several samples on average, and those that represent fewer *other* samples than that
     count as a part of a neighbour. So a few similar outliers do not vouch for each
     other. With ``CoresetSampler(1.0)`` and samples of one patch, training scores are
-    leave-one-out distances.
+    leave-one-out distances. A single training sample has no others, so it is matched
+    with itself: its score, and `offset_`, are then too high for new samples.
 
     `score_samples`, `decision_function` and `predict` recognise training samples and
     return their training scores, so ``fit_predict(X)`` equals ``fit(X).predict(X)``.
@@ -356,6 +357,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             if len(rows) < shape[0]:
                 patches = patches.reshape(shape[0], n_per_sample, -1)[rows]
                 patches = patches.reshape(len(rows) * n_per_sample, -1)
+            # `_grid_shapes` asks for the window of this fit.
             self._freeze_params()
             return self._fit_patches(
                 patches, self._grid_shapes((len(rows), *shape[1:]))
@@ -447,7 +449,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     def _grid_shapes(self, shape: tuple[int, ...]) -> NDArray[np.int64]:
         """Return heights and widths (n, 2) of the grids of samples of one shape."""
         n_samples, *grid = shape
-        window = fitted_params(self)["position_window"]
+        window = self._frozen.position_window
         if window is not None and len(grid) not in (1, 2):
             raise ValueError(
                 f"position_window={window} needs samples with a grid: X "
@@ -610,7 +612,8 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             )
 
         self.training_scores_, largest = score(scored)
-        scores, share = self.training_scores_, self.contamination
+        scores = self.training_scores_
+        share: Any = self.contamination
         if share == "auto":
             share, inlying = AUTO_CONTAMINATION, _intersection(scored, kept)
             if len(inlying) < len(scored):
@@ -632,15 +635,13 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
 
     def _tell_of_small_bank(self, support: Support, n_patches: int) -> None:
         """Warn if the bank is too small to score training samples without their own."""
-        if len(self.bank_) == 1 < n_patches:
-            problem = f"The bank has 1 row, selected from {n_patches}"
-        elif support.alone.any():
-            problem = (
-                f"All rows of the bank come from one training sample of "
-                f"{len(support.alone)}"
-            )
-        else:
+        n_samples = len(support.alone)
+        # A fit on a single sample is no surprise, and the documentation tells of it.
+        if n_samples == 1 or not (len(self.bank_) == 1 or support.alone.any()):
             return
+        problem = f"All rows of the bank come from one of {n_samples} training samples"
+        if len(self.bank_) == 1:
+            problem = f"The bank has 1 row, selected from {n_patches}"
         warnings.warn(
             f"{problem}. Training scores and offset_ say little about new samples. Fit "
             "on more samples, or raise the sampler's fraction.",

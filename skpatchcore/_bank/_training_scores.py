@@ -112,9 +112,11 @@ class TrainingSearch:
             n_found = min(2 * n_found, len(self._search.bank))
         # Rows that count come first; `near` is ascending by distance.
         order = np.argsort(~counting, axis=1, kind="stable")[:, :b]
-        near, counting = (np.take_along_axis(a, order, 1) for a in (near, counting))
         return self._search.reweighting(
-            self.samples.patches[patches], distances, near, counting
+            self.samples.patches[patches],
+            distances,
+            np.take_along_axis(near, order, axis=1),
+            np.take_along_axis(counting, order, axis=1),
         )
 
     def _counts_in_full(self, rows: NDArray, patches: NDArray) -> NDArray[np.bool_]:
@@ -174,11 +176,12 @@ class TrainingSearch:
         self, patches: NDArray, n_found: int, windowed: bool
     ) -> tuple[NDArray, NDArray]:
         samples = self.samples
-        if windowed:
+        if windowed and samples.positions is not None:
             positions = samples.positions[patches]
             return self._search.query(samples.patches[patches], positions, n_found)
-        if samples.positions is None and len(patches) == len(samples.patches):
-            # All of them, in order: a cache may hold these.
+        everything = np.arange(len(samples.patches))
+        if samples.positions is None and np.array_equal(patches, everything):
+            # A cache may hold the neighbours of whole samples.
             return self._search.query_once(samples, n_found)
         return self._search.query(samples.patches[patches], None, n_found)
 

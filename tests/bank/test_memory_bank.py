@@ -580,9 +580,16 @@ def test_a_bank_of_one_row_is_told():
         PatchMemoryBank(random_state=0).fit(patches(15))
 
 
-def test_a_fit_on_one_sample_is_told():
-    with pytest.warns(UserWarning, match="All rows of the bank come from one training"):
-        make_bank().fit(patches(1, 30))
+def test_a_bank_of_rows_of_one_sample_is_told():
+    with pytest.warns(UserWarning, match="All rows of the bank come from one of 8"):
+        make_bank(sampler=FirstRowsEstimator()).fit(patches(8, 3))
+
+
+def test_a_single_sample_is_matched_with_itself():
+    X, new = patches(1, 30), patches(1, 30, seed=1)
+    bank = make_bank().fit(X)
+    assert bank.training_scores_ == -bank.score_patches(X).max()
+    assert bank.score_samples(new) == -bank.score_patches(new).max()
 
 
 def test_a_failed_first_fit_leaves_nothing_behind():

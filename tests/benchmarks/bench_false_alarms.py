@@ -8,10 +8,10 @@ without any, all of these. Features are extracted once and kept in FEATURES.npz.
 
 Each split shuffles the normal images of a class, keeps most for fitting and
 calibrating, and asks how many of the others, and of the defects, are flagged. The
-thresholds are those of ConformalDetector, of the training scores (``contamination``),
-and anomalib's default: that of the best F1 on the test set (``F1AdaptiveThreshold``
-with ``val_split_mode="same_as_test"``), which has no rate to hold, and sees the very
-images it is rated on.
+thresholds are those of ConformalDetector, of training samples that are compared with
+the whole bank, and anomalib's default: that of the best F1 on the test set
+(``F1AdaptiveThreshold`` with ``val_split_mode="same_as_test"``), which has no rate to
+hold, and sees the very images it is rated on.
 """
 
 import os
@@ -112,7 +112,9 @@ def rates_of_split(train, new, anomalous, seed: int) -> dict[str, list[float]]:
     held_out = detector.calibration_scores_
     calibration = Calibration(held_out, np.zeros(len(held_out), int))
     rates["refit"] = shares(detector, [calibration.p_values(part) for part in scores])
-    in_sample = np.quantile(fitted.training_scores_, ALPHAS)
+    # Training scores leave out a sample's own patches; here they count.
+    own = -fitted.score_patches(train).reshape(len(train), -1).max(axis=1)
+    in_sample = np.quantile(own, ALPHAS)
     rates["in-sample"] = [np.mean(part < t) for part in scores for t in in_sample]
     y = np.repeat([1, -1], [len(new), len(anomalous)])
     best = f1_max(y, np.concatenate(scores)).threshold

@@ -423,3 +423,13 @@ def test_more_images_than_members_look_at_at_once(fitted):
     labels = np.repeat([1, -1], [40, 2])
     assert image_auroc(labels, fitted.score_samples(X)) == 1
     assert_allclose(fitted.score_samples(X)[35:36], fitted.score_samples(X[35:36]))
+
+
+def test_parameters_set_after_the_fit_change_no_answer(good, new):
+    ensemble = make_ensemble().fit(good)
+    decision, maps = ensemble.decision_function(new), ensemble.predict_maps(new)
+    ensemble.set_params(
+        fine__metric="sqeuclidean", fine__smoothing=9.0, contamination=0.4, cv=2
+    )
+    assert_array_equal(ensemble.decision_function(new), decision)
+    assert_array_equal(ensemble.predict_maps(new), maps)

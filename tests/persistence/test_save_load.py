@@ -1369,3 +1369,21 @@ def test_forged_ensembles_are_refused(ensemble, change, message, tmp_path):
     write_zip(tmp_path / "forged.skpc", seal(manifest, members["arrays.safetensors"]))
     with pytest.raises(ModelFileError, match=message):
         load(tmp_path / "forged.skpc")
+
+
+def test_a_file_does_not_hold_whether_progress_was_shown(tmp_path):
+    X = np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+    bank = PatchMemoryBank(CoresetSampler(verbose=1), random_state=0, verbose=1)
+    save(bank.fit(X), tmp_path / "bank.skpc")
+    assert b"verbose" not in unzip(tmp_path / "bank.skpc")["model.json"]
+    loaded = load(tmp_path / "bank.skpc")
+    assert loaded.verbose == loaded.sampler_.verbose == 0
+
+
+def test_smoothing_set_after_the_fit_does_not_get_into_the_file(tmp_path):
+    detector = gabor("fine").fit(TRAIN)
+    maps = detector.predict_maps(TEST)
+    save(detector.set_params(smoothing=9.0), tmp_path / "model.skpc")
+    np.testing.assert_array_equal(
+        load(tmp_path / "model.skpc").predict_maps(TEST), maps
+    )
