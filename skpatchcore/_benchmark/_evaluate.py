@@ -95,7 +95,7 @@ def try_settings(
 
 
 def find_groups(
-    find: Callable[[Sequence], np.ndarray],
+    find: Callable[[Any], np.ndarray],
     data_root: str | Path,
     categories: Sequence[str],
 ) -> dict[str, np.ndarray]:
