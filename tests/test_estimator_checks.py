@@ -86,10 +86,6 @@ class MappedLabels:
         return super().fit(X, as_outlier_labels(y))
 
 
-class LabelledBank(MappedLabels, PatchMemoryBank):
-    pass
-
-
 class LabelledTransformer(MappedLabels, RowTransformer):
     def fit_transform(self, X, y=None):
         return super().fit_transform(X, as_outlier_labels(y))

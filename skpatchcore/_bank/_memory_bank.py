@@ -39,7 +39,6 @@ from skpatchcore._utils import (
     Samples,
     StrOptions,
     fit_context,
-    fitted_params,
     inherit_params,
     lower_quantile,
     normal_rows,
@@ -336,7 +335,8 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             Patch features, float32 or float64.
 
         y : array-like of shape (n_samples,) or None, default=None
-            +1 for normal and -1 for anomalous samples, which are left out.
+            +1 for normal and -1 for anomalous samples, which are left out. Other labels
+            are ignored, with a warning that shows how to convert them.
 
         Returns
         -------
@@ -352,7 +352,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         """
         with unchanged_on_error(self):
             patches, shape = self._validate_patches(X, reset=True)
-            rows = normal_rows(y, shape[0])
+            rows = normal_rows(y, shape[0], ignore_others=True)
             n_per_sample = int(np.prod(shape[1:]))
             if len(rows) < shape[0]:
                 patches = patches.reshape(shape[0], n_per_sample, -1)[rows]

@@ -2,9 +2,11 @@
 
 One rule for every `y`: the labels are +1 and -1, or all samples have the same label and
 are normal. Everything else is an error that shows how to convert the labels. A `y` that
-is misunderstood would let a detector learn its defects.
+is misunderstood would let a detector learn its defects. Only `PatchMemoryBank` warns
+instead, because scikit-learn's checks pass labels of classes to outlier detectors.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -54,11 +56,15 @@ def check_outlier_labels(
     if len(labels) == 1 and labels != {-1}:
         return np.ones(len(values), dtype=np.int64)
     if labels - {-1, 1}:
-        raise ValueError(
+        raise OtherLabels(
             f"{name} must contain the labels +1 (normal) and -1 (anomalous), got "
             f"{_shown(labels)}. {_remedy(labels, name)}"
         )
     return np.array(values, dtype=np.int64)
+
+
+class OtherLabels(ValueError):
+    """Labels that are complete, but not +1 and -1."""
 
 
 def _check_not_missing(values: list[Any], name: str) -> None:
@@ -97,8 +103,14 @@ def _remedy(labels: set[Any], name: str) -> str:
     )
 
 
-def normal_rows(y: ArrayLike | None, n_samples: int) -> NDArray[np.intp]:
+def normal_rows(
+    y: ArrayLike | None, n_samples: int, *, ignore_others: bool = False
+) -> NDArray[np.intp]:
     """Return the rows to learn from: all except those labelled -1.
+
+    With `ignore_others`, labels other than +1 and -1 are ignored with a warning.
+    scikit-learn's checks require that of an outlier detector on plain matrices: they
+    pass the labels of classes to it.
 
     Raises
     ------
@@ -107,7 +119,18 @@ def normal_rows(y: ArrayLike | None, n_samples: int) -> NDArray[np.intp]:
     """
     if y is None:
         return np.arange(n_samples)
-    rows = np.flatnonzero(check_outlier_labels(y, n_samples=n_samples) == 1)
+    try:
+        labels = check_outlier_labels(y, n_samples=n_samples)
+    except OtherLabels as error:
+        if not ignore_others:
+            raise
+        warnings.warn(
+            f"y was ignored, and all {n_samples} samples are learned from: {error}",
+            UserWarning,
+            stacklevel=3,
+        )
+        return np.arange(n_samples)
+    rows = np.flatnonzero(labels == 1)
     if len(rows) == 0 and n_samples > 0:
         raise ValueError(
             f"All {n_samples} samples are labelled -1 (anomalous). Add normal samples, "

@@ -74,6 +74,11 @@ WRONG = {
 def test_other_labels_are_refused_with_a_conversion(taker, kind):
     labels, message = WRONG[kind]
     y = np.resize(np.array(labels, dtype=None if None not in labels else object), 12)
+    if taker == "bank" and "no label" not in message and "NaN" not in message:
+        # scikit-learn's checks pass the labels of classes to outlier detectors.
+        with pytest.warns(UserWarning, match=f"y was ignored.*{message}"):
+            assert len(TAKERS[taker](y).training_scores_) == 12
+        return
     with pytest.raises(ValueError, match=message):
         TAKERS[taker](y)
 
