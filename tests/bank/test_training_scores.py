@@ -176,6 +176,7 @@ def test_in_a_window_without_enough_rows_the_whole_bank_is_searched(fraction):
     assert np.all(windowed.training_scores_ <= whole.training_scores_)
 
 
+@pytest.mark.slow
 def test_approximate_search_finds_nearly_the_same_scores():
     pytest.importorskip("pynndescent")
     X = patches(30, 20, dtype=np.float32)
