@@ -30,12 +30,14 @@ __all__ = [
 
 # Not public, but used by other folders of this package.
 from skpatchcore.datasets._aliases import Resolver as Resolver
+from skpatchcore.datasets._image_search import ImageSearch as ImageSearch
+from skpatchcore.datasets._image_search import check_folder as check_folder
+from skpatchcore.datasets._image_search import (
+    describe_passed_over as describe_passed_over,
+)
+from skpatchcore.datasets._image_search import image_suffixes as image_suffixes
+from skpatchcore.datasets._image_search import report_passed_over as report_passed_over
 from skpatchcore.datasets._mask_files import check_not_masks as check_not_masks
 from skpatchcore.datasets._mask_files import describe_masks as describe_masks
 from skpatchcore.datasets._mvtec import find_category as find_category
 from skpatchcore.datasets._mvtec import is_category as is_category
-from skpatchcore.datasets._search import ImageSearch as ImageSearch
-from skpatchcore.datasets._search import check_folder as check_folder
-from skpatchcore.datasets._search import describe_passed_over as describe_passed_over
-from skpatchcore.datasets._search import image_suffixes as image_suffixes
-from skpatchcore.datasets._search import report_passed_over as report_passed_over

@@ -8,6 +8,17 @@ from typing import Any
 
 from skpatchcore._utils import StrOptions, validate_params
 from skpatchcore.datasets._aliases import without_aliases
+from skpatchcore.datasets._image_search import (
+    MASK_SUBFOLDERS,
+    ImageSearch,
+    check_folder,
+    describe_passed_over,
+    image_files,
+    image_files_below,
+    list_distinct_folders,
+    list_folders,
+    report_passed_over,
+)
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
@@ -19,17 +30,6 @@ from skpatchcore.datasets._mask_files import (
     find_mask_folder,
     match_masks,
     rgb_folder,
-)
-from skpatchcore.datasets._search import (
-    MASK_SUBFOLDERS,
-    ImageSearch,
-    check_folder,
-    describe_passed_over,
-    image_files,
-    image_files_below,
-    list_distinct_folders,
-    list_folders,
-    report_passed_over,
 )
 
 _SPLIT_NAMES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from skpatchcore._images import open_image
-from skpatchcore.datasets._search import image_files, list_folders
+from skpatchcore.datasets._image_search import image_files, list_folders
 
 # Next to train/ and test/, a folder of one of these names holds masks.
 MASK_ROOTS = ("ground_truth", "groundtruth", "gt", "masks", "mask", "labels", "label")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from skpatchcore._images import ImagePage, open_image
-from skpatchcore.datasets._search import image_files
+from skpatchcore.datasets._image_search import image_files
 
 # EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
 _TRANSPOSED = (5, 6, 7, 8)

@@ -5,6 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from skpatchcore._utils import StrOptions, did_you_mean, validate_params
+from skpatchcore.datasets._image_search import (
+    ImageSearch,
+    check_folder,
+    describe_passed_over,
+    list_distinct_folders,
+    report_passed_over,
+)
 from skpatchcore.datasets._listing import (
     Record,
     bunch_of_records,
@@ -12,13 +19,6 @@ from skpatchcore.datasets._listing import (
     collect_subset,
 )
 from skpatchcore.datasets._mask_files import find_mask_folder, match_masks, rgb_folder
-from skpatchcore.datasets._search import (
-    ImageSearch,
-    check_folder,
-    describe_passed_over,
-    list_distinct_folders,
-    report_passed_over,
-)
 
 _DESCR = """\
 Category {category} of {data_home}, in the layout of MVTec AD.
