@@ -173,6 +173,8 @@ def test_every_fitted_attribute_is_stored_or_known_to_be_left_out(detector):
         left_out -= set(_model_schema.OPTIONAL.get(type(part), {}))
         assert left_out <= {
             *("min_distances_", "nearest_picks_", "_n_channels"),
+            # The file contains the parameters of the fit in place of others.
+            "_frozen",
             # The file contains another hash of the network.
             "_network_key",
             # The file contains only the name of the weights file.
@@ -678,7 +680,8 @@ def test_size_on_real_images(assets, tmp_path):
     n_bytes = (tmp_path / "bottle.skpc").stat().st_size
     bank = detector.memory_bank_.bank_
     assert len(bank) == 2140
-    assert n_bytes - bank.nbytes <= 50 * 1024
+    # Of which 10 kB are six numbers of each training image.
+    assert n_bytes - bank.nbytes <= 60 * 1024
 
 
 def test_shared_arrays_are_stored_once(detector, members, tmp_path):
@@ -712,10 +715,12 @@ def test_a_search_without_a_fitted_detector_is_an_error(refit, tmp_path):
     search = GridSearchCV(
         PatchCoreDetector(features), {"n_neighbors": [1]}, refit=refit, cv=2
     )
-    with pytest.raises(NotFittedError, match=r"in the GridSearchCV.*refit=True"):
+    with pytest.raises(NotFittedError, match=r"GridSearchCV has no.*refit=True"):
         save(search, tmp_path / "m")
 
 
+# The rows are those of the first image.
+@pytest.mark.filterwarnings("ignore:All rows of the bank come from one:UserWarning")
 @pytest.mark.parametrize(
     ("params", "match"),
     [
