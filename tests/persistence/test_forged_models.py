@@ -38,9 +38,6 @@ from skpatchcore.persistence import load, save
 from skpatchcore.persistence._archive import _describe
 from skpatchcore.persistence._schema import LEFT_OUT, PARAMS
 
-# These detectors are as small as they can be.
-pytestmark = pytest.mark.filterwarnings("ignore:The bank has 1 row:UserWarning")
-
 N_CASES = int(os.environ.get("SKPATCHCORE_FUZZ_CASES", "100"))
 X = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
 

@@ -719,8 +719,6 @@ def test_a_search_without_a_fitted_detector_is_an_error(refit, tmp_path):
         save(search, tmp_path / "m")
 
 
-# The rows are those of the first image.
-@pytest.mark.filterwarnings("ignore:All rows of the bank come from one:UserWarning")
 @pytest.mark.parametrize(
     ("params", "match"),
     [
