@@ -211,7 +211,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     Other rows stay: without this sample, the sampler would have selected another patch
     near them. If the bank has fewer rows than there are samples, a row represents
     several samples on average, and those that represent fewer *other* samples than that
-    count as a part of a neighbour. So a few similar outliers do not vouch for each
+    count as a part of a neighbour. So a few similar outliers do not mask each
     other. With ``CoresetSampler(1.0)`` and samples of one patch, training scores are
     leave-one-out distances. A single training sample has no others, so it is matched
     with itself: its score, and `offset_`, are then too high for new samples.
