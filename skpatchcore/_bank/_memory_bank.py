@@ -586,9 +586,9 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         """Score the training samples, and set thresholds at quantiles of the scores.
 
         Scores use the patches at rows `scored`. A number as `contamination` is the
-        share of all samples that are anomalous. The default is no such share, so its
-        thresholds use only patches that were `kept`: with outliers, the thresholds
-        would be too high to detect any. `groups` are the given samples that all patches
+        share of all samples that are anomalous. The default says nothing about
+        outliers, so its thresholds use only patches that were `kept`: otherwise, they
+        would lie among the outliers. `groups` are the given samples that all patches
         belong to.
         """
         near_rows = np.full(len(samples.patches), UNKNOWN)
@@ -636,7 +636,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     def _tell_of_small_bank(self, support: Support, n_patches: int) -> None:
         """Warn if the bank is too small to score training samples without their own."""
         n_samples = len(support.alone)
-        # A fit on a single sample is no surprise, and the documentation tells of it.
+        # The documentation covers a fit on a single sample, which is no accident.
         if n_samples == 1 or not (len(self.bank_) == 1 or support.alone.any()):
             return
         problem = f"All rows of the bank come from one of {n_samples} training samples"
