@@ -71,6 +71,7 @@ class SmallNetwork(nn.Module):
 def small_networks(monkeypatch):
     """Every network that a page requests from timm is small; nothing is downloaded."""
     monkeypatch.setattr("timm.create_model", lambda *_, **__: SmallNetwork())
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     _backbone._build_cached.cache_clear()
     yield
     _backbone._build_cached.cache_clear()

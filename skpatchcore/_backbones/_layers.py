@@ -1,8 +1,8 @@
 """Layers by name or by number, where a number is one of timm's feature levels.
 
-timm counts levels from the input to the output and returns them as maps (b, c, h, w),
-whatever order of axes and tokens a network computes with. So, unlike layers by name,
-levels need no layout.
+timm counts levels from the input to the output. It returns them as maps (b, c, h, w)
+for every order of axes and tokens that a network computes with. So, unlike layers by
+name, levels need no layout.
 """
 
 from collections.abc import Sequence

@@ -211,7 +211,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     Other rows stay: without this sample, the sampler would have selected another patch
     near them. If the bank has fewer rows than there are samples, a row represents
     several samples on average, and those that represent fewer *other* samples than that
-    count as a part of a neighbour. So a few similar outliers do not vouch for each
+    count as a part of a neighbour. So a few similar outliers do not mask each
     other. With ``CoresetSampler(1.0)`` and samples of one patch, training scores are
     leave-one-out distances. A single training sample has no others, so it is matched
     with itself: its score, and `offset_`, are then too high for new samples.
@@ -586,9 +586,9 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         """Score the training samples, and set thresholds at quantiles of the scores.
 
         Scores use the patches at rows `scored`. A number as `contamination` is the
-        share of all samples that are anomalous. The default is no such share, so its
-        thresholds use only patches that were `kept`: with outliers, the thresholds
-        would be too high to detect any. `groups` are the given samples that all patches
+        share of all samples that are anomalous. The default says nothing about
+        outliers, so its thresholds use only patches that were `kept`: otherwise, they
+        would lie among the outliers. `groups` are the given samples that all patches
         belong to.
         """
         near_rows = np.full(len(samples.patches), UNKNOWN)
@@ -636,7 +636,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     def _tell_of_small_bank(self, support: Support, n_patches: int) -> None:
         """Warn if the bank is too small to score training samples without their own."""
         n_samples = len(support.alone)
-        # A fit on a single sample is no surprise, and the documentation tells of it.
+        # The documentation covers a fit on a single sample, which is no accident.
         if n_samples == 1 or not (len(self.bank_) == 1 or support.alone.any()):
             return
         problem = f"All rows of the bank come from one of {n_samples} training samples"

@@ -22,7 +22,7 @@ class Support:
     - If the bank has at least as many rows as there are samples, every other row counts
       as one. This is the case for images, which have many patches each.
     - If it has fewer, a row represents n / m samples on average. A row that represents
-      fewer counts less, so that a few similar outliers do not vouch for each other.
+      fewer counts less, so that a few similar outliers do not mask each other.
     - If every patch was selected and a sample is a single patch, the neighbours are the
       nearest other samples. This is leave-one-out.
 

@@ -97,7 +97,7 @@ def use_option_names(text: str, params: Sequence[click.Parameter]) -> str:
             value = shlex.quote(value)
         return f"--{name.replace('_', '-')}" + f" {value}" * bool(value.strip("."))
 
-    if "max_pixels" in {param.name for param in params}:
+    if "max_pixels" in names:
         text = text.replace("PIL.Image.MAX_IMAGE_PIXELS", "--max-pixels")
     hint = _LAYERS_HINT if "has no layer" in text and "layers" in names else ""
     return _PARAMETER.sub(replace, _IN_PYTHON.sub("", text)) + hint

@@ -75,8 +75,6 @@ exclude_option = option(
     callback=lambda ctx, param, patterns: patterns or (),
     help="Shell patterns, such as '*_GT.png', of files and folders to leave out.",
 )
-
-
 pages_option = option(
     "--pages",
     type=click.Choice(["all"]),

@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 @option(
     "--weights",
     type=EXISTING_FILE,
-    help="Local weights file of the network, if it is not where fit found it.",
+    help="Local weights file of the network, if fit used one and did not store the "
+    "network in the model file.",
 )
 @exclude_option
 @pages_option

@@ -49,7 +49,9 @@ def route_fit(detector, inner, groups, params: Mapping) -> Bunch:
     )
 
 
-def fit_clone(estimator, X, rows: np.ndarray, params: Mapping | None = None):
+def fit_clone(
+    estimator: Any, X: Any, rows: np.ndarray, params: Mapping | None = None
+) -> Any:
     """Return a clone of `estimator`, fitted on some rows of `X` and of `params`."""
     if isinstance(estimator, FrozenEstimator):
         # Detectors of pyod cannot be asked whether they are fitted.

@@ -66,8 +66,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
     contamination : "auto" or float, default="auto"
         "auto" puts `offset_` where 1 % of the *held-out* images are on the anomalous
         side; a float in (0, 0.5] is the share of the *training* images there, as in
-        scikit-learn's detectors. For a stated
-        false-alarm rate, wrap the ensemble in a
+        scikit-learn's detectors. For a stated false-alarm rate, wrap the ensemble in a
         :class:`~skpatchcore.calibration.ConformalDetector`.
 
     memory : str, path-like, joblib.Memory or None, default=None

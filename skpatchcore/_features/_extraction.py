@@ -4,6 +4,7 @@ import itertools
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import closing
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -230,7 +231,7 @@ def _are_close(maps: torch.Tensor, expected: np.ndarray) -> bool:
     return bool(difference <= _TOLERANCE * np.linalg.norm(expected))
 
 
-def _as_plain(size):
+def _as_plain(size: Any) -> Any:
     return size if size is None or np.isscalar(size) else tuple(map(int, size))
 
 

@@ -549,7 +549,7 @@ class PatchFeatureTransformer(
         maps = grids.patches.reshape(len(grids.shapes), *grids.shapes[0], -1)
         return maps.reshape(len(maps), -1) if self.output == "flat" else maps
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Leave out the network, which `_load` builds again from the parameters."""
         state = dict(super().__getstate__())
         network = state.pop("_network", None)
@@ -557,7 +557,7 @@ class PatchFeatureTransformer(
             state["_network_key"] = network.state_key
         return state
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True

@@ -29,12 +29,13 @@ from skpatchcore._images._input import (
     image_contents,
     take_images,
 )
-from skpatchcore._images._pages import ImagePage
+from skpatchcore._images._pages import FileSource, ImagePage, is_file
 
 __all__ = [
     "AUGMENTATIONS",
     "DECODING_VERSION",
     "Augmented",
+    "FileSource",
     "Geometry",
     "ImageInput",
     "ImagePage",
@@ -47,6 +48,7 @@ __all__ = [
     "find_transforms",
     "image_contents",
     "image_size",
+    "is_file",
     "iter_batches",
     "learn_cast",
     "open_image",

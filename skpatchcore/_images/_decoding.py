@@ -56,7 +56,9 @@ def decode_file(source: FileSource) -> NDArray[Any]:
                 image.seek(frame)
                 return pil_to_array(image)
             if frame > 0:
-                raise ValueError("it is an animation of 16-bit colours")
+                raise ValueError(
+                    "it is an animation of 16-bit colours; save each frame as a file"
+                )
         return decode_halves(lambda: identify(file))
 
 

@@ -160,7 +160,7 @@ def _name(source: Any, i: int) -> str:
     if isinstance(source, ImagePage):
         return f"image {i} ({source})"
     if is_file(source):
-        return f"image {i} ({os.fsdecode(source)})"
+        return f"image {i} ({path_of(source)})"
     return f"image {i}"
 
 

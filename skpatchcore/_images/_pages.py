@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from PIL import Image
 
@@ -50,7 +50,7 @@ class ImagePage:
 FileSource = str | os.PathLike | ImagePage
 
 
-def is_file(source: Any) -> bool:
+def is_file(source: Any) -> TypeGuard[FileSource]:
     """Return whether an image is given as a file, by its path or page."""
     return isinstance(source, (str, os.PathLike, ImagePage))
 

@@ -30,9 +30,9 @@ class Notices:
         if n:
             self.say(
                 f"{n} {'image has' if n == 1 else 'images have'} transparent pixels, "
-                f"for example {min(self._transparent)}. They are shown on black, "
-                "whatever colour is hidden there. For another background, flatten the "
-                "images before you pass them.",
+                f"for example {min(self._transparent)}. They are shown on black, and "
+                "the colours hidden there are not used. For another background, "
+                "flatten the images before you pass them.",
                 "transparent",
             )
 
@@ -85,7 +85,7 @@ def to_pixels(
     Raises
     ------
     ValueError
-        If it is no image, or does not have the channels of the network.
+        If it is not an image, or does not have the channels of the network.
     """
     check_array(array, name)
     image = array.astype(np.float32)

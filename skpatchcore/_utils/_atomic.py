@@ -265,7 +265,7 @@ def _sync_folder(target: str) -> None:
     """Flush the new name to disk, where folders can be opened."""
     if os.name != "posix":
         return
-    # The file is complete, so a file system that cannot sync folders is no problem.
+    # The file is complete, so nothing is lost if folders cannot be synced.
     with contextlib.suppress(OSError):
         folder = os.open(os.path.dirname(target), os.O_RDONLY)
         try:

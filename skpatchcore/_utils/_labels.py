@@ -127,7 +127,7 @@ def normal_rows(
         warnings.warn(
             f"y was ignored, and all {n_samples} samples are learned from: {error}",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,  # `fit` is decorated.
         )
         return np.arange(n_samples)
     rows = np.flatnonzero(labels == 1)

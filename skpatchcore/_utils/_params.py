@@ -80,7 +80,7 @@ def seed_unset(estimator: Any, random_state: np.random.RandomState) -> Any:
     """Set every `random_state` of `estimator` and its parts that is None.
 
     scikit-learn's ``PCA``, for one, uses a randomised solver on wide data. Frozen parts
-    are fitted already, and stay as they are.
+    are fitted already and are not changed.
     """
     if isinstance(estimator, FrozenEstimator) or not hasattr(estimator, "get_params"):
         return estimator

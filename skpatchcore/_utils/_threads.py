@@ -38,7 +38,7 @@ def shares(items: Sequence[T], n: int) -> list[Sequence[T]]:
 def compute_alone() -> None:
     """Prevent torch from starting further threads in the calling thread."""
     # torch sets the number at its first use in each thread, so it must do that now.
-    # torch.set_num_threads(1) is no option: it also affects threads started later.
+    # torch.set_num_threads(1) is not an option: it also affects threads started later.
     torch.get_num_threads()
     _threadpools().limit(limits=1, user_api="openmp")
 

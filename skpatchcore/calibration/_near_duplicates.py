@@ -62,7 +62,7 @@ def duplication(vectors: NDArray) -> tuple[float, float]:
     """Return how near neighbours are, and how much nearer than distances explain.
 
     Distances to the k-th neighbour grow about as k**(1/D) for samples of D intrinsic
-    dimensions, whatever D is. From the 1st to the 16th neighbour the logarithm of the
+    dimensions, for any D. From the 1st to the 16th neighbour the logarithm of the
     distance then grows 2.4 times as much as from the 16th to the 64th, less in small
     or high-dimensional sets, whose distances concentrate. Samples with near-duplicates
     have a gap between these and all others, so most of the growth is in the first step.

@@ -22,7 +22,7 @@ class Decided(OutlierMixin, BaseEstimator):
         self.labels = labels
 
     def predict(self, X: Any) -> NDArray:
-        """Return the labels, whatever `X` is."""
+        """Return the labels. `X` is not used."""
         return self.labels
 
 

@@ -65,7 +65,7 @@ def check_masks(
 ) -> None:
     """Reject a mask that fits two images; warn of masks and images without a partner.
 
-    `is_complete` tells whether `records` has all images that may have a mask there.
+    `is_complete` says whether `records` has all images that may have a mask there.
     """
     _check_claims(records)
     lacking = [r for r in records if r.defect_type != "good" and not r.mask]

@@ -4,17 +4,20 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import Image
 
-from skpatchcore._images import ImagePage, open_image
+from skpatchcore._images import (
+    FileSource,
+    ImagePage,
+    image_size,
+    is_file,
+    open_image,
+)
 from skpatchcore.datasets._image_search import image_files
-
-# EXIF orientations 5 to 8 swap height and width (EXIF 2.32, section 4.6.4).
-_TRANSPOSED = (5, 6, 7, 8)
 
 
 def read_masks(
@@ -80,12 +83,12 @@ def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
     shape = _image_shape(image)
     if _is_missing(mask):
         return np.zeros(shape, dtype=bool)
-    if _is_file(mask) and str(mask) == os.curdir:
+    if is_file(mask) and str(mask) == os.curdir:
         raise ValueError(
             f"Mask {i} is the current folder, which is also what Path('') means. Pass "
             "None for an image without defects."
         )
-    defective = _read_mask(mask) if _is_file(mask) else np.asarray(mask) > 0
+    defective = _read_mask(mask) if is_file(mask) else np.asarray(mask) > 0
     if defective.shape != shape:
         raise ValueError(
             f"Mask and image differ in size: {_name(mask, 'mask', i)} has shape "
@@ -106,7 +109,7 @@ def _is_empty_text(mask: Any) -> bool:
     return isinstance(mask, str) and not mask.strip()
 
 
-def _read_mask(source: str | os.PathLike | ImagePage) -> NDArray[np.bool_]:
+def _read_mask(source: FileSource) -> NDArray[np.bool_]:
     if isinstance(source, ImagePage) or not os.path.isdir(source):
         return _read_mask_file(source)
     files = image_files(Path(source))
@@ -118,9 +121,7 @@ def _read_mask(source: str | os.PathLike | ImagePage) -> NDArray[np.bool_]:
     return np.logical_or.reduce([_read_mask_file(file) for file in files])
 
 
-def _read_mask_file(
-    source: str | os.PathLike | ImagePage,
-) -> NDArray[np.bool_]:
+def _read_mask_file(source: FileSource) -> NDArray[np.bool_]:
     with open_image(source) as image:
         threshold = 127 if image.format == "JPEG" else 0
         # A palette index does not show whether its colour is black.
@@ -136,27 +137,11 @@ def _read_mask_file(
 
 def _image_shape(source: Any) -> tuple[int, int]:
     """Return the size (h, w) of an image after EXIF rotation."""
-    if _is_file(source):
-        with open_image(source) as opened:
-            return _upright_shape(opened)
-    if isinstance(source, Image.Image):
-        return _upright_shape(source)
+    if is_file(source) or isinstance(source, Image.Image):
+        return image_size(source)
     height, width, *_ = np.shape(source)
     return height, width
 
 
-def _upright_shape(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    if width == height:
-        # Rotation does not matter, and some formats decode everything to read EXIF.
-        return (height, width)
-    turned = image.getexif().get(ExifTags.Base.Orientation) in _TRANSPOSED
-    return (width, height) if turned else (height, width)
-
-
-def _is_file(source: Any) -> TypeGuard[str | os.PathLike | ImagePage]:
-    return isinstance(source, (str, os.PathLike, ImagePage))
-
-
 def _name(source: Any, kind: str, i: int) -> str:
-    return f"{kind} {i} ({source})" if _is_file(source) else f"{kind} {i}"
+    return f"{kind} {i} ({source})" if is_file(source) else f"{kind} {i}"

@@ -58,34 +58,18 @@ _PIXEL_METRICS = Metrics(
 )
 
 image_auroc_scorer = ImageScorer("image_auroc", Metrics(image_auroc, "image_auroc"))
-
-
 average_precision_scorer = ImageScorer(
     "average_precision", Metrics(average_precision, "average_precision")
 )
-
-
 f1_max_scorer = ImageScorer("f1_max", Metrics(_f1_max_value, "f1_max"))
-
-
 pixel_auroc_scorer = PixelScorer("pixel_auroc", Metrics(pixel_auroc, "pixel_auroc"))
-
-
 pixel_average_precision_scorer = PixelScorer(
     "pixel_average_precision",
     Metrics(pixel_average_precision, "pixel_average_precision"),
 )
-
-
 pixel_f1_max_scorer = PixelScorer(
     "pixel_f1_max", Metrics(_pixel_f1_max_value, "pixel_f1_max")
 )
-
-
 aupro_scorer = PixelScorer("aupro", Metrics(aupro, "aupro"))
-
-
 pixel_metrics_scorer = PixelScorer("pixel_metrics", _PIXEL_METRICS)
-
-
 all_metrics_scorer = DetectionScorer("all_metrics", _IMAGE_METRICS, _PIXEL_METRICS)

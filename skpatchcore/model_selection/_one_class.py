@@ -6,14 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.model_selection import BaseCrossValidator, GroupKFold, KFold
-from sklearn.utils import (
-    check_array,
-    check_consistent_length,
-    check_random_state,
-    column_or_1d,
-)
+from sklearn.utils import check_consistent_length, check_random_state
 
-from skpatchcore._utils import check_outlier_labels
+from skpatchcore._utils import check_outlier_labels, encode_groups
 
 # Instead of the number of a fold, for samples that are tested in all folds.
 _EVERY_FOLD = -1
@@ -145,7 +140,8 @@ class OneClassKFold(BaseCrossValidator):
         ------
         ValueError
             If `y` is missing, differs in length from `X`, or has labels other than +1
-            and -1; if there are fewer normal samples, or groups with normal samples,
+            and -1; if `groups` differs in length from `X` or has missing values; if
+            there are fewer normal samples, or groups with normal samples,
             than folds; or if ``outliers="split"`` leaves a fold without anomalies.
         """
         if y is None:
@@ -154,7 +150,7 @@ class OneClassKFold(BaseCrossValidator):
                 "keep anomalies out of training; got y=None. Pass y."
             )
         labels = check_outlier_labels(y)
-        check_consistent_length(X, labels, groups)
+        check_consistent_length(X, labels)
         folds = self._assign_folds(labels, groups)
         for fold in range(self.n_splits):
             train = (labels == 1) & (folds != fold)
@@ -187,7 +183,10 @@ class OneClassKFold(BaseCrossValidator):
     ) -> NDArray[np.int64]:
         """Return the fold that tests each sample, or `_EVERY_FOLD`."""
         # Without groups, each sample is a group of its own.
-        group_of = np.arange(len(labels)) if groups is None else _encode_groups(groups)
+        n_samples = len(labels)
+        group_of = (
+            np.arange(n_samples) if groups is None else encode_groups(groups, n_samples)
+        )
         normal, anomalous = np.flatnonzero(labels == 1), np.flatnonzero(labels == -1)
         _check_enough_normal(
             group_of[normal], len(labels), self.n_splits, groups is not None
@@ -209,14 +208,6 @@ class OneClassKFold(BaseCrossValidator):
                 group_of[anomalous], folds[anomalous], self.n_splits, rng
             )
         return folds
-
-
-def _encode_groups(groups: ArrayLike) -> NDArray[np.intp]:
-    """Return the groups of samples as integers from 0."""
-    names: NDArray = check_array(
-        groups, ensure_2d=False, dtype=None, input_name="groups"
-    )
-    return np.unique(column_or_1d(names), return_inverse=True)[1]
 
 
 def _check_enough_normal(

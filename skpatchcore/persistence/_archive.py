@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 
@@ -195,7 +196,7 @@ def _unambiguous(pairs: list[tuple]) -> dict:
     return found
 
 
-def entry(record, name: str, kind: type):
+def entry(record: Any, name: str, kind: type) -> Any:
     """Return an entry of a JSON object; raise if it is missing or of another type."""
     value = record.get(name) if isinstance(record, dict) else None
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):

@@ -62,18 +62,18 @@ class Reader:
         finally:
             self._depth -= 1
 
-    def _decode_object(self, value: dict):
+    def _decode_object(self, value: dict) -> Any:
         kind, content = next(iter(value.items()), (None, None))
         if len(value) != 1 or kind not in self._decoders:
             raise ValueError(f"unknown kind of object: {in_short(sorted(value))}.")
         return self._decoders[kind](content)
 
-    def _decode_tuple(self, content):
+    def _decode_tuple(self, content: Any) -> tuple:
         if not isinstance(content, list):
             raise ValueError(f"a tuple must be a list, got {in_short(content)}.")
         return tuple(map(self.decode, content))
 
-    def _decode_module(self, name):
+    def _decode_module(self, name: Any) -> Any:
         if not isinstance(name, str) or not name.isidentifier():
             raise ValueError(f"{in_short(name)} is not the class of a module.")
         if "backbone" not in self.overrides:
@@ -83,23 +83,23 @@ class Reader:
             )
         return self.overrides["backbone"]
 
-    def _decode_weights_file(self, name):
+    def _decode_weights_file(self, name: Any) -> WeightsNotStored:
         if not _FILE_NAME.accepts(name):
             raise ValueError(
                 f"weights_file must be {_FILE_NAME}, got {in_short(name)}."
             )
         return WeightsNotStored(name)
 
-    def _decode_names(self, content):
+    def _decode_names(self, content: Any) -> np.ndarray:
         if not isinstance(content, list) or not all(type(n) is str for n in content):
             raise ValueError(f"names must be a list of strings, got {content!r:.80}.")
         return np.array(content, dtype=object)
 
-    def _decode_splitter(self, content):
+    def _decode_splitter(self, content: Any) -> Any:
         cls, params = self._described(content, _SPLITTERS, "splitter")
         return cls(**params)
 
-    def _decode_estimator(self, content):
+    def _decode_estimator(self, content: Any) -> Any:
         if entry(content, "class", str) == PatchCoreEnsemble.__name__:
             content = self._decode_members(content)
         cls, params = self._described(content, ESTIMATORS, "class")
@@ -111,7 +111,9 @@ class Reader:
         self._restore(estimator, entry(content, "fitted", dict))
         return estimator
 
-    def _described(self, content, classes: dict[str, type], what: str):
+    def _described(
+        self, content: Any, classes: dict[str, type], what: str
+    ) -> tuple[Any, dict[str, Any]]:
         """Return the class in a description, and its parameters after checks."""
         name, params = entry(content, "class", str), entry(content, "params", dict)
         if name not in classes:
@@ -128,7 +130,7 @@ class Reader:
         check_values(cls, params, PARAMS[cls])
         return cls, params
 
-    def _decode_members(self, content):
+    def _decode_members(self, content: dict) -> dict:
         """Return the description of an ensemble after decoding its members."""
         params = dict(entry(content, "params", dict))
         fitted = dict(entry(content, "fitted", dict))
@@ -159,7 +161,7 @@ class Reader:
             fitted["estimators_"] = [self._decode_member(*pair) for pair in members]
         return content | {"params": params, "fitted": fitted}
 
-    def _decode_member(self, name: str, value):
+    def _decode_member(self, name: str, value: Any) -> Any:
         everyone = self.overrides
         self.overrides = {
             key: given[name] if isinstance(given, dict) else given

@@ -3,6 +3,7 @@
 import inspect
 import math
 import os
+from collections.abc import Iterator
 from numbers import Integral
 from pathlib import PurePath
 from typing import Any
@@ -62,7 +63,7 @@ class Writer:
             return items if isinstance(value, list) else {"tuple": items}
         return self._encode_object(value, where, fitted)
 
-    def _encode_object(self, value, where, fitted):
+    def _encode_object(self, value: Any, where: str, fitted: bool) -> Any:
         if isinstance(value, nn.Module):
             return {"module": type(value).__name__}
         if isinstance(value, WeightsNotStored):
@@ -88,7 +89,9 @@ class Writer:
             f"It holds numbers, names, arrays and {', '.join(ESTIMATORS)}."
         )
 
-    def _encode_estimator(self, estimator, where, fitted):
+    def _encode_estimator(
+        self, estimator: Any, where: str, fitted: bool
+    ) -> dict[str, Any]:
         cls = type(estimator)
         state = vars(estimator) if fitted else {}
         names = (FITTED[cls].keys() | OPTIONAL.get(cls, {}).keys()) & state.keys()
@@ -112,7 +115,9 @@ class Writer:
             },
         }
 
-    def _portable_params(self, estimator, prefix: str, fitted: bool):
+    def _portable_params(
+        self, estimator: Any, prefix: str, fitted: bool
+    ) -> Iterator[tuple[str, Any]]:
         """Yield the names and values of parameters that do not belong to a machine."""
         cls = type(estimator)
         # Parameters that were set after the fit do not change what a detector answers.

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 import safetensors.numpy
 import safetensors.torch
 import torch
-from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -155,8 +154,7 @@ def save(
     True
     """
     check_refitted(detector)
-    given = detector
-    detector, steps = unwrap(given)
+    detector, steps = unwrap(detector)
     if steps:
         raise TypeError(
             "A model file holds a detector, not the transformers in front of it; got "
@@ -166,12 +164,6 @@ def save(
     if type(detector) not in DETECTORS:
         names = ", ".join(cls.__name__ for cls in DETECTORS)
         raise TypeError(f"Expected one of {names}; got {type(detector).__name__}.")
-    if given is not detector and not _is_fitted(detector):
-        raise NotFittedError(
-            f"The {type(detector).__name__} in the {type(given).__name__} is not "
-            "fitted. Fit it first; a search needs refit=True, so that it has a "
-            "best_estimator_."
-        )
     check_is_fitted(detector)
     writer = Writer()
     record = writer.encode(detector, "", fitted=True)
@@ -281,14 +273,6 @@ def load(
         check_networks(features, fingerprints)
         check_widths(features)
     return detector
-
-
-def _is_fitted(detector: Any) -> bool:
-    try:
-        check_is_fitted(detector)
-    except NotFittedError:
-        return False
-    return True
 
 
 def _with_absolute_paths(

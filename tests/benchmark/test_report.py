@@ -112,7 +112,7 @@ def test_a_report_says_which_rate_was_asked_for(data_root, tmp_path):
     assert result.exit_code == 0, result.output
     text = (tmp_path / "reports" / "steel.html").read_text(encoding="utf-8")
     assert "at most 11.1 % of new good images" in text
-    assert "1 % was asked for, but 8 good training images" in text
+    assert "rate of 1 % needs more than 8 good training images" in text
 
 
 def test_groups_of_training_images_are_held_out_and_counted(evaluation):
@@ -238,7 +238,7 @@ def test_misjudged_images_are_listed_with_what_they_matched(
 def test_the_command_prints_the_path_of_the_report(command, report):
     result, _ = command
     assert f"Report: {report}\n" in result.stdout
-    assert "at most 50 % of new good images (false alarms), as was asked for" in (
+    assert "at most 50 % of new good images (false alarms), the requested rate" in (
         report.read_text(encoding="utf-8")
     )
     assert "%|" not in result.stderr  # No bars where no terminal is.

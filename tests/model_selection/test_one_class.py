@@ -255,8 +255,8 @@ def test_invalid_labels_are_refused(y, params, message):
         ),
         ([1, 1, -1, -1], [0, 1, 2, 2], "split", "leaves 1 of n_splits=2 folds"),
         ([1, 1, -1, -1], [0, 1, 0, 0], "split", "leaves 1 of n_splits=2 folds"),
-        ([1, 1, -1], [0, 1], "all", r"inconsistent numbers of samples: \[3, 3, 2\]"),
-        ([1, 1, -1], [0, 1, np.nan], "all", "groups contains NaN"),
+        ([1, 1, -1], [0, 1], "all", "groups has 2 values, but X has 3 samples"),
+        ([1, 1, -1], [0, 1, np.nan], "all", "groups has 1 missing values"),
     ],
 )
 def test_invalid_groups_are_refused(y, groups, outliers, message):
