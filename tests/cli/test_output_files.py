@@ -300,13 +300,13 @@ def test_a_thin_image_does_not_end_a_run(large_model, thin, tmp_path):
     assert labels.count("unreadable") == 1
     (row,) = csv.DictReader(io.StringIO(report.read_text()))
     assert row["path"] == str(thin)
-    assert "resize it to 96 x 1920000" in row["reason"]
+    assert "enlarge it to 96 x 1920000" in row["reason"]
 
 
 def test_a_thin_image_ends_a_run_with_a_reason(large_model, thin):
     result = run("score", thin.parent, "--model", large_model)
     assert result.exit_code == 1
-    assert "The limit is" in result.stderr
+    assert "Enlarged images may have" in result.stderr
     assert str(thin) in result.stderr
 
 
