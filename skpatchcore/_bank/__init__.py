@@ -4,7 +4,7 @@
 a neighbour index, and scores samples. `_outliers` filters training patches, `_search`
 computes distances and scores, and `_training_scores` scores the training samples by
 searching for only a few of their patches. `_support` says how much each row of the bank
-counts for a training sample, so that no sample is matched with itself, and
+counts for a training sample, so that what a sample alone added does not count, and
 `_recognition` finds out whether a sample to score is one of the training samples.
 """
 

@@ -139,9 +139,9 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
 
     contamination : "auto" or float, default="auto"
         Share of the training samples, in (0, 0.5], on the anomalous side of `offset_`.
-        "auto" is 0.01, of the samples that `outlier_filter` did not remove. No sample
-        is matched with itself when it is scored, but the bank still covers the training
-        samples better than new ones. Expect a few times this share of false alarms on
+        "auto" is 0.01, of the samples that `outlier_filter` did not remove. What
+        a sample alone added to the bank is left out when it is scored, but the bank
+        still covers the training samples better than new ones. Expect a few times this share of false alarms on
         new normal samples; a :class:`~skpatchcore.calibration.ConformalDetector` holds
         a rate.
 
@@ -181,8 +181,8 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         and width of the training samples. Exists only with `position_window`.
 
     training_scores_ : ndarray of shape (n_training_samples,), float64
-        ``score_samples`` of the training samples used, including removed outliers. No
-        sample is matched with itself; see Notes.
+        ``score_samples`` of the training samples used, including removed outliers.
+        What a sample alone added to the bank is left out for its own score; see Notes.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
@@ -205,11 +205,12 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
 
     Notes
     -----
-    A sample is not matched with itself when its training score is computed. A bank row
+    What a sample alone added to the bank is left out when it is scored. A bank row
     represents the training patches that are closer to it than to other rows. Rows that
     represent only patches of the sample are left out, since it alone put them there.
     Other rows stay: without this sample, the sampler would have selected another patch
-    near them. If the bank has fewer rows than there are samples, a row represents
+    near them. So the score of a sample that was selected for others too may be 0. If
+    the bank has fewer rows than there are samples, a row represents
     several samples on average, and those that represent fewer *other* samples than that
     count as a part of a neighbour. So a few similar outliers do not mask each
     other. With ``CoresetSampler(1.0)`` and samples of one patch, training scores are

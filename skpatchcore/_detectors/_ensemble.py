@@ -100,8 +100,8 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         ``score_samples`` of the training images by members that had not seen them.
 
     training_scores_ : ndarray of shape (n_training_images,), float64
-        ``score_samples`` of the training images by the members that learned them. No
-        image is matched with itself.
+        ``score_samples`` of the training images by the members that learned them.
+        What an image alone added to a memory bank is left out for its own score.
 
     training_indices_ : ndarray of shape (n_training_images,), int64
         The images of `X` that were learned from.
