@@ -141,9 +141,9 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         Share of the training samples, in (0, 0.5], on the anomalous side of `offset_`.
         "auto" is 0.01, of the samples that `outlier_filter` did not remove. What
         a sample alone added to the bank is left out when it is scored, but the bank
-        still covers the training samples better than new ones. Expect a few times this share of false alarms on
-        new normal samples; a :class:`~skpatchcore.calibration.ConformalDetector` holds
-        a rate.
+        still covers the training samples better than new ones. Expect a few times this
+        share of false alarms on new normal samples; a
+        :class:`~skpatchcore.calibration.ConformalDetector` holds a rate.
 
     memory : str, path-like, joblib.Memory or None, default=None
         Cache on disk for a sampler without its own, and for the nearest neighbours of

@@ -98,9 +98,9 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         Share of the training images, in (0, 0.5], that `offset_` puts on the anomalous
         side. "auto" is 0.01, of the images that `outlier_filter` did not remove.
         What an image alone added to the bank is left out when it is scored, but the
-        bank still covers the training images better than new ones. New normal images may be flagged a few
-        times as often; a :class:`~skpatchcore.calibration.ConformalDetector` holds a
-        rate.
+        bank still covers the training images better than new ones. New normal images
+        may be flagged a few times as often; a
+        :class:`~skpatchcore.calibration.ConformalDetector` holds a rate.
 
     augmentation : {"rotate", "flip", "brightness"}, callable, sequence of these or \
             None, default=None
@@ -164,7 +164,8 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
 
     training_scores_ : ndarray of shape (n_training_images,), float64
         Their ``score_samples``, including those left out as outliers. What an
-        image alone added to the bank is left out for its own score; see the notes of :class:`PatchMemoryBank`.
+        image alone added to the bank is left out for its own score; see the notes of
+        :class:`PatchMemoryBank`.
 
     offset_ : float
         Threshold: ``decision_function(X) = score_samples(X) - offset_``.
