@@ -82,8 +82,9 @@ def fit(
         )
     files, labels = gather_training(train, exclude)
     read: list[NamedPath] = [("TRAIN", file) for file in files]
-    if settings["weights"] not in (None, "random"):
-        read.append(("--weights", settings["weights"]))
+    weights = None if settings["weights"] == "random" else settings["weights"]
+    if weights:
+        read.append(("--weights", weights))
     check_targets([("--model", model)], read=read)
     images, target = _split(files, labels, pages)
     if on_error == "skip":
@@ -107,6 +108,11 @@ def fit(
         f"images that score below {detector.offset_:.4g} are anomalous.\n"
         f"Model: {model} ({model.stat().st_size / 1e6:.1f} MB)"
     )
+    if weights and not include_backbone:
+        print_text(
+            f"The model file does not contain the network or its path: pass --weights "
+            f"{weights} to score as well."
+        )
 
 
 def gather_training(

@@ -93,7 +93,7 @@ def use_option_names(text: str, params: Sequence[click.Parameter]) -> str:
         value = quoted if quoted is not None else plain or ""
         if value.startswith(("(", "[")):
             value = re.sub(r"[][()' ]", "", value)
-        if quoted is not None:
+        if quoted is not None or "*" in value:
             value = shlex.quote(value)
         return f"--{name.replace('_', '-')}" + f" {value}" * bool(value.strip("."))
 

@@ -58,8 +58,9 @@ if TYPE_CHECKING:
 @option(
     "--weights",
     type=EXISTING_FILE,
-    help="Local weights file of the network, if fit used one and did not store the "
-    "network in the model file.",
+    help="Local weights file of the network. Always required if fit used --weights "
+    "with a file, unless it also used --include-backbone: a model file does not store "
+    "the path.",
 )
 @exclude_option
 @pages_option
@@ -106,7 +107,7 @@ def score(
     detector = load(model, weights=weights and str(weights), device=device)
     decoded, found, unreadable = inspect_images(detector, paths, "skip", progress=True)
     kept = range(len(paths)) if on_error == "nan" else sorted(found)
-    results = as_results(kept, found, unreadable)
+    results = as_results(detector, kept, found, unreadable)
     table = _score_output.as_csv(paths, results)
     if output is None:
         print_text(table, nl=False)

@@ -43,7 +43,11 @@ from skpatchcore._utils._groups import (
     groups_by_pattern,
     groups_from_list,
 )
-from skpatchcore._utils._labels import check_outlier_labels, normal_rows
+from skpatchcore._utils._labels import (
+    check_outlier_labels,
+    missing_name,
+    normal_rows,
+)
 from skpatchcore._utils._locks import fork_safe_lock
 from skpatchcore._utils._params import (
     FrozenParams,
@@ -107,6 +111,7 @@ __all__ = [
     "is_array",
     "lower_quantile",
     "map_threads",
+    "missing_name",
     "move_into_place",
     "normal_rows",
     "normality",

@@ -6,6 +6,7 @@ is misunderstood would let a detector learn its defects. Only `PatchMemoryBank` 
 instead, because scikit-learn's checks pass labels of classes to outlier detectors.
 """
 
+import os
 import warnings
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import column_or_1d
 
-# Values of NumPy, pandas and polars for a missing label. Comparing them is unsafe:
-# NaN differs from itself, and pandas.NA has no truth value.
+# Texts of the missing values of NumPy, pandas, polars and PyArrow. Comparing the values
+# is unsafe: NaN differs from itself, and pandas.NA has no truth value.
 _MISSING = {"None": "None", "nan": "NaN", "<NA>": "<NA>", "NaT": "NaT"}
 # Labels that probably stand for normal, the likeliest first.
 _NORMAL_NAMES = ("good", "normal", "ok", "OK", "1")
@@ -68,14 +69,23 @@ class OtherLabels(ValueError):
 
 
 def _check_not_missing(values: list[Any], name: str) -> None:
-    missing = [i for i, value in enumerate(values) if repr(value) in _MISSING]
+    missing = [i for i, value in enumerate(values) if missing_name(value)]
     if missing:
         raise ValueError(
-            f"{name} contains {_MISSING[repr(values[missing[0]])]}: {len(missing)} of "
+            f"{name} contains {missing_name(values[missing[0]])}: {len(missing)} of "
             f"{len(values)} samples have no label, the first is sample {missing[0]} "
             f"(got {_shown(set(values))}). Label each sample +1 (normal) or -1 "
             "(anomalous), or leave it out."
         )
+
+
+def missing_name(value: Any) -> str | None:
+    """Return the name of a table's missing value, such as NaN; None for all others."""
+    if hasattr(value, "as_py"):  # A scalar of PyArrow.
+        value = value.as_py()
+    if hasattr(value, "__len__") or isinstance(value, os.PathLike):
+        return None  # A text, a path or an array may have the same text.
+    return _MISSING.get(str(value))
 
 
 def _shown(labels: set[Any]) -> str:

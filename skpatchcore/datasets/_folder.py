@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from skpatchcore._utils import StrOptions, validate_params
-from skpatchcore.datasets._aliases import without_aliases
 from skpatchcore.datasets._image_search import (
     MASK_SUBFOLDERS,
     ImageSearch,
     check_folder,
     describe_passed_over,
+    find_folder,
     image_files,
     image_files_below,
     list_distinct_folders,
@@ -84,7 +84,8 @@ def load_image_folder(
     normal images; all others are kinds of defects. Images directly in ``train/`` are
     normal. A folder is searched with its subfolders, except for those that hold masks.
     A file is an image if its suffix is one of a format that can be read. Hidden files
-    are ignored; all others that are left out are counted in a warning.
+    are ignored. Images among them, and all other files that are left out, are counted
+    in a warning.
 
     Segmentation masks are optional. Put them in ``ground_truth/<kind>/``, with one file
     for each defective image. The file has the same name up to the extension, with or
@@ -198,14 +199,14 @@ class _Folder:
     def __init__(self, root: Path, exclude: Sequence[str]):
         self.root = root
         self.search = ImageSearch(root, exclude)
-        own = None if _is_flat(root) else _find_folder(root, MASK_ROOTS)
+        own = None if _is_flat(root) else find_folder(root, MASK_ROOTS)
         self.mask_roots = [own] if own else []
 
     def list_split(self, split: str) -> list[Record]:
         """Return the images of one split, or an empty list if it has no folder."""
         if split == "train":
             return self._list_training()
-        folder = _find_folder(self.root, _SPLIT_NAMES[split])
+        folder = find_folder(self.root, _SPLIT_NAMES[split])
         if folder is None:
             return []
         loose = self.search.directly_in(folder)
@@ -219,7 +220,7 @@ class _Folder:
 
     def _list_training(self) -> list[Record]:
         """Return the training images. At least one must be good."""
-        folder = _find_folder(self.root, _SPLIT_NAMES["train"])
+        folder = find_folder(self.root, _SPLIT_NAMES["train"])
         if folder is not None:
             loose = self.search.directly_in(folder)
             records = [Record(image, "train", "good") for image in loose]
@@ -256,7 +257,7 @@ class _Folder:
         return [Record(image, "train", "good") for image in images]
 
     def _list_kinds(self, split: str, folder: Path) -> list[Record]:
-        own = _find_folder(folder, MASK_SUBFOLDERS)
+        own = find_folder(folder, MASK_SUBFOLDERS)
         if own is not None:
             self.mask_roots.append(own)
         kinds = list_distinct_folders(folder, _NORMAL_NAMES)
@@ -290,18 +291,6 @@ class _Folder:
         for folder in list_distinct_folders(self.root, known):
             if folder.name.lower() not in known:
                 self.search.pass_over(image_files_below(folder))
-
-
-def _find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
-    """Return the subfolder that has one of the names, in upper or lower case."""
-    named = [folder for folder in list_folders(root) if folder.name.lower() in names]
-    found = without_aliases(named, root)
-    if len(found) > 1:
-        listed = " and ".join(folder.name for folder in found)
-        raise ValueError(
-            f"Found {listed} in {root}; expected only one of them. Merge them."
-        )
-    return found[0] if found else None
 
 
 def _is_flat(root: Path) -> bool:

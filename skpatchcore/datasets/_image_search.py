@@ -1,7 +1,7 @@
 """Find image files in folders: one rule for all loaders and commands.
 
-A folder is searched with its subfolders. Hidden files and folders are left out
-silently; everything else that is left out is remembered and reported once, with counts.
+A folder is searched with its subfolders. What is left out is remembered and reported
+once, with counts. Of hidden files, only images count.
 """
 
 import os
@@ -23,7 +23,7 @@ _HIDDEN_NAMES = ("thumbs.db", "desktop.ini")
 # Groups of files and examples that a message names.
 _N_NAMED = 6
 _SPECIAL, _BROKEN = "pipes or devices", "broken links"
-_NO_SUFFIX, _MASKS = "without a suffix", "masks"
+_NO_SUFFIX, _MASKS, _HIDDEN = "without a suffix", "masks", "hidden"
 
 
 def image_suffixes() -> frozenset[str]:
@@ -82,6 +82,7 @@ class ImageSearch:
 
     def _images(self, folder: Path) -> list[Path]:
         suffixes, images = image_suffixes(), []
+        self._pass_over_hidden(folder, suffixes)
         for entry in visible(folder):
             path = Path(entry.path)
             if is_folder(entry):
@@ -94,6 +95,17 @@ class ImageSearch:
             else:
                 self.passed_over[path] = _describe(entry)
         return images
+
+    def _pass_over_hidden(self, folder: Path, suffixes: Collection[str]) -> None:
+        """Remember the hidden images in a folder, also those in its hidden folders."""
+        for path in hidden(folder):
+            below = [Path(top, f) for top, _, files in os.walk(path) for f in files]
+            for file in below or [path]:
+                pattern = self._excluding(file)
+                if file.suffix.lower() in suffixes and pattern is None:
+                    self.passed_over[file] = _HIDDEN
+                elif pattern is not None:
+                    self.excluded[file] = pattern
 
     def _searched_folders(self, folder: Path) -> list[Path]:
         searched = []
@@ -168,6 +180,18 @@ def list_distinct_folders(folder: Path, preferred: Collection[str] = ()) -> list
     )
 
 
+def find_folder(root: Path, names: tuple[str, ...]) -> Path | None:
+    """Return the subfolder that has one of the names, in upper or lower case."""
+    named = [folder for folder in list_folders(root) if folder.name.lower() in names]
+    found = without_aliases(named, root)
+    if len(found) > 1:
+        listed = " and ".join(folder.name for folder in found)
+        raise ValueError(
+            f"Found {listed} in {root}; expected only one of them. Merge them."
+        )
+    return found[0] if found else None
+
+
 def image_files(folder: Path) -> list[Path]:
     """Return the files directly in a folder that have the suffix of an image, sorted.
 
@@ -208,6 +232,12 @@ def visible(folder: Path) -> list[os.DirEntry[str]]:
         shown = [entry for entry in entries if not _is_hidden(entry.name)]
     # By name, because Windows paths are compared without regard to case.
     return sorted(shown, key=lambda entry: entry.name)
+
+
+def hidden(folder: Path) -> list[Path]:
+    """Return the files and folders in a folder that are hidden, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if _is_hidden(entry.name))
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:

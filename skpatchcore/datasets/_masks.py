@@ -1,6 +1,5 @@
 """Read ground-truth masks, and check that they fit their images."""
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from skpatchcore._images import (
     is_file,
     open_image,
 )
+from skpatchcore._utils import missing_name
 from skpatchcore.datasets._image_search import image_files
 
 
@@ -33,7 +33,8 @@ def read_masks(
     ----------
     masks : sequence of length n_images
         For each image, the path of its mask, an array (h, w), or None for no defect. An
-        empty string, NaN and ``pandas.NA``, which tables have instead, count as None.
+        empty string, NaN, NaT, ``pandas.NA`` and PyArrow's null, which tables have
+        instead, count as None.
         Every pixel above 0 is defective. JPEG files do not preserve zeros exactly, so
         for them the limit is 127. Alpha channels are ignored. If a path is a folder,
         the defects of all masks in it are combined.
@@ -83,7 +84,7 @@ def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
     shape = _image_shape(image)
     if _is_missing(mask):
         return np.zeros(shape, dtype=bool)
-    if is_file(mask) and str(mask) == os.curdir:
+    if is_file(mask) and os.path.normpath(str(mask)) == os.curdir:
         raise ValueError(
             f"Mask {i} is the current folder, which is also what Path('') means. Pass "
             "None for an image without defects."
@@ -99,14 +100,8 @@ def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
 
 def _is_missing(mask: Any) -> bool:
     """Return whether there is no mask: None, empty text, or a table's missing value."""
-    if isinstance(mask, (float, np.floating)):
-        return math.isnan(mask)
-    # pandas is not required. Its NA has no truth value, not even compared with itself.
-    return mask is None or type(mask).__name__ == "NAType" or _is_empty_text(mask)
-
-
-def _is_empty_text(mask: Any) -> bool:
-    return isinstance(mask, str) and not mask.strip()
+    is_empty_text = isinstance(mask, str) and not mask.strip()
+    return is_empty_text or missing_name(mask) is not None
 
 
 def _read_mask(source: FileSource) -> NDArray[np.bool_]:

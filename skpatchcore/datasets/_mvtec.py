@@ -6,9 +6,11 @@ from typing import Any
 
 from skpatchcore._utils import StrOptions, did_you_mean, validate_params
 from skpatchcore.datasets._image_search import (
+    MASK_SUBFOLDERS,
     ImageSearch,
     check_folder,
     describe_passed_over,
+    find_folder,
     list_distinct_folders,
     report_passed_over,
 )
@@ -18,7 +20,12 @@ from skpatchcore.datasets._listing import (
     check_masks,
     collect_subset,
 )
-from skpatchcore.datasets._mask_files import find_mask_folder, match_masks, rgb_folder
+from skpatchcore.datasets._mask_files import (
+    MASK_ROOTS,
+    find_mask_folder,
+    match_masks,
+    rgb_folder,
+)
 
 _DESCR = """\
 Category {category} of {data_home}, in the layout of MVTec AD.
@@ -138,7 +145,8 @@ def load_mvtec_ad(
     ``validation/good/`` (optional), ``test/<kind>/`` and
     ``ground_truth/<kind>/<stem>_mask.png``. The function also reads MVTec 3D-AD, which
     has its images in ``test/<kind>/rgb/`` and its masks in ``test/<kind>/gt/``, and
-    MVTec LOCO AD, which has a folder of masks for each image. Of MVTec AD 2, it loads
+    MVTec LOCO AD, which has a folder of masks for each image. The folder of masks may
+    have the same other names as for :func:`load_image_folder`. Of MVTec AD 2, it loads
     ``test_public/``, with its ``ground_truth/``, as test images; the images in
     ``test_private/`` have no labels. Folders are searched, files passed over and
     symbolic links treated as by :func:`load_image_folder`.
@@ -278,8 +286,9 @@ class _Category:
         self.search = ImageSearch(folder)
         self.test = _test_folder(folder)
         # MVTec AD 2 has the masks of its public test images next to them.
-        roots = (folder / "ground_truth", self.test / "ground_truth")
-        self.mask_roots = [root for root in roots if root.is_dir()]
+        own = find_folder(folder, MASK_ROOTS)
+        inner = find_folder(self.test, MASK_SUBFOLDERS) if self.test.is_dir() else None
+        self.mask_roots = [root for root in (own, inner) if root]
 
     def list_split(self, split: str) -> list[Record]:
         """Return the images of one split. Only the training split must have some."""

@@ -98,7 +98,7 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     check_is_fitted(detector)
     images, found, unreadable = inspect_images(detector, X, on_error)
     kept = range(len(images)) if on_error == "nan" else sorted(found)
-    return as_results(kept, found, unreadable)
+    return as_results(detector, kept, found, unreadable)
 
 
 def find_unreadable(X: Any) -> list[UnreadableImage]:
@@ -165,6 +165,7 @@ def inspect_images(
 
 
 def as_results(
+    detector: Any,
     kept: Iterable[int],
     found: Mapping[int, Inspection],
     unreadable: list[UnreadableImage],
@@ -183,6 +184,7 @@ def as_results(
         label=column("label", 0).astype(np.int64),
         unreadable=unreadable,
     )
-    if any(seen.p_value is not None for seen in found.values()):
+    # Not from `found`, so that the columns do not depend on which files are readable.
+    if find_detector(detector).detector._is_calibrated:
         results.p_value = column("p_value", np.nan).astype(np.float64)
     return results

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image, ImageColor
+from safetensors.torch import save_file
 from sklearn.utils._param_validation import StrOptions
 
 from skpatchcore import (
@@ -21,6 +22,7 @@ from skpatchcore import (
     PatchFeatureTransformer,
     _benchmark,
 )
+from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._benchmark._evaluate import Evaluation
 from skpatchcore._benchmark._tables import COLUMNS
 from skpatchcore._cli import _commands as cli
@@ -408,6 +410,36 @@ def test_a_benchmark_on_real_images_reaches_what_is_known(assets, tmp_path):
 
 
 # fit and score ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def weights_file(tmp_path_factory):
+    network = load_backbone(
+        *("resnet18", ("layer1",)),
+        **{"weights": "random", "seed": 5, "device": "cpu", "precision": "auto"},
+    )
+    state = network.module.state_dict()
+    path = tmp_path_factory.mktemp("weights") / "own.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_fit_says_that_score_needs_the_weights(
+    data_root, tmp_path, weights_file, stored
+):
+    options = ["--backbone", "resnet18", "--layers", "layer1", "--image-size", "32"]
+    result = run(
+        *("fit", data_root / "wood", "--model", tmp_path / "m.skpc", *options),
+        *("--weights", weights_file, *["--include-backbone"] * stored),
+    )
+    assert result.exit_code == 0, result.output
+    assert (f"pass --weights {weights_file} to score" in result.stdout) is not stored
+
+
+def test_help_says_when_score_needs_the_weights():
+    words = " ".join(run("score", "--help").stdout.split())
+    assert "Always required if fit used --weights with a file" in words
 
 
 def read_scores(text: str):

@@ -94,6 +94,14 @@ def test_masks_among_the_images_are_refused_until_they_are_excluded(tmp_path):
     assert "Fitting on 2 images" in result.stderr
 
 
+def test_several_kinds_of_masks_are_excluded_by_one_option(tmp_path):
+    good = save_images(tmp_path / "good", "1.png", "2.png")
+    for name in ("1_GT.png", "2_mask.png"):
+        Image.new("L", (16, 16)).save(good / name)
+    result = run("fit", good, "--model", tmp_path / "m.skpc", *SMALL)
+    assert "with --exclude '*_GT.*,*_mask.*', or move" in result.stderr
+
+
 def test_excluded_files_are_not_scored(model, tmp_path):
     images = save_images(tmp_path / "new", "0.png", "0_GT.png", "raw/1.png")
     result = run("score", images, "--model", model, "--exclude", "*_GT.*,raw")

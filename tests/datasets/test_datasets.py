@@ -205,7 +205,8 @@ def test_mvtec_without_test_images_has_no_cv(data_home):
 def test_mvtec_ignores_hidden_files_and_other_files(data_home):
     extra = ["train/good/Thumbs.db", "train/good/._000.png", "test/.cache/000.png"]
     write_files(data_home / "bottle", extra)
-    assert len(load_mvtec_ad(data_home, "bottle").data) == 6
+    with pytest.warns(UserWarning, match=r"Passed over 1 file: 1 hidden in bottle"):
+        assert len(load_mvtec_ad(data_home, "bottle").data) == 6
 
 
 def test_mvtec_knows_the_image_formats_in_any_case(data_home):

@@ -22,6 +22,11 @@ def write(root, *names):
     return root
 
 
+def write_photograph(path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
 def names(paths, root):
     return [path.replace(f"{root}/", "") for path in paths]
 
@@ -72,9 +77,22 @@ def test_the_loader_of_categories_searches_subfolders_and_counts_others(tmp_path
 
 
 @pytest.mark.parametrize("lister", LISTERS)
-def test_hidden_files_are_not_mentioned(tmp_path, lister):
-    write(tmp_path, "a.png", ".b.png", ".git/c.png", "Thumbs.db", "desktop.ini")
+def test_hidden_files_other_than_images_are_not_mentioned(tmp_path, lister):
+    write(tmp_path, "a.png", ".DS_Store", ".git/config", "Thumbs.db", "desktop.ini")
     assert len(LISTERS[lister](tmp_path)) == 1
+
+
+@pytest.mark.parametrize("lister", LISTERS)
+def test_hidden_images_are_counted(tmp_path, lister):
+    root = write(tmp_path / "nut", "a.png", ".b.png", "._c.png", ".h/deep/d.png")
+    message = "3 files: 2 hidden in nut, 1 hidden in nut/.h/deep"
+    with pytest.warns(UserWarning, match=message):
+        assert len(LISTERS[lister](root)) == 1
+
+
+def test_hidden_images_can_be_excluded(tmp_path):
+    write(tmp_path, "a.png", "._c.png", ".h/d.png")
+    assert len(load_image_folder(tmp_path, exclude=["._*", ".h"]).data) == 1
 
 
 @pytest.mark.parametrize("lister", LISTERS)
@@ -140,6 +158,46 @@ def test_masks_among_good_images_are_refused(tmp_path, reader, mask):
     )
 
 
+NUMBERED = {"1_GT1.png": "*_GT*.*", "1_mask_1.png": "*_mask*.*"}
+WORDS = ["masks", "segmentation", "annotation", "anno", "binary", "defect", "labelled"]
+WORDS = {f"1_{word}.png": f"*_{word}.*" for word in [*WORDS, "color_mask", "gt_mask"]}
+
+
+@pytest.mark.parametrize(("mask", "pattern"), [*NUMBERED.items(), *WORDS.items()])
+def test_masks_are_recognised_by_many_words(tmp_path, mask, pattern):
+    write(tmp_path, "1.png", mask)
+    with pytest.raises(ValueError, match=rf"{mask} of 1\.png") as error:
+        load_image_folder(tmp_path)
+    assert f"exclude={pattern!r}" in str(error.value)
+    assert len(load_image_folder(tmp_path, exclude=pattern).data) == 1
+
+
+def test_the_longest_name_that_is_an_image_counts(tmp_path):
+    write(tmp_path, "1_defect.png", "1_defect_GT.png")
+    with pytest.raises(ValueError, match=r"1_defect_GT\.png of 1_defect\.png"):
+        load_image_folder(tmp_path)
+
+
+def test_masks_with_another_suffix_are_refused(tmp_path):
+    write(tmp_path, "0.png")
+    write_photograph(tmp_path / "0.jpg")
+    with pytest.raises(ValueError, match=r"0\.png of 0\.jpg.*exclude='\*\.png'"):
+        load_image_folder(tmp_path)
+
+
+def test_two_photographs_may_differ_in_the_suffix_only(tmp_path):
+    write_photograph(tmp_path / "0.jpg")
+    write_photograph(tmp_path / "0.png")
+    assert len(load_image_folder(tmp_path).data) == 2
+
+
+def test_several_patterns_are_a_list_in_python(tmp_path):
+    write(tmp_path, "1.png", "1_GT.png", "1_mask.png")
+    with pytest.raises(ValueError, match="2 of 3 images") as error:
+        load_image_folder(tmp_path)
+    assert "exclude=['*_GT.*', '*_mask.*'] (--exclude" in str(error.value)
+
+
 def test_masks_among_images_to_score_are_named(tmp_path):
     write(tmp_path, "1.png", "1_GT.png")
     with pytest.warns(
@@ -150,8 +208,7 @@ def test_masks_among_images_to_score_are_named(tmp_path):
 
 def test_a_photograph_is_not_a_mask_whatever_its_name(tmp_path):
     write(tmp_path, "part.png")
-    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "part_label.png")
+    write_photograph(tmp_path / "part_label.png")
     assert len(load_image_folder(tmp_path).data) == 2
 
 

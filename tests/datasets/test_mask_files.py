@@ -33,9 +33,13 @@ def masks_of(root, loader="folder"):
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(
-    "mask", ["0_GT.png", "mask_0.png", "0_label.png", "0-Mask.png", "0.seg.png"]
+    "mask",
+    [
+        *("0_GT.png", "mask_0.png", "0_label.png", "0-Mask.png", "0.seg.png"),
+        *("0_mask_1.png", "0_binary.png", "0_annotation.png", "0_gt_mask.png"),
+    ],
 )
-def test_masks_are_marked_by_one_word(tmp_path, loader, mask):
+def test_masks_are_marked_by_words(tmp_path, loader, mask):
     write(tmp_path, "train/good/0.png", "test/dent/0.png", "test/dent/1.png")
     write(tmp_path, f"ground_truth/dent/{mask}", "ground_truth/dent/1.png")
     assert masks_of(tmp_path, loader) == [
@@ -55,10 +59,37 @@ def test_kinds_match_in_any_case_and_unicode_form(tmp_path, loader, kind, folder
     assert masks_of(tmp_path, loader) == [expected]
 
 
-@pytest.mark.parametrize("root", ["mask", "GT", "label", "labels", "Masks", "test/gt"])
-def test_folders_of_masks_have_several_names(tmp_path, root):
-    write(tmp_path, "train/0.png", "test/dent/0.png", f"{root}/dent/0.png")
-    assert masks_of(tmp_path) == [f"{root}/dent/0.png"]
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    ("kind", "folder"), [("scratch", "scratches"), ("Dents", "dent"), ("hole", "holes")]
+)
+def test_kinds_match_in_singular_and_plural(tmp_path, loader, kind, folder):
+    write(tmp_path, "train/good/0.png", f"test/{kind}/0.png")
+    write(tmp_path, f"masks/{folder}/0.png")
+    assert masks_of(tmp_path, loader) == [f"masks/{folder}/0.png"]
+
+
+def test_masks_of_another_kind_are_not_taken_for_its_singular(tmp_path):
+    write(tmp_path, "train/0.png", "test/dent/0.png", "test/dents/0.png")
+    write(tmp_path, "masks/dents/0.png")
+    with pytest.warns(UserWarning, match=r"1 of 1 in dent \(0\.png\)"):
+        assert masks_of(tmp_path) == [None, "masks/dents/0.png"]
+
+
+def test_a_number_leaves_two_masks_ambiguous(tmp_path):
+    write(tmp_path, "train/0.png", "test/dent/0.png")
+    write(tmp_path, "masks/dent/0_mask_1.png", "masks/dent/0_mask_2.png")
+    with pytest.warns(UserWarning, match="No image belongs to 2 masks"):
+        assert masks_of(tmp_path) == [None]
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize(
+    "root", ["mask", "GT", "label", "labels", "Masks", "Ground_Truth", "test/gt"]
+)
+def test_folders_of_masks_have_several_names(tmp_path, loader, root):
+    write(tmp_path, "train/good/0.png", "test/dent/0.png", f"{root}/dent/0.png")
+    assert masks_of(tmp_path, loader) == [f"{root}/dent/0.png"]
 
 
 def test_masks_may_lie_in_one_folder_for_all_kinds(tmp_path):
@@ -128,13 +159,42 @@ def test_two_folders_of_test_images_are_refused(tmp_path):
 # What counts as no mask ---------------------------------------------------------------
 
 
+class ArrowScalar:
+    """A scalar as in PyArrow, which is not required."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def as_py(self):
+        return self.value
+
+
+TABLE_NULLS = [pd.NA, pd.NaT, np.datetime64("NaT"), ArrowScalar(None)]
+
+
 @pytest.mark.parametrize(
-    "missing", [None, "", " ", float("nan"), np.float32("nan"), pd.NA], ids=repr
+    "missing", [None, "", " ", float("nan"), np.float32("nan"), *TABLE_NULLS], ids=repr
 )
 def test_missing_values_of_tables_are_no_mask(missing):
     (mask,) = read_masks([missing], np.zeros((1, 4, 5)))
     assert mask.shape == (4, 5)
     assert not mask.any()
+
+
+@pytest.mark.parametrize("null", ["None", "nan"])
+def test_a_file_may_be_called_like_a_missing_value(tmp_path, monkeypatch, null):
+    write(tmp_path, "m.png")
+    monkeypatch.chdir(tmp_path / "nut")
+    (tmp_path / "nut" / "m.png").rename(null)
+    for path in (null, type(tmp_path)(null)):
+        (mask,) = read_masks([path], np.zeros((1, 8, 8)))
+        assert mask.all()
+
+
+def test_null_scalars_of_pyarrow_are_no_mask():
+    pa = pytest.importorskip("pyarrow")
+    nulls = [pa.array([None])[0], pa.array(["a", None])[1]]
+    assert not np.any(read_masks(nulls, np.zeros((2, 4, 5))))
 
 
 def test_a_column_with_missing_masks_is_read(tmp_path):
@@ -144,7 +204,7 @@ def test_a_column_with_missing_masks_is_read(tmp_path):
     assert [mask.any() for mask in masks] == [True, False]
 
 
-@pytest.mark.parametrize("path", [".", "PATH"])
+@pytest.mark.parametrize("path", [".", "./", "PATH"])
 def test_the_current_folder_is_not_a_mask(tmp_path, monkeypatch, path):
     write(tmp_path, "m.png")
     monkeypatch.chdir(tmp_path / "nut")

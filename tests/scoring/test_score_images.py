@@ -279,6 +279,18 @@ def test_scores_are_those_of_the_methods(name, wrapped):
         assert "p_value" not in results
 
 
+@pytest.mark.parametrize("on_error", ["skip", "nan"])
+@pytest.mark.parametrize("name", NAMES)
+def test_columns_do_not_depend_on_which_images_are_readable(name, on_error, wrapped):
+    detector, bad = wrapped[name], np.full((SIZE, SIZE), np.nan)
+    results = score_images(detector, [bad], on_error=on_error)
+    readable = score_images(detector, make_images(1))
+    assert results.keys() == readable.keys()
+    for column in results.keys() - {"unreadable"}:
+        assert len(results[column]) == (on_error == "nan")
+        assert results[column].dtype == readable[column].dtype
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_command_takes_every_kind_of_detector(name, wrapped, tmp_path):
     write_images(tmp_path / "new", 4, {1: b""})
