@@ -745,6 +745,15 @@ def test_a_container_chosen_after_the_fit_waits_for_an_output_that_is_a_table():
     )
 
 
+def test_pickles_without_the_parameters_of_the_fit_use_those_that_are_set():
+    """Earlier versions made such pickles."""
+    X = images()
+    features = make_features().fit(X)
+    expected = features.transform(X)
+    del features._frozen
+    assert_array_equal(pickle.loads(pickle.dumps(features)).transform(X), expected)
+
+
 def test_an_unfitted_transformer_is_an_error():
     with pytest.raises(ValueError, match="not fitted yet"):
         make_features().transform(images())
