@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from skpatchcore._backbones import Backbone
+from skpatchcore._utils import fitted_params
 
 
 def with_absolute_path(weights: Any) -> tuple[Any, str | None]:
@@ -19,11 +20,12 @@ def check_unchanged(features: Any, network: Backbone) -> None:
     expected = vars(features).get("_network_key")
     if expected is None or network.state_key == expected:
         return
+    backbone = fitted_params(features)["backbone"]
     if network.own:
-        name, reason = type(features.backbone).__name__, "state (weights, hooks, ...)"
+        name, reason = type(backbone).__name__, "state (weights, hooks, ...)"
         remedy = "Use the module as it was in the fit"
     else:
-        name, reason = features.backbone, "weights"
+        name, reason = backbone, "weights"
         remedy = (
             "Restore the weights of the fit (random and pretrained ones may change "
             "with the versions of torch and timm)"

@@ -39,6 +39,7 @@ from skpatchcore._features._rebuilding import check_unchanged, with_absolute_pat
 from skpatchcore._images import Augmented, Images, check_images, take_images
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
+    FrozenParams,
     HasMethods,
     Interval,
     StrOptions,
@@ -50,7 +51,7 @@ from skpatchcore._utils import (
 
 
 class PatchFeatureTransformer(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, FrozenParams, BaseEstimator
 ):
     """Turn images into patch features of a pretrained network.
 
@@ -191,6 +192,11 @@ class PatchFeatureTransformer(
     of the fit. If the weights have changed, a ValueError is raised; also if `backbone`
     is a module whose weights, buffers, settings or hooks were changed after the fit.
 
+    Parameters that are set after `fit` change no answer until the next `fit`, except
+    `memory`, `device`, `batch_size` and `verbose`. If the file in `weights` was moved,
+    set its new path: it is read if the network cannot be built with the path of the
+    fit.
+
     References
     ----------
     Roth, K., Pemula, L., Zepeda, J., Schölkopf, B., Brox, T., Gehler, P. "Towards Total
@@ -234,6 +240,22 @@ class PatchFeatureTransformer(
         "random_state": ["random_state"],
         "verbose": ["verbose"],
     }
+
+    _frozen_names = (
+        "backbone",
+        "layers",
+        "weights",
+        "image_size",
+        "crop_size",
+        "patch_size",
+        "patch_stride",
+        "descriptor",
+        "layer_weights",
+        "projection",
+        "precision",
+        "output",
+        "random_state",
+    )
 
     def __init__(
         self,
@@ -329,9 +351,10 @@ class PatchFeatureTransformer(
         features : ndarray of float32
             As `transform` returns them.
         """
-        images = self._validate_images(X, reset=True)
-        grids = self._fit_extract(images, normal_rows(y, len(images)))
-        features = self._arrange(grids)
+        with unchanged_on_error(self):
+            images = self._validate_images(X, reset=True)
+            grids = self._fit_extract(images, normal_rows(y, len(images)))
+            features = self._arrange(grids)
         # After a projection in place, they would keep the memory of all features.
         whole = features.base is None or features.base.size == features.size
         return features if whole else features.copy()
@@ -361,7 +384,7 @@ class PatchFeatureTransformer(
             grids = collect_grids(batches, len(images))
         return self._arrange(grids)
 
-    @available_if(lambda self: self.output != "map")
+    @available_if(lambda self: self._fitted.output != "map")
     def get_feature_names_out(
         self, input_features: Any = None
     ) -> npt.NDArray[np.object_]:
@@ -398,12 +421,23 @@ class PatchFeatureTransformer(
         self : PatchFeatureTransformer
             The same transformer.
         """
-        return self if self.output == "map" else super().set_output(transform=transform)
+        if transform is not None and {self.output, self._fitted.output} != {"map"}:
+            # scikit-learn's method does not exist while the fit's output is "map", but
+            # the next fit may return tables.
+            self._sklearn_output_config = {"transform": transform}
+        return self
 
     @property
     def _n_features_out(self) -> int:
-        n_patches = int(np.prod(self.grid_shape_)) if self.output == "flat" else 1
+        flat = self._fitted.output == "flat"
+        n_patches = int(np.prod(self.grid_shape_)) if flat else 1
         return n_patches * self.n_patch_features_
+
+    @property
+    def _fitted(self) -> Any:
+        """The parameters of the fit as attributes; before a fit, those that are set."""
+        # Pickles of earlier versions do not have those of the fit either.
+        return vars(self).get("_frozen", self)
 
     def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
         """Return the images as a sequence of arrays (h, w, c), decoded on access."""
@@ -416,6 +450,8 @@ class PatchFeatureTransformer(
         False, only the features that something is learned from are needed.
         """
         check_sizes(self)
+        # `_load` and `_iter_grids` use the parameters of this fit.
+        self._freeze_params()
         weights = explicit_layer_weights(self.layer_weights, self.layers)
         random_state = check_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
@@ -443,7 +479,6 @@ class PatchFeatureTransformer(
             projection, grids.patches, in_place=isinstance(self.projection, Integral)
         )
         grids = grids._replace(patches=patches)
-        # Set last, so that a failed fit does not change an earlier one.
         self._seed, self._network = seed, network
         self._weights_at_fit = with_absolute_path(self.weights)
         self.layer_weights_ = weights
@@ -458,26 +493,37 @@ class PatchFeatureTransformer(
 
     def _load(self, seed: int, weights: Any = None) -> Backbone:
         """Return the network; `weights` is another path to the file of the fit."""
+        fitted = self._fitted
         return load_backbone(
-            self.backbone,
-            tuple(self.layers),
-            weights=weights or self.weights,
+            fitted.backbone,
+            tuple(fitted.layers),
+            weights=weights or fitted.weights,
             seed=seed,
             device=self.device,
-            precision=self.precision,
+            precision=fitted.precision,
         )
 
     def _fitted_network(self) -> Backbone:
         """Return the network; build it again if a pickle left it out."""
-        if not hasattr(self, "_network"):
-            # A relative path counts from the folder of the fit.
-            given, absolute = vars(self).get("_weights_at_fit", (None, None))
-            network = self._load(
-                self._seed, absolute if self.weights == given else None
-            )
-            check_unchanged(self, network)
-            self._network = network
-        return self._network
+        if hasattr(self, "_network"):
+            return self._network
+        of_fit = self._fitted.weights
+        # A relative path counts from the folder of the fit.
+        given, absolute = vars(self).get("_weights_at_fit", (None, None))
+        try:
+            network = self._rebuild(absolute if of_fit == given else None)
+        except (OSError, ValueError):
+            if self.weights in (None, "random", of_fit):
+                raise
+            # The file was moved, or a model file left it out.
+            network = self._rebuild(self.weights)
+        self._network = network
+        return network
+
+    def _rebuild(self, weights: Any) -> Backbone:
+        network = self._load(self._seed, weights)
+        check_unchanged(self, network)
+        return network
 
     def _iter_grids(
         self, images, network: Backbone, layer_weights, n_channels: list | None = None
@@ -492,8 +538,8 @@ class PatchFeatureTransformer(
         batches = iter_layer_maps(
             images,
             network,
-            image_size=self.image_size,
-            crop_size=self.crop_size,
+            image_size=self._fitted.image_size,
+            crop_size=self._fitted.crop_size,
             limit=limit,
             cache=check_cache(self.memory),
         )
@@ -515,9 +561,9 @@ class PatchFeatureTransformer(
     def _describe(self, maps, layer_weights) -> torch.Tensor:
         features = describe(
             maps,
-            patch_size=self.patch_size,
-            patch_stride=self.patch_stride,
-            descriptor=self.descriptor,
+            patch_size=self._fitted.patch_size,
+            patch_stride=self._fitted.patch_stride,
+            descriptor=self._fitted.descriptor,
             layer_weights=layer_weights,
         )
         return features.permute(0, 2, 3, 1)
@@ -537,7 +583,8 @@ class PatchFeatureTransformer(
                 yield indices, features, geometries
 
     def _arrange(self, grids: PatchGrids) -> np.ndarray:
-        if self.output == "mean":
+        output = self._fitted.output
+        if output == "mean":
             per_image = np.split(grids.patches, grids.offsets[1:-1])
             return np.stack([patches.mean(axis=0) for patches in per_image])
         if len(np.unique(grids.shapes, axis=0)) > 1:
@@ -547,7 +594,7 @@ class PatchFeatureTransformer(
                 "width) or crop_size, or use output='mean'."
             )
         maps = grids.patches.reshape(len(grids.shapes), *grids.shapes[0], -1)
-        return maps.reshape(len(maps), -1) if self.output == "flat" else maps
+        return maps.reshape(len(maps), -1) if output == "flat" else maps
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the network, which `_load` builds again from the parameters."""

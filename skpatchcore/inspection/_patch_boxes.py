@@ -21,6 +21,7 @@ from skpatchcore._images import (
     check_images,
     plan_geometry,
 )
+from skpatchcore._utils import fitted_params
 
 # Number of training images to keep decoded. They are large, and few of them match.
 _N_DECODED = 16
@@ -111,12 +112,12 @@ class PatchPlaces:
         self, shape: tuple[int, ...], grid: tuple[int, ...], place: tuple[int, int]
     ) -> np.ndarray:
         """Return the box of a patch in an image of this shape and grid of patches."""
-        features = self._references[0].detector.features_
+        params = fitted_params(self._references[0].detector.features_)
         height, width = shape
         geometry = plan_geometry(
-            (height, width), features.image_size, features.crop_size
+            (height, width), params["image_size"], params["crop_size"]
         )
-        extent = features.patch_size / features.patch_stride
+        extent = params["patch_size"] / params["patch_stride"]
         return patch_box(geometry, grid, place, extent)
 
     def training_box(self, image: int, row: int, column: int) -> np.ndarray:

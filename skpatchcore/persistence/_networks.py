@@ -13,7 +13,7 @@ from skpatchcore._backbones import (
     weights_used,
 )
 from skpatchcore._features import describe
-from skpatchcore._utils import resolve_device
+from skpatchcore._utils import fitted_params, resolve_device
 from skpatchcore.persistence._archive import entry
 from skpatchcore.persistence._values import Text, in_short
 
@@ -36,7 +36,7 @@ def check_fingerprints(manifest: dict, n_networks: int) -> list[str]:
 def _weights(features) -> dict[str, torch.Tensor]:
     """Return the weights that the features depend on; all weights of a module."""
     network = features._fitted_network()
-    if isinstance(features.backbone, str):
+    if isinstance(fitted_params(features)["backbone"], str):
         state = weights_used(network.module, network.layers)
     else:
         state = network.module.state_dict()
@@ -57,10 +57,11 @@ def backbone_bytes(features: list, fingerprints: list[str]) -> bytes:
         )
     weights: dict[str, torch.Tensor] = {}
     for fingerprint, part in networks.items():
-        if not isinstance(part.backbone, str):
+        backbone = fitted_params(part)["backbone"]
+        if not isinstance(backbone, str):
             raise ValueError(
                 "include_backbone=True needs a backbone given by its timm name, but "
-                f"this one is a module, {type(part.backbone).__name__}. Save the "
+                f"this one is a module, {type(backbone).__name__}. Save the "
                 "detector without it, and pass the module to load(..., "
                 "backbone=module)."
             )
@@ -96,7 +97,7 @@ def _fingerprint(features) -> str:
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    if not isinstance(features.backbone, str):
+    if not isinstance(fitted_params(features)["backbone"], str):
         # Buffers that are not in a state dict, settings, hooks, ...
         digest.update(features._network.state_key.encode())
     return digest.hexdigest()

@@ -464,6 +464,30 @@ def test_a_path_that_is_set_after_the_fit_counts(state, tmp_path, monkeypatch):
     assert_array_equal(found.transform(IMAGES), expected)
 
 
+@pytest.mark.parametrize("weights", ["other.safetensors", "missing", "random", None])
+def test_weights_set_after_the_fit_do_not_replace_those_of_the_fit(
+    weights, state, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    save_file(state, "of_fit.safetensors")
+    save_file({key: value + 1 for key, value in state.items()}, "other.safetensors")
+    features = transformer(weights="of_fit.safetensors")
+    expected = features.fit_transform(IMAGES)
+    features.set_params(weights=weights)
+    assert_array_equal(pickle.loads(pickle.dumps(features)).transform(IMAGES), expected)
+
+
+def test_other_weights_are_refused_if_the_file_of_the_fit_is_missing(state, tmp_path):
+    paths = [tmp_path / "of_fit.safetensors", tmp_path / "other.safetensors"]
+    for i, path in enumerate(paths):
+        save_file({key: value + i for key, value in state.items()}, path)
+    features = transformer(weights=paths[0]).fit(IMAGES).set_params(weights=paths[1])
+    found = pickle.loads(pickle.dumps(features))
+    paths[0].unlink()
+    with pytest.raises(ValueError, match="weights of the network 'resnet18' changed"):
+        found.transform(IMAGES)
+
+
 def test_weights_for_a_module_are_refused():
     with pytest.raises(ValueError, match="weights='random' can only be used"):
         transformer(make_tiny(), ("first",), weights="random").fit(IMAGES)

@@ -667,6 +667,93 @@ def test_a_failed_fit_leaves_the_earlier_one_usable(other, message):
     assert_array_equal(features.transform(X), expected)
 
 
+SET_AFTER_FIT = [
+    {"patch_size": 5},
+    {"patch_stride": 2},
+    {"image_size": 16},
+    {"crop_size": 16},
+    {"descriptor": 3},
+    {"layers": ("second",), "layer_weights": (2,)},
+    {"backbone": nn.Conv2d(3, 4, 4, stride=4)},
+    {"backbone": "gabor", "layers": ("fine",), "weights": "random"},
+    {"projection": 2},
+    {"layer_weights": (5, 1)},
+    {"output": "mean"},
+    {"output": "flat"},
+    {"precision": "bfloat16"},
+    {"random_state": 7},
+    {"memory": None, "batch_size": 1, "device": "cpu", "verbose": 0},
+]
+
+
+@pytest.mark.parametrize("fit", ["fit", "fit_transform"])
+@pytest.mark.parametrize("params", SET_AFTER_FIT, ids=str)
+def test_parameters_set_after_the_fit_change_no_features(params, fit):
+    X = images()
+    features = make_features()
+    getattr(features, fit)(X)
+    expected = features.transform(X)
+    features.set_params(**params)
+    for answering in (features, pickle.loads(pickle.dumps(features))):
+        assert_array_equal(answering.transform(X), expected)
+
+
+def test_the_next_fit_uses_the_parameters_that_were_set():
+    X = images()
+    features = make_features().fit(X).set_params(patch_size=5, output="mean")
+    expected = make_features(patch_size=5, output="mean").fit_transform(X)
+    assert_array_equal(features.fit_transform(X), expected)
+    assert_array_equal(features.transform(X), expected)
+
+
+def test_parameters_set_after_the_fit_change_no_scores_of_a_pipeline():
+    X, new = images(), images(3, seed=1)
+    pipeline = make_pipeline(make_features(), PatchMemoryBank(random_state=0)).fit(X)
+    expected = pipeline.decision_function(new)
+    pipeline.set_params(patchfeaturetransformer__patch_size=5)
+    assert_array_equal(pipeline.decision_function(new), expected)
+
+
+def test_a_failed_fit_transform_does_not_change_what_transform_returns():
+    X = images()
+    features = make_features().fit(X)
+    expected = features.transform(X)
+    features.set_params(patch_size=5, output="flat")
+    with pytest.raises(ValueError, match="different shapes"):
+        features.fit_transform([X[0], X[1][:16]])
+    assert_array_equal(features.transform(X), expected)
+
+
+@pytest.mark.parametrize("output", ["flat", "mean"])
+def test_an_output_set_after_the_fit_changes_no_names(output):
+    features = make_features(output=output).fit(images())
+    names = features.get_feature_names_out()
+    features.set_params(output="map")
+    assert_array_equal(features.get_feature_names_out(), names)
+    features = make_features().fit(images()).set_params(output=output)
+    assert not hasattr(features, "get_feature_names_out")
+
+
+def test_a_container_chosen_after_the_fit_waits_for_an_output_that_is_a_table():
+    pytest.importorskip("pandas")
+    X = images()
+    features = make_features().fit(X).set_params(output="mean")
+    features.set_output(transform="pandas")
+    assert isinstance(features.transform(X), np.ndarray)
+    assert list(features.fit_transform(X).columns) == list(
+        features.get_feature_names_out()
+    )
+
+
+def test_pickles_without_the_parameters_of_the_fit_use_those_that_are_set():
+    """Earlier versions made such pickles."""
+    X = images()
+    features = make_features().fit(X)
+    expected = features.transform(X)
+    del features._frozen
+    assert_array_equal(pickle.loads(pickle.dumps(features)).transform(X), expected)
+
+
 def test_an_unfitted_transformer_is_an_error():
     with pytest.raises(ValueError, match="not fitted yet"):
         make_features().transform(images())

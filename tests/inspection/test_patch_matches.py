@@ -75,6 +75,15 @@ def test_a_training_image_matches_itself_patch_for_patch(detector, train):
     np.testing.assert_allclose(found.boxes[1], [7 * side, 0, 8 * side, side])
 
 
+def test_boxes_are_those_of_the_fit_if_parameters_are_set_later(train):
+    detector = PatchCoreDetector(FEATURES, random_state=0).fit(train)
+    expected = find_matches(detector, train[:1], train, [(2, 3)], 1)
+    detector.features_.set_params(patch_size=5, patch_stride=2, image_size=32)
+    found = find_matches(detector, train[:1], train, [(2, 3)], 1)
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    np.testing.assert_array_equal(found.match_boxes, expected.match_boxes)
+
+
 def test_without_places_the_most_anomalous_patch_is_shown(detector, train, surfaces):
     odd = surfaces.data[-2:]
     found = find_matches(detector, odd, train, None, 1)

@@ -305,6 +305,45 @@ def test_frozen_features_that_were_replaced_are_stored_too(tmp_path):
     assert loaded.fit(TRAIN).features_.patch_size == 1
 
 
+FEATURES_SET_AFTER_FIT = [
+    {"patch_size": 5, "image_size": 48, "crop_size": 16, "output": "mean"},
+    {"layers": ("fine", "coarse"), "layer_weights": (1, 2), "projection": 3},
+    {"backbone": "resnet18", "layers": ("layer1",), "weights": "random"},
+    {"backbone": nn.Conv2d(3, 4, 4, stride=4), "layers": ("",)},
+]
+
+
+@pytest.mark.parametrize("include", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("params", FEATURES_SET_AFTER_FIT, ids=str)
+def test_a_file_holds_the_parameters_that_the_features_were_fitted_with(
+    params, frozen, include, tmp_path
+):
+    given = frozen_features()
+    features = given if frozen else given.estimator
+    detector = PatchCoreDetector(features, random_state=0).fit(TRAIN)
+    before = detector.features_.get_params()
+    save(detector, tmp_path / "before", include_backbone=include)
+    detector.features_.set_params(**params)
+    save(detector, tmp_path / "after", include_backbone=include)
+    loaded = load(tmp_path / "after")
+    assert_same(loaded, detector)
+    assert_same(loaded, load(tmp_path / "before"))
+    found = loaded.features_.get_params()
+    assert {name: found[name] for name in params} == {
+        name: before[name] for name in params
+    }
+
+
+def test_features_keep_their_answers_when_parameters_are_set_after_loading(tmp_path):
+    detector = PatchCoreDetector(frozen_features(), random_state=0).fit(TRAIN)
+    save(detector, tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    loaded.features_.set_params(patch_size=5, image_size=48)
+    assert_same(loaded, detector)
+    assert_same(pickle.loads(pickle.dumps(loaded)), detector)
+
+
 def test_a_frozen_projection_can_be_used_after_loading(tmp_path):
     frozen = FrozenEstimator(PCA(3).fit(np.eye(42)))
     features = PatchFeatureTransformer(
