@@ -81,7 +81,7 @@ class ImageScorer(ScikitLearnScorer):
     ) -> float:
         from skpatchcore._detectors import check_signs
 
-        check_signs(estimator, X, "decision_function")
+        check_signs(estimator, X)
         return super()._score(caller, estimator, X, y_true, **kwargs)
 
     def __repr__(self) -> str:
@@ -330,7 +330,7 @@ def _scores_and_maps(estimator: Any, X: Any) -> tuple[NDArray, Any]:
     found = find_maps(estimator)
     if not hasattr(found.detector, "inspect"):
         maps = _predict_maps(estimator, X)
-        check_signs(estimator, X, "decision_function")
+        check_signs(estimator, X)
         return estimator.decision_function(X), maps
     scores = np.empty(num_samples(X))
 
