@@ -336,8 +336,9 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             Patch features, float32 or float64.
 
         y : array-like of shape (n_samples,) or None, default=None
-            +1 for normal and -1 for anomalous samples, which are left out. Other labels
-            are ignored, with a warning that shows how to convert them.
+            +1 for normal and -1 for anomalous samples, which are left out. Numbers of
+            classes (0 and more) are ignored, with a warning that shows how to convert
+            them.
 
         Returns
         -------
@@ -347,9 +348,10 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         Raises
         ------
         ValueError
-            If no sample is left; if the bank has fewer rows than `n_neighbors` or
-            `reweight`; or if the largest absolute value of `X` is above 1e140, or below
-            1e-130 but not 0, so that squares leave the range of float64.
+            If no sample is left; if there are other labels than these; if the bank has
+            fewer rows than `n_neighbors` or `reweight`; or if the largest absolute
+            value of `X` is above 1e140, or below 1e-130 but not 0, so that squares
+            leave the range of float64.
         """
         with unchanged_on_error(self):
             patches, shape = self._validate_patches(X, reset=True)

@@ -3,11 +3,13 @@
 One rule for every `y`: the labels are +1 and -1, or all samples have the same label and
 are normal. Everything else is an error that shows how to convert the labels. A `y` that
 is misunderstood would let a detector learn its defects. Only `PatchMemoryBank` warns
-instead, because scikit-learn's checks pass labels of classes to outlier detectors.
+instead if all labels are numbers and none is negative, because scikit-learn's checks
+pass such labels of classes to outlier detectors.
 """
 
 import os
 import warnings
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -118,9 +120,9 @@ def normal_rows(
 ) -> NDArray[np.intp]:
     """Return the rows to learn from: all except those labelled -1.
 
-    With `ignore_others`, labels other than +1 and -1 are ignored with a warning.
+    With `ignore_others`, numbers of classes (0 and more) are ignored with a warning.
     scikit-learn's checks require that of an outlier detector on plain matrices: they
-    pass the labels of classes to it.
+    pass such labels to it.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def normal_rows(
     try:
         labels = check_outlier_labels(y, n_samples=n_samples)
     except OtherLabels as error:
-        if not ignore_others:
+        if not (ignore_others and _are_classes(y)):
             raise
         warnings.warn(
             f"y was ignored, and all {n_samples} samples are learned from: {error}",
@@ -147,6 +149,14 @@ def normal_rows(
             "labelled +1: only these are learned from."
         )
     return rows
+
+
+def _are_classes(y: ArrayLike) -> bool:
+    """Return whether all labels are numbers (bool is not one) and none is negative."""
+    return all(
+        isinstance(label, Real) and not isinstance(label, bool) and float(label) >= 0
+        for label in column_or_1d(y).tolist()
+    )
 
 
 def labels_from_decision(decision: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -103,10 +103,10 @@ class TunedThresholdDetector(Calibrator):
         `scoring` at this threshold, on the samples that it was chosen on.
 
     n_features_in_ : int
-        As the fitted estimator has it, if it does.
+        Number of features of the fitted estimator, if it has this attribute.
 
     feature_names_in_ : ndarray of shape (`n_features_in_`,)
-        As the fitted estimator has it, if it does.
+        Names of features of the fitted estimator, if it has this attribute.
 
     See Also
     --------

@@ -182,9 +182,10 @@ def _rank_images(
 ) -> Ranking:
     """Validate labels and scores, and rank the images from anomalous to normal."""
     labels = check_outlier_labels(y_true, "y_true")
-    _check_both_classes(labels)
     scores = _check_scores(y_score)
+    # Before the classes: scorers return NaN if one is missing.
     check_consistent_length(labels, scores, sample_weight)
+    _check_both_classes(labels)
     _check_finite(scores)
     weights = None if sample_weight is None else _check_weights(sample_weight)
     if weights is not None:
@@ -214,7 +215,11 @@ def _check_weights(sample_weight: ArrayLike) -> NDArray:
 
 def _check_scores(y_score: ArrayLike) -> NDArray:
     array: NDArray = check_array(
-        y_score, ensure_2d=False, ensure_all_finite=False, input_name="y_score"
+        y_score,
+        ensure_2d=False,
+        ensure_all_finite=False,
+        ensure_min_samples=0,
+        input_name="y_score",
     )
     return as_floating(column_or_1d(array))
 

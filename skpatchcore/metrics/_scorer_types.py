@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.exceptions import UndefinedMetricWarning
+from sklearn.utils import check_consistent_length
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
@@ -81,7 +82,8 @@ class ImageScorer(ScikitLearnScorer):
     ) -> float:
         from skpatchcore._detectors import check_signs
 
-        check_signs(estimator, X, "decision_function")
+        check_consistent_length(X, y_true)
+        check_signs(estimator, X)
         return super()._score(caller, estimator, X, y_true, **kwargs)
 
     def __repr__(self) -> str:
@@ -310,6 +312,7 @@ class DetectionScorer(RoutedScorer):
             both are NaN.
         """
         self._check_masks(masks)
+        check_consistent_length(X, y)
         scores, maps = _scores_and_maps(estimator, X)
         of_images = self._image_metrics(y, scores, sample_weight=sample_weight)
         return of_images | self._pixel_metrics(read_masks(masks, maps), maps)
@@ -330,7 +333,7 @@ def _scores_and_maps(estimator: Any, X: Any) -> tuple[NDArray, Any]:
     found = find_maps(estimator)
     if not hasattr(found.detector, "inspect"):
         maps = _predict_maps(estimator, X)
-        check_signs(estimator, X, "decision_function")
+        check_signs(estimator, X)
         return estimator.decision_function(X), maps
     scores = np.empty(num_samples(X))
 

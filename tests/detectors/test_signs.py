@@ -6,8 +6,10 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.covariance import EllipticEnvelope
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import SGDOneClassSVM
 from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import LocalOutlierFactor
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity, LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import OneClassSVM
@@ -40,6 +42,22 @@ class Knn(BaseEstimator):
 
     def predict(self, X):
         return (self.decision_function(X) > self.threshold_).astype(int)
+
+
+class KnnWithScores(Knn):
+    def score_samples(self, X):
+        return self.decision_function(X)
+
+
+class KnnWithSigns(KnnWithScores):
+    """It labels as scikit-learn does, but scores with the opposite sign."""
+
+    def decision_function(self, X):
+        offset = getattr(self, "threshold_", 0)
+        return np.linalg.norm(X - self.mean_, axis=1) - offset
+
+    def predict(self, X):
+        return np.where(self.decision_function(X) > 0, -1, 1)
 
 
 class Pyod:
@@ -104,6 +122,7 @@ TAKERS = {
 }
 OPPOSITE = {
     "labels": (Knn(), "its predict labels normal samples 0 instead of"),
+    "labels, scores": (KnnWithScores(), "its predict labels normal samples 0 instead"),
     "pyod": (Pyod(), "it has decision_scores_, as the detectors of pyod do"),
     "pipeline": (make_pipeline(StandardScaler(), Knn()), "Knn seems to score"),
 }
@@ -115,6 +134,53 @@ def test_the_opposite_sign_is_refused(taker, name):
     estimator, reason = OPPOSITE[name]
     with pytest.raises(TypeError, match=rf"{reason}.*score_samples\(X\) returns -"):
         TAKERS[taker](estimator)
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+def test_decisions_that_contradict_labels_are_refused(taker):
+    with pytest.raises(TypeError, match=r"contradict|is lowest, and -1 where"):
+        TAKERS[taker](KnnWithSigns())
+
+
+class Given:
+    """A detector that returns what it is given: pairs of a label and a decision."""
+
+    def predict(self, X):
+        return np.array([label for label, _ in X])
+
+    def decision_function(self, X):
+        return np.array([decision for _, decision in X])
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        ([(1, -2), (1, -0.5)], r"returns \+1 for each of 2 .* between -2 and -0\.5\."),
+        ([(-1, 0), (-1, 3)], r"returns -1 for each of 2 .* between 0 and 3\."),
+        ([(1, 2), (-1, 3)], r"returns \+1 where its decision_function is lowest"),
+        ([("good", 1), ("bad", -1)], r"other labels than \+1 and -1: 'bad', 'good'\."),
+        ([(2, 1), (3, 1)], r"other labels than \+1 and -1: 2, 3\."),
+    ],
+)
+def test_labels_that_contradict_decisions_are_refused_with_a_remedy(samples, message):
+    with pytest.raises(TypeError, match=rf"{message}.*Wrap it in an estimator whose"):
+        check_signs(Given(), samples)
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [
+        [(1, 2), (-1, -3)],
+        [(1, -2), (-1, -3)],  # Another threshold.
+        [(1, 0), (1, 0)],
+        [(1, -1e-12), (-1, 1e-12)],
+        [(1, -1e-12)],
+        [(1, 2), (1, -1)],
+        [(1.0, np.nan)],
+    ],
+)
+def test_labels_that_do_not_contradict_decisions_are_accepted(samples):
+    check_signs(Given(), samples)
 
 
 @pytest.mark.parametrize("taker", TAKERS)
@@ -135,10 +201,18 @@ def test_the_remedy_finds_outliers():
         OneClassSVM(),
         EllipticEnvelope(random_state=0),
         LocalOutlierFactor(novelty=True),
+        SGDOneClassSVM(random_state=0),
         PatchMemoryBank(),
         # Its labels are numbers of components, but higher is more normal.
         GaussianMixture(2, random_state=0),
+        KernelDensity(),
         make_pipeline(StandardScaler(), OneClassSVM()),
+        GridSearchCV(
+            make_pipeline(StandardScaler(), IsolationForest(n_estimators=5)),
+            {"isolationforest__random_state": [0]},
+            scoring=lambda estimator, X, y=None: 0.0,
+            cv=2,
+        ),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )

@@ -290,6 +290,7 @@ def test_among_equal_f1_the_fewest_false_alarms_win():
         ([1, -1], [1.0, np.nan], "y_score contains NaN"),
         ([1, -1], [1.0, -np.inf], "y_score contains infinity"),
         ([1, -1], [1.0, 2.0, 3.0], r"inconsistent numbers of samples: \[2, 3\]"),
+        ([1, 1], [1.0, 2.0, 3.0], r"inconsistent numbers of samples: \[2, 3\]"),
         ([1, -1], [[1.0, 2.0], [3.0, 4.0]], r"1d array.*\(2, 2\)"),
         ([], [], "y_true contains no normal image"),
     ],

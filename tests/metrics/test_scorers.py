@@ -289,6 +289,17 @@ def test_wrong_labels_are_still_an_error(images):
             scorer(detector, X, y == -1, **given)
 
 
+@pytest.mark.parametrize("name", [*IMAGE_SCORERS, "all_metrics"])
+@pytest.mark.parametrize("labels", [[1, 1, 1], [1, -1, 1]])
+def test_labels_of_another_length_are_an_error_before_any_work(images, name, labels):
+    X, _, masks = images
+    scorer, detector = EVERY_SCORER[name], BrightnessDetector().fit(X)
+    given = {"masks": masks} if hasattr(scorer, "requests") else {}
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[15, 3\]"):
+        scorer(detector, X, labels, **given)
+    assert detector.n_maps_ == 0
+
+
 # Names ------------------------------------------------------------------------------
 
 
