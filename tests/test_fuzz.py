@@ -400,6 +400,7 @@ def test_arrays_of_any_shape_dtype_and_layout_are_scored_or_refused(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", ".* transparent pixels", UserWarning)
             scores = fitted.score_samples(expected)
     except (ValueError, TypeError) as error:
         assert str(error)  # noqa: PT017
