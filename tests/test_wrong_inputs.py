@@ -187,7 +187,7 @@ WRONG_IMAGES = {
     "five channels": (
         lambda _: np.concatenate([IMAGES] * 2, axis=-1)[..., :5],
         ValueError,
-        r"image 0 has shape \(32, 32, 5\); expected .* channels",
+        r"image 0 has 5 channels, but the network takes 3",
     ),
     "an array with channels first": (
         lambda _: list(np.moveaxis(IMAGES, -1, 1)),
@@ -296,7 +296,7 @@ WRONG_PARAMETERS = {
     ),
     "no layer": (fit(layers=()), ValueError, r"layers must be a non-empty.*got \(\)"),
     "layers as a str": (fit(layers="fine"), Invalid, "'layers' parameter.*'fine'"),
-    "layers that are numbers": (fit(layers=(2, 3)), ValueError, "2 is a number"),
+    "layers that are numbers": (fit(layers=(2, 3)), ValueError, "contains the number 2"),
     "missing weights": (
         fit(backbone="resnet18", weights="gone.pth"),
         FileNotFoundError,
@@ -305,18 +305,18 @@ WRONG_PARAMETERS = {
     "unreadable weights": (
         fit_weights(lambda path: path.write_text("no weights")),
         ValueError,
-        r"weights='.*weights\.pth' could not be read",
+        r"Could not read weights='.*weights\.pth'",
     ),
     "weights of another network": (
         fit_weights(lambda path: torch.save({"query.bias": torch.ones(3)}, path)),
         ValueError,
-        r"weights='.*weights\.pth' hold no parameter .* query\.bias.*another network",
+        r"weights='.*weights\.pth' contains no parameter .* query\.bias.*another network",
     ),
     "weights of another type": (fit(weights=3), Invalid, "'weights' parameter.*3"),
     "weights with a module": (
         fit(backbone=MODULE, layers=("0",), weights="random"),
         ValueError,
-        "weights='random' only goes with a backbone given by name",
+        "weights='random' can only be used with a backbone given by name",
     ),
     "even patch_size": (fit(patch_size=2), ValueError, "patch_size must be odd, got 2"),
     "patch_size 0": (fit(patch_size=0), Invalid, "'patch_size' parameter.*Got 0"),
@@ -385,7 +385,7 @@ WRONG_PARAMETERS = {
             with_other_sizes()
         ),
         ValueError,
-        r"patch grids of different shapes, \[\[4, 2\], \[4, 4\]\]; give image_size",
+        r"patch grids of different shapes, \[\[4, 2\], \[4, 4\]\]\. Set image_size",
     ),
     # of the sampler
     "fraction 0.0": (fit_sampler(fraction=0.0), Invalid, "'fraction' parameter"),
@@ -423,13 +423,13 @@ WRONG_PARAMETERS = {
     "n_neighbors beyond the bank": (
         fit_bank(n_neighbors=3),
         ValueError,
-        "n_neighbors=3 needs more neighbours than the bank has rows, 2;",
+        "n_neighbors=3 needs more neighbours than the bank has rows, 2,",
     ),
     "reweight 1": (fit(reweight=1), Invalid, "'reweight' parameter.*Got 1"),
     "reweight beyond the bank": (
         fit_bank(reweight=9),
         ValueError,
-        "reweight=9 needs more neighbours than the bank has rows, 2;",
+        "reweight=9 needs more neighbours than the bank has rows, 2,",
     ),
     "reweight with a mean": (
         fit_bank(reweight=2, reduction=0.5),

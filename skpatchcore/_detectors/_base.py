@@ -140,7 +140,7 @@ class ImageDetector(DecisionMixin):
         --------
         >>> from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
         >>> from skpatchcore.datasets import make_surface_defects
-        >>> surfaces = make_surface_defects(6, 1, 1, image_size=64, random_state=0)
+        >>> surfaces = make_surface_defects(16, 1, 1, image_size=64, random_state=0)
         >>> features = PatchFeatureTransformer("gabor", ("fine",), image_size=64)
         >>> detector = PatchCoreDetector(features, random_state=0)
         >>> detector = detector.fit(surfaces.data, surfaces.target)
