@@ -138,8 +138,10 @@ copybutton_prompt_is_regexp = True
 def tidy_options(app, context, lines):
     """Put defaults in a line each, and keep patterns from being read as emphasis."""
     lines[:] = [
-        re.sub(r":default: ``'?(.*?)'?``$", r"Default: ``\1``.", line).replace(
-            " *.", r" \*."
+        re.sub(
+            r"(?<=[ '])\*(?=[._])",
+            r"\*",
+            re.sub(r":default: ``'?(.*?)'?``$", r"Default: ``\1``.", line),
         )
         for line in lines
         if "Sentinel.UNSET" not in line

@@ -168,6 +168,9 @@ class ArrowScalar:
     def as_py(self):
         return self.value
 
+    def __repr__(self):
+        return f"ArrowScalar({self.value})"
+
 
 TABLE_NULLS = [pd.NA, pd.NaT, np.datetime64("NaT"), ArrowScalar(None)]
 
