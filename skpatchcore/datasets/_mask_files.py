@@ -26,6 +26,8 @@ _AFTER = re.compile(
 # The fewest grey levels that 90 % of the pixels of a photograph have. Those of a mask
 # have one level for each class, and a few more around them if it is a JPEG file.
 _SHARE, _N_LEVELS = 0.9, 16
+# Formats of masks that have the name of their image: lossless, and in common use.
+_MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm"}
 _N_NAMED = 5
 
 
@@ -165,6 +167,7 @@ def _same_stems(
     for group in (set(group) for group in groups if len(group) > 1):
         photographs = sorted(path for path in group if _is_photograph(path))
         masks = sorted(path for path in group if _is_photograph(path) is False)
+        masks = [mask for mask in masks if mask.suffix.lower() in _MASK_SUFFIXES]
         if photographs:
             pairs += [(mask, photographs[0], f"*{mask.suffix}") for mask in masks]
     return pairs
