@@ -296,7 +296,11 @@ WRONG_PARAMETERS = {
     ),
     "no layer": (fit(layers=()), ValueError, r"layers must be a non-empty.*got \(\)"),
     "layers as a str": (fit(layers="fine"), Invalid, "'layers' parameter.*'fine'"),
-    "layers that are numbers": (fit(layers=(2, 3)), ValueError, "contains the number 2"),
+    "layers that are numbers": (
+        fit(layers=(2, 3)),
+        ValueError,
+        "contains the number 2",
+    ),
     "missing weights": (
         fit(backbone="resnet18", weights="gone.pth"),
         FileNotFoundError,
