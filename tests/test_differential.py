@@ -108,6 +108,15 @@ def fit(estimator):
         return estimator.fit([SURFACES.data[i] for i in rows], y[rows])
 
 
+def flat(values) -> np.ndarray:
+    """Return arrays of unequal shapes, by image or by member of an ensemble, as one."""
+    if isinstance(values, dict):
+        values = list(values.values())
+    if isinstance(values, list) or getattr(values, "dtype", None) == object:
+        return np.concatenate([flat(value) for value in values])
+    return np.ravel(values)
+
+
 def answers(detector) -> dict[str, np.ndarray]:
     """Return all that a detector of images says about new images."""
     detector = detector[-1] if isinstance(detector, Pipeline) else detector
@@ -120,7 +129,7 @@ def answers(detector) -> dict[str, np.ndarray]:
         "maps": np.stack(detector.predict_maps(images)),
         "masks": np.stack(detector.predict_masks(images)),
         "thresholds": np.array([detector.offset_, detector.map_threshold_]),
-        **{f"nearest {name}": np.asarray(matches[name]) for name in matches},
+        **{f"nearest {name}": flat(matches[name]) for name in matches},
     }
     if isinstance(detector, ConformalDetector):
         found["p-values"] = detector.predict_pvalue(images)

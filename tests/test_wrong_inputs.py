@@ -314,7 +314,7 @@ WRONG_PARAMETERS = {
     "weights of another network": (
         fit_weights(lambda path: torch.save({"query.bias": torch.ones(3)}, path)),
         ValueError,
-        r"weights='.*weights\.pth' contains no parameter .* query\.bias.*another network",
+        r"weights='.*\.pth' contains no parameter .* query\.bias.*another network",
     ),
     "weights of another type": (fit(weights=3), Invalid, "'weights' parameter.*3"),
     "weights with a module": (
