@@ -5,6 +5,7 @@
 
 import os
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -145,7 +146,13 @@ def assert_same(found, expected) -> None:
 @pytest.mark.parametrize("seed", range(N_CASES))
 def test_file_pickle_and_refitted_clone_answer_as_the_original(seed, tmp_path):
     unfitted = Draw(seed).estimator()
-    original = fit(clone(unfitted))
+    try:
+        original = fit(clone(unfitted))
+    except ValueError as error:
+        # Such as too few rows for eq. 7.
+        with pytest.raises(ValueError, match=re.escape(str(error))):
+            fit(unfitted)
+        return
     expected = answers(original)
     assert np.isfinite(expected["scores"]).all()
     save(original, tmp_path / "model.skpc")
