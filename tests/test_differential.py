@@ -113,7 +113,7 @@ def flat(values) -> np.ndarray:
     """Return arrays of unequal shapes, by image or by member of an ensemble, as one."""
     if isinstance(values, dict):
         values = list(values.values())
-    if isinstance(values, list) or getattr(values, "dtype", None) == object:
+    if isinstance(values, list) or np.asarray(values).dtype.kind == "O":
         return np.concatenate([flat(value) for value in values])
     return np.ravel(values)
 
