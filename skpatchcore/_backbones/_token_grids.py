@@ -19,8 +19,8 @@ def find_stride(
 ) -> tuple[int, tuple[int, int]] | None:
     """Return the number of tokens before the patch tokens, and the stride of patches.
 
-    Of all integer strides, it is the one for which the grids of all sizes are closest
-    to the quotients of size and stride. Return None if there is no such stride.
+    The stride is the integer one for which the grids come closest to size / stride, for
+    all sizes. Return None if no stride fits.
 
     Parameters
     ----------

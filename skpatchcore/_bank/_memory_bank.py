@@ -639,7 +639,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
     def _tell_of_small_bank(self, support: Support, n_patches: int) -> None:
         """Warn if the bank is too small to score training samples without their own."""
         n_samples = len(support.alone)
-        # The documentation covers a fit on a single sample, which is no accident.
+        # A fit on a single sample is deliberate, and the class documents its scores.
         if n_samples == 1 or not (len(self.bank_) == 1 or support.alone.any()):
             return
         problem = f"All rows of the bank come from one of {n_samples} training samples"

@@ -536,7 +536,7 @@ DAMAGED = [
     Awkward("photo.heic", "HEIC", data(b"\0\0\0\x18ftypheic" + bytes(64)), None),
     Awkward(
         "._photo.png",
-        "file of macOS beside a photo",
+        "metadata file that macOS writes next to a photo",
         data(b"\0\x05\x16\x07" + bytes(64)),
         None,
     ),
