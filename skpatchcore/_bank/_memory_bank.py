@@ -484,16 +484,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         check_squares(prepared)
         random_state = check_random_state(self.random_state)
         sampler = self._make_sampler(random_state)
-        kept = self._filter(prepared, shapes, n_given)
-        if foreground is not None:
-            kept = _intersection(kept, foreground)
-        # Thresholds come from the given samples, so some of their patches must be left.
-        if not np.any(kept < shapes[:n_given].prod(axis=1).sum()):
-            raise ValueError(
-                f"outlier_filter={self.outlier_filter!r} removes every foreground "
-                "patch; lower outlier_fraction, or disable one of the two options, "
-                "outlier_filter or foreground."
-            )
+        kept = self._select_rows(prepared, shapes, n_given, foreground)
         candidates = prepared if len(kept) == len(prepared) else prepared[kept]
         if isinstance(sampler, FrozenEstimator):
             sampler = sampler.estimator
@@ -520,6 +511,26 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         groups = np.repeat(np.arange(len(shapes)) % n_given, np.diff(samples.offsets))
         self._set_thresholds(samples, scored, kept, groups)
         return self
+
+    def _select_rows(
+        self,
+        prepared: NDArray,
+        shapes: NDArray[np.int64],
+        n_given: int,
+        foreground: NDArray[np.int64] | None,
+    ) -> NDArray[np.int64]:
+        """Return the rows of patches that may enter the bank, ascending."""
+        kept = self._filter(prepared, shapes, n_given)
+        if foreground is not None:
+            kept = _intersection(kept, foreground)
+        # Thresholds come from the given samples, so some of their patches must be left.
+        if not np.any(kept < shapes[:n_given].prod(axis=1).sum()):
+            raise ValueError(
+                f"outlier_filter={self.outlier_filter!r} removes every foreground "
+                "patch; lower outlier_fraction, or disable one of the two options, "
+                "outlier_filter or foreground."
+            )
+        return kept
 
     def _check_params_agree(self) -> None:
         if isinstance(self.sampler, type):
