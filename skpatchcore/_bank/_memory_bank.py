@@ -746,7 +746,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
 
         `samples` have all their patches, as in the fit.
         """
-        known = recognize(self._training_sketches, sketch(samples), tolerance)
+        known = recognize(self._training_sketches, samples, tolerance)
         return np.where(known >= 0, self.training_scores_[known], scores)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -151,36 +151,36 @@ class BankSearch:
     def bound_scores(
         self,
         patches: NDArray,
+        numbers: NDArray,
         near_rows: NDArray,
         n_neighbors: int,
         counts_in_full: Callable[[NDArray, NDArray], NDArray],
     ) -> NDArray:
-        """Return upper bounds of patch scores, from a bank row near each patch.
+        """Return upper bounds of the scores of ``patches[numbers]``.
 
-        The mean distance to any k bank rows is an upper bound of the mean distance to
-        the k nearest. The bank rows around the given one make it a tight bound. Only
-        rows (n, n_around) for which ``counts_in_full(rows, numbers of patches)`` is
-        true are used; the given rows must be among these.
+        They come from a bank row near each of these patches, ``near_rows`` (n,). The
+        mean distance to any k bank rows is an upper bound of the mean distance to the k
+        nearest. The bank rows around the given one make it a tight bound. Only rows (n,
+        n_around) for which ``counts_in_full(rows, numbers of patches)`` is true are
+        used; the given rows must be among these.
         """
         bank = as_tensor(with_safe_squares(self.bank))
         points = as_tensor(self._prepare(patches)).to(bank.dtype)
-        near = torch.from_numpy(near_rows)
-        if n_neighbors == 1 or len(points) == 0:
-            everyone = torch.arange(len(points))
-            squared = paired_distances(points, everyone, bank, near)
+        chosen, near = torch.from_numpy(numbers), torch.from_numpy(near_rows)
+        if n_neighbors == 1 or len(numbers) == 0:
+            squared = paired_distances(points, chosen, bank, near)
             return squared_to_metric(squared.numpy(), self.metric)
         n_around = min(n_neighbors + _SPARE_ROWS, len(bank))
         whole = Samples(self.bank, np.array([0, len(bank)]))
         around = self.query_once(whole, n_around)[1]
         step = rows_at_once(bank, n_around)
         bounds = []
-        for start in range(0, len(points), step):
-            numbers = np.arange(start, min(start + step, len(points)))
-            rows = around[near_rows[numbers]]
-            part = points[start : start + step]
-            squared = (bank[torch.from_numpy(rows)] - part[:, None]).square_()
-            squared = squared.sum(dim=2)
-            left_out = ~counts_in_full(rows, numbers)
+        for start in range(0, len(numbers), step):
+            part = slice(start, start + step)
+            rows = around[near_rows[part]]
+            squared = bank[torch.from_numpy(rows)]
+            squared = squared.sub_(points[chosen[part], None]).square_().sum(dim=2)
+            left_out = ~counts_in_full(rows, numbers[part])
             squared.masked_fill_(torch.from_numpy(left_out), torch.inf)
             closest = squared.topk(n_neighbors, largest=False, sorted=False)
             upper = _rounded_up(closest.values.double().numpy(), bank)

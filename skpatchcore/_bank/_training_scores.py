@@ -89,10 +89,11 @@ class TrainingSearch:
         if self.n_neighbors > 1 and self.samples.positions is not None:
             return bounds
         bounds[known] = self._search.bound_scores(
-            self.samples.patches[known],
+            self.samples.patches,
+            known,
             near_rows[known],
             self.n_neighbors,
-            lambda rows, i: self._counts_in_full(rows, known[i]),
+            self._counts_in_full,
         )
         return bounds
 

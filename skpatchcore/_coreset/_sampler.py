@@ -264,10 +264,11 @@ class CoresetSampler(BaseEstimator):
 
     def _take(self, rows: Any) -> Any:
         """Return the selected rows of an array, data frame or series."""
-        is_frame = hasattr(rows, "iloc") or hasattr(rows, "__dataframe__")
-        if not is_frame and not hasattr(rows, "to_list"):
-            return np.asarray(rows)[self.sample_indices_]
-        return safe_indexing(rows, self.sample_indices_)
+        is_frame = hasattr(rows, "columns")
+        is_series = hasattr(rows, "to_list")
+        if is_frame or is_series:
+            return safe_indexing(rows, self.sample_indices_)
+        return np.asarray(rows)[self.sample_indices_]
 
     def _n_selected(self, n_samples: int) -> tuple[int, int]:
         """Return how many rows to select now, and how many to prepare in the cache."""

@@ -37,7 +37,7 @@ _BANK_ARRAYS = {
     "sampler_.sample_indices_": ("int64", "m"),
     "sampler_.radii_": ("float64", "m"),
     "training_scores_": ("float64", "n"),
-    "_training_sketches": ("float64", "n6"),
+    "_training_sketches": ("float64", "n7"),
 }
 _DETECTOR_ARRAYS = {
     **{f"memory_bank_.{name}": expected for name, expected in _BANK_ARRAYS.items()},

@@ -355,7 +355,7 @@ ATTRIBUTES = [
     (BANK, "patch_threshold_", [1, True]),
     (BANK, "n_features_in_", [True, 0, 21.0, HUGE]),
     (BANK, "_index_seed", [-1, True, 2**31, 0.5]),
-    (BANK, "_training_sketches", [0, None, [0.0] * 6]),
+    (BANK, "_training_sketches", [0, None, [0.0] * 7]),
     ((*BANK, "sampler_"), "n_features_in_", [True, 3, 0]),
     (FEATURES, "_seed", [-1, True, 2**31, 0.5]),
     (FEATURES, "n_patch_features_", [True, 0, 42.0]),
