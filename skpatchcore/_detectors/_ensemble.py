@@ -35,6 +35,7 @@ from skpatchcore._utils import (
     unchanged_on_error,
     upper_quantile,
 )
+from skpatchcore.datasets import check_new_images, refuse_masks
 
 
 class PatchCoreEnsemble(ImageDetector, BaseComposition):
@@ -244,6 +245,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         (X,) = indexable(X)
         images = check_images(X)
         rows = normal_rows(y, len(images))
+        refuse_masks(images.take(rows), X)
         random_state = check_random_state(self.random_state)
         groups = None if groups is None else encode_groups(groups, len(images))
         splits = self._split(X, rows, random_state, groups)
@@ -285,9 +287,10 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             By name of the member, what `PatchCoreDetector.nearest_patches` returns;
             members differ in their grids and banks.
         """
+        images = check_new_images(X)
         return Bunch(
             **{
-                name: member.nearest_patches(X, n_neighbors)
+                name: member.nearest_patches(images, n_neighbors)
                 for name, member in self.named_estimators_.items()
             }
         )

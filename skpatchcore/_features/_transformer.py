@@ -1,6 +1,6 @@
 """The transformer from images to patch features."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from numbers import Integral
 from typing import Any, Self
@@ -36,7 +36,15 @@ from skpatchcore._features._projection import (
     project_all,
 )
 from skpatchcore._features._rebuilding import check_unchanged, with_absolute_path
-from skpatchcore._images import Augmented, Images, check_images, take_images
+from skpatchcore._images import (
+    Augmented,
+    Images,
+    check_images,
+    learn_cast,
+    take_images,
+    warn_if_mixed,
+    warn_if_swapped,
+)
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     FrozenParams,
@@ -48,6 +56,7 @@ from skpatchcore._utils import (
     normal_rows,
     unchanged_on_error,
 )
+from skpatchcore.datasets import check_new_images, refuse_masks
 
 
 class PatchFeatureTransformer(
@@ -324,12 +333,19 @@ class PatchFeatureTransformer(
         ------
         TypeError, ValueError, FileNotFoundError
             If a parameter, the weights or an image is not valid; the message says
-            which.
+            which. Also if paths in `X` look like masks of other images, such as
+            ``0_mask.png`` of ``0.png``, or files in ``ground_truth``.
+
+        Warns
+        -----
+        UserWarning
+            If red and blue look swapped in a part of the images, and all of them pass
+            through the network.
         """
         with unchanged_on_error(self):
-            images = self._validate_images(X, reset=True)
-            rows = normal_rows(y, len(images))
-            self._fit_extract(take_images(images, rows), whole=False)
+            images, rows = self._check_training(X, y)
+            grids = self._fit_extract(take_images(images, rows), whole=False)
+            self._learn_cast(images, grids, len(rows))
             return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -352,8 +368,9 @@ class PatchFeatureTransformer(
             As `transform` returns them.
         """
         with unchanged_on_error(self):
-            images = self._validate_images(X, reset=True)
-            grids = self._fit_extract(images, normal_rows(y, len(images)))
+            images, rows = self._check_training(X, y)
+            grids = self._fit_extract(images, rows)
+            self._learn_cast(images, grids, len(images), rows)
             features = self._arrange(grids)
         # After a projection in place, they would keep the memory of all features.
         whole = features.base is None or features.base.size == features.size
@@ -377,11 +394,22 @@ class PatchFeatureTransformer(
         ------
         ValueError
             If the images have grids of different shapes and `output` is not "mean".
+
+        Warns
+        -----
+        UserWarning
+            If half of the images or more look as if their red and blue were swapped. It
+            compares with the training images, if all of them passed through the
+            network: in `fit_transform`, as a pipeline calls it, or in a `fit` that
+            learns something from them. Also if some look like masks of others.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
         with closing(self._iter_projected(images)) as batches:
             grids = collect_grids(batches, len(images))
+        if hasattr(self, "_color_cast"):
+            casts = [geometry.cast for geometry in grids.geometries]
+            warn_if_swapped(images, casts, self._color_cast)
         return self._arrange(grids)
 
     @available_if(lambda self: self._fitted.output != "map")
@@ -439,9 +467,34 @@ class PatchFeatureTransformer(
         # Pickles of earlier versions do not have those of the fit either.
         return vars(self).get("_frozen", self)
 
-    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
+    def _validate_images(self, X: Any, *, reset: bool) -> Images:
         """Return the images as a sequence of arrays (h, w, c), decoded on access."""
-        return check_images(X)
+        return check_images(X) if reset else check_new_images(X)
+
+    def _check_training(self, X: Any, y: Any) -> tuple[Images, npt.NDArray[np.int64]]:
+        """Return images, decoded on access, and the rows that something is learned of.
+
+        Raises an error if some of these are masks of others.
+        """
+        images = self._validate_images(X, reset=True)
+        rows = normal_rows(y, len(images))
+        refuse_masks(images.take(rows), X)
+        return images, rows
+
+    def _learn_cast(
+        self,
+        images: Images,
+        grids: PatchGrids,
+        n_expected: int,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Keep the colour cast of the training images, if all of them were read."""
+        self.__dict__.pop("_color_cast", None)
+        if len(grids.geometries) == n_expected:
+            casts = np.array([geometry.cast for geometry in grids.geometries])
+            casts = casts if rows is None else casts[rows]
+            warn_if_mixed(images, casts)
+            self._color_cast = learn_cast(casts)
 
     def _fit_extract(self, images, rows=None, *, whole: bool = True) -> PatchGrids:
         """Fit on validated images and return their features.

@@ -11,7 +11,7 @@ from skpatchcore._images._augmentation import (
     find_transforms,
 )
 from skpatchcore._images._batches import iter_batches
-from skpatchcore._images._colors import learn_cast, warn_if_swapped
+from skpatchcore._images._colors import learn_cast, warn_if_mixed, warn_if_swapped
 from skpatchcore._images._decoding import image_size
 from skpatchcore._images._errors import UnreadableImageError
 from skpatchcore._images._files import accepted_formats, open_image, split_pages
@@ -29,7 +29,7 @@ from skpatchcore._images._input import (
     image_contents,
     take_images,
 )
-from skpatchcore._images._pages import FileSource, ImagePage, is_file
+from skpatchcore._images._pages import FileSource, ImagePage, is_file, path_of
 
 __all__ = [
     "AUGMENTATIONS",
@@ -52,9 +52,11 @@ __all__ = [
     "iter_batches",
     "learn_cast",
     "open_image",
+    "path_of",
     "plan_geometry",
     "resize_masks",
     "split_pages",
     "take_images",
+    "warn_if_mixed",
     "warn_if_swapped",
 ]

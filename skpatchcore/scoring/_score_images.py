@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from skpatchcore._detectors import Inspection, check_refitted, find_detector
 from skpatchcore._images import Images, check_images
 from skpatchcore._utils import StrOptions, validate_params
+from skpatchcore.datasets import warn_of_masks
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
     find_failures,
@@ -97,6 +98,8 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     check_refitted(detector)
     check_is_fitted(detector)
     images, found, unreadable = inspect_images(detector, X, on_error)
+    if not isinstance(X, Images):
+        warn_of_masks(images)
     kept = range(len(images)) if on_error == "nan" else sorted(found)
     return as_results(detector, kept, found, unreadable)
 
