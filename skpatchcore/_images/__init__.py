@@ -14,7 +14,12 @@ from skpatchcore._images._batches import iter_batches
 from skpatchcore._images._colors import learn_cast, warn_if_mixed, warn_if_swapped
 from skpatchcore._images._decoding import image_size
 from skpatchcore._images._errors import UnreadableImageError
-from skpatchcore._images._files import accepted_formats, open_image, split_pages
+from skpatchcore._images._files import (
+    accepted_suffixes,
+    open_image,
+    refused_suffixes,
+    split_pages,
+)
 from skpatchcore._images._geometry import (
     Geometry,
     Size,
@@ -43,7 +48,7 @@ __all__ = [
     "Size",
     "Transform",
     "UnreadableImageError",
-    "accepted_formats",
+    "accepted_suffixes",
     "check_images",
     "find_transforms",
     "image_contents",
@@ -54,6 +59,7 @@ __all__ = [
     "open_image",
     "path_of",
     "plan_geometry",
+    "refused_suffixes",
     "resize_masks",
     "split_pages",
     "take_images",
