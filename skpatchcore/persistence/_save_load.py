@@ -16,6 +16,7 @@ from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._detectors import (
     PatchCoreDetector,
     PatchCoreEnsemble,
+    advise_detector,
     check_refitted,
     unwrap,
 )
@@ -154,6 +155,8 @@ def save(
     True
     """
     check_refitted(detector)
+    if advice := advise_detector(detector):
+        raise TypeError(f"A model file holds no pipeline with features.{advice}")
     detector, steps = unwrap(detector)
     if steps:
         raise TypeError(
