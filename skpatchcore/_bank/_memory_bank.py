@@ -42,6 +42,7 @@ from skpatchcore._utils import (
     inherit_params,
     lower_quantile,
     normal_rows,
+    refuse_lazy,
     unchanged_on_error,
     upper_quantile,
     validate_params,
@@ -439,6 +440,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         self, X: Any, *, reset: bool
     ) -> tuple[NDArray, tuple[int, ...]]:
         """Return patches (n_patches, d), and the shape of `X` without its last axis."""
+        refuse_lazy(X)
         ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if ndim > 2:
             X = check_array(

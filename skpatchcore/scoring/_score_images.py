@@ -40,10 +40,11 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
         As `PatchCoreDetector` takes them.
 
     on_error : {"raise", "skip", "nan"}, default="raise"
-        What to do with an image that cannot be used: a file that is missing,
-        truncated, no image, or a decompression bomb; NaN or values outside [0, 1] in
-        a float image; one smaller than `crop_size`, or so thin that resizing would
-        give it more pixels than Pillow permits in a file.
+        What to do with an image that cannot be used: None, NaN or an empty path in its
+        place, as tables have; a file that is missing, truncated, no image, or a
+        decompression bomb; NaN or values outside [0, 1] in a float image; one smaller
+        than `crop_size`, or so thin that resizing would give it more pixels than Pillow
+        permits in a file.
 
         - "raise": raise its error.
         - "skip": leave it out of the results.
