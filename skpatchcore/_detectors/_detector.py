@@ -1,10 +1,13 @@
 """PatchCore on images: features, coreset, memory bank and maps composed."""
 
+import os
 from contextlib import closing
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import torch
+from joblib import Memory
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
@@ -231,26 +234,26 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
 
     def __init__(
         self,
-        features=None,
-        sampler=None,
+        features: Any = None,
+        sampler: Any = None,
         *,
-        n_neighbors=1,
-        metric="euclidean",
-        algorithm="auto",
-        reduction="max",
-        reweight=None,
-        position_window=None,
-        outlier_filter=None,
-        outlier_fraction=0.15,
-        contamination="auto",
-        augmentation=None,
-        foreground=None,
-        smoothing=4.0,
-        memory=None,
-        device=None,
-        random_state=None,
-        verbose=0,
-    ):
+        n_neighbors: int = 1,
+        metric: str = "euclidean",
+        algorithm: str = "auto",
+        reduction: str | float = "max",
+        reweight: int | None = None,
+        position_window: int | tuple[int, int] | None = None,
+        outlier_filter: str | None = None,
+        outlier_fraction: float = 0.15,
+        contamination: str | float = "auto",
+        augmentation: Any = None,
+        foreground: str | None = None,
+        smoothing: float = 4.0,
+        memory: str | os.PathLike | Memory | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.features = features
         self.sampler = sampler
         self.n_neighbors = n_neighbors

@@ -1,11 +1,14 @@
 """Several detectors of images as one, each calibrated on held-out normal images."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
+import torch
+from joblib import Memory
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state, indexable
@@ -166,15 +169,15 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
 
     def __init__(
         self,
-        estimators,
+        estimators: list[tuple[str, Any]],
         *,
-        cv=5,
-        contamination="auto",
-        memory=None,
-        device=None,
-        random_state=None,
-        verbose=0,
-    ):
+        cv: Any = 5,
+        contamination: str | float = "auto",
+        memory: str | os.PathLike | Memory | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.estimators = estimators
         self.cv = cv
         self.contamination = contamination
@@ -356,10 +359,12 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         self.training_scores_ = self.score_weights_ @ np.array(
             [member.training_scores_ for member in self.estimators_]
         )
-        if self.contamination == "auto":
-            share, decisive = AUTO_CONTAMINATION, self.held_out_scores_
+        share: Any = self.contamination
+        if share == "auto":
+            share = AUTO_CONTAMINATION
+            decisive = self.held_out_scores_
         else:
-            share, decisive = self.contamination, self.training_scores_
+            decisive = self.training_scores_
         self.offset_ = lower_quantile(decisive, share)
         combined = [
             self._combine(i, members).peak

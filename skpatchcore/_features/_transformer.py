@@ -1,6 +1,7 @@
 """The transformer from images to patch features."""
 
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from numbers import Integral
 from typing import Any, Self
@@ -8,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from joblib import Memory
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -39,6 +41,7 @@ from skpatchcore._features._rebuilding import check_unchanged, with_absolute_pat
 from skpatchcore._images import (
     Augmented,
     Images,
+    Size,
     check_images,
     learn_cast,
     take_images,
@@ -268,25 +271,25 @@ class PatchFeatureTransformer(
 
     def __init__(
         self,
-        backbone="wide_resnet50_2.tv_in1k",
-        layers=("layer2", "layer3"),
+        backbone: str | nn.Module = "wide_resnet50_2.tv_in1k",
+        layers: Sequence[str | int] = ("layer2", "layer3"),
         *,
-        weights=None,
-        image_size=256,
-        crop_size=None,
-        patch_size=3,
-        patch_stride=1,
-        descriptor="centered",
-        layer_weights="auto",
-        projection=None,
-        device=None,
-        precision="auto",
-        batch_size=32,
-        memory=None,
-        output="map",
-        random_state=None,
-        verbose=0,
-    ):
+        weights: str | os.PathLike | None = None,
+        image_size: Size = 256,
+        crop_size: Size = None,
+        patch_size: int = 3,
+        patch_stride: int = 1,
+        descriptor: str | int = "centered",
+        layer_weights: str | Sequence[float] | None = "auto",
+        projection: Any = None,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        batch_size: int = 32,
+        memory: str | os.PathLike | Memory | None = None,
+        output: str = "map",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.backbone = backbone
         self.layers = layers
         self.weights = weights
@@ -496,7 +499,13 @@ class PatchFeatureTransformer(
             warn_if_mixed(images, casts)
             self._color_cast = learn_cast(casts)
 
-    def _fit_extract(self, images, rows=None, *, whole: bool = True) -> PatchGrids:
+    def _fit_extract(
+        self,
+        images: Sequence[np.ndarray],
+        rows: npt.NDArray[np.int64] | None = None,
+        *,
+        whole: bool = True,
+    ) -> PatchGrids:
         """Fit on validated images and return their features.
 
         If `rows` are given, something is learned only from these images. If `whole` is
@@ -579,7 +588,11 @@ class PatchFeatureTransformer(
         return network
 
     def _iter_grids(
-        self, images, network: Backbone, layer_weights, n_channels: list | None = None
+        self,
+        images: Sequence[np.ndarray],
+        network: Backbone,
+        layer_weights: Sequence[float],
+        n_channels: list[int] | None = None,
     ) -> Generator[tuple, None, None]:
         """Yield (indices, patch features (b, h, w, d), geometries) batch by batch.
 
@@ -611,7 +624,9 @@ class PatchFeatureTransformer(
                 bar.update(len(indices))
 
     @torch.inference_mode()
-    def _describe(self, maps, layer_weights) -> torch.Tensor:
+    def _describe(
+        self, maps: Sequence[torch.Tensor], layer_weights: Sequence[float]
+    ) -> torch.Tensor:
         features = describe(
             maps,
             patch_size=self._fitted.patch_size,
@@ -622,7 +637,7 @@ class PatchFeatureTransformer(
         return features.permute(0, 2, 3, 1)
 
     def _iter_projected(
-        self, images
+        self, images: Sequence[np.ndarray]
     ) -> Generator[tuple[list[int], np.ndarray, list], None, None]:
         """Yield the same as `_iter_grids`, as arrays and after the projection."""
         batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)

@@ -70,6 +70,7 @@ from skpatchcore._utils._suggestions import did_you_mean
 from skpatchcore._utils._tables import refuse_lazy, take_rows
 from skpatchcore._utils._threads import map_threads, shares
 from skpatchcore._utils._torch_state import own_torch_state
+from skpatchcore._utils._warnings import warn_user
 
 __all__ = [
     "MEMORY_CONSTRAINT",
@@ -129,5 +130,6 @@ __all__ = [
     "unchanged_on_error",
     "upper_quantile",
     "validate_params",
+    "warn_user",
     "with_defaults",
 ]

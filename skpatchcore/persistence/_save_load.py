@@ -1,7 +1,6 @@
 """Save and load fitted detectors."""
 
 import os
-import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +19,7 @@ from skpatchcore._detectors import (
     check_refitted,
     unwrap,
 )
+from skpatchcore._utils import warn_user
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import (
     ARRAYS,
@@ -296,13 +296,11 @@ def _tell_devices(devices: dict[str, str]) -> None:
     if not devices:
         return
     found = ", ".join(sorted({repr(device) for device in devices.values()}))
-    warnings.warn(
+    warn_user(
         f"The model file does not hold the device {found}, which is set in "
         f"{len(devices)} places ({', '.join(sorted(devices))}). After load, the "
         "detector computes on the GPU if there is one; choose with "
         "load(..., device=...).",
-        UserWarning,
-        stacklevel=3,
     )
 
 
