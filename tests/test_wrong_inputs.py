@@ -236,8 +236,8 @@ WRONG_IMAGES = {
     ),
     "a missing value": (
         lambda f: pd.Series([*map(str, paths(f)), None]),
-        TypeError,
-        "image 3 is of type (float|NoneType)",
+        ValueError,
+        "image 3 is missing: X has (NaN|None) in its place",
     ),
     "two columns of paths": (
         lambda f: pd.DataFrame({"a": paths(f), "b": paths(f)}),

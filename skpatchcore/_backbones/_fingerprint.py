@@ -1,6 +1,5 @@
 """Identify networks by weights, settings, hooks and code."""
 
-import warnings
 from weakref import WeakKeyDictionary
 
 from torch import nn
@@ -9,7 +8,7 @@ from torch.nn.modules import module as torch_modules
 from skpatchcore._backbones._description import Description
 from skpatchcore._backbones._layers import Layers
 from skpatchcore._backbones._used_weights import weights_used
-from skpatchcore._utils import content_key, fork_safe_lock
+from skpatchcore._utils import content_key, fork_safe_lock, warn_user
 
 # Held while a network is described, so that this happens only once for many fits.
 _LOCK = fork_safe_lock()
@@ -44,12 +43,11 @@ def fingerprint_module(module: nn.Module) -> str | None:
     gaps = [*description.gaps, *everywhere.gaps]
     if gaps:
         more = f" and {len(gaps) - _N_NAMED} more" if len(gaps) > _N_NAMED else ""
-        warnings.warn(
+        warn_user(
             f"The layer maps of {type(module).__name__} are not cached, because the "
             "output of the network may depend on objects that cannot be described: "
             f"{'; '.join(gaps[:_N_NAMED])}{more}. Remove them from the network, or set "
             "memory=None on the features to silence this warning.",
-            stacklevel=2,
         )
         return None
     return content_key(description.key, everywhere.key)

@@ -170,7 +170,13 @@ def find_layout(probes: Sequence[Probe], hints: Hints, layer: str = "") -> Layou
     )
 
 
-def _layout_of(part, shapes, sizes, hints: Hints, layer: str) -> Layout | None:
+def _layout_of(
+    part: int,
+    shapes: Sequence[tuple[int, ...]],
+    sizes: Sequence[tuple[int, int]],
+    hints: Hints,
+    layer: str,
+) -> Layout | None:
     """Return the layout of tensors of `shapes`, or None if they are not maps."""
     n_dims = len(shapes[0])
     if n_dims not in (3, 4) or any(len(shape) != n_dims for shape in shapes):
@@ -197,7 +203,9 @@ def _layout_of(part, shapes, sizes, hints: Hints, layer: str) -> Layout | None:
     return Layout(part, n_dims, steady[0], shapes[0][steady[0]])
 
 
-def _is_grid(shape, channel_axis: int, sizes) -> bool:
+def _is_grid(
+    shape: Sequence[int], channel_axis: int, sizes: Sequence[tuple[int, int]]
+) -> bool:
     """Return whether the other axes may be rows and columns of images of `sizes`.
 
     If they did not change between several sizes, the network resizes all images to a
@@ -210,7 +218,13 @@ def _is_grid(shape, channel_axis: int, sizes) -> bool:
     return misfit((height, width), (h, w)) < ROUNDING
 
 
-def _token_layout(part, shapes, sizes, hints: Hints, steady) -> Layout | None:
+def _token_layout(
+    part: int,
+    shapes: Sequence[tuple[int, ...]],
+    sizes: Sequence[tuple[int, int]],
+    hints: Hints,
+    steady: Sequence[int],
+) -> Layout | None:
     # If both axes are possible, the usual order counts: tokens before channels.
     channel_axis = steady[-1]
     counts = [shape[3 - channel_axis] for shape in shapes]

@@ -34,6 +34,12 @@ def native_size(module: nn.Module) -> tuple[int, int]:
     return height, width
 
 
+def blank_image(module: nn.Module) -> torch.Tensor:
+    """Return zeros (1, c, h, w) of the size that a network was made for."""
+    shape = (1, input_channels(module), *native_size(module))
+    return torch.zeros(shape, dtype=torch.float32, device="cpu")
+
+
 def fit_to_patches(module: nn.Module, batch: torch.Tensor) -> torch.Tensor:
     """Resize images (b, c, h, w) to whole patches if `module` requires them.
 

@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from weakref import WeakKeyDictionary
 
 import torch
@@ -49,7 +49,7 @@ def learn_layouts(
         known = _LAYOUTS.setdefault(module, {})
         new = [layer for layer in dict.fromkeys(layers) if layer not in known]
         if new:
-            keep_layouts(module, _probe(module, new, tuple(size)))
+            keep_layouts(module, _probe(module, new, (size[0], size[1])))
         return {layer: known[layer] for layer in layers if layer in known}
 
 
@@ -67,7 +67,9 @@ def keep_layouts(module: nn.Module, passes: Sequence[dict[str, Probe]]) -> None:
         known[layer] = find_layout([given[layer] for given in passes], hints, layer)
 
 
-def _probe(module, layers, size) -> list[dict[str, Probe]]:
+def _probe(
+    module: nn.Module, layers: Sequence[str], size: tuple[int, int]
+) -> list[dict[str, Probe]]:
     """Return the outputs of layers in two passes, or in one or none if more fail."""
     bases = list(dict.fromkeys([native_size(module), size]))
     choices = [[(h, 3 * w // 2), (2 * h, 5 * w // 2)] for h, w in bases]
@@ -81,7 +83,12 @@ def _probe(module, layers, size) -> list[dict[str, Probe]]:
     return []
 
 
-def _passes(module, layers, sizes, make_twin) -> list[dict[str, Probe]]:
+def _passes(
+    module: nn.Module,
+    layers: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    make_twin: Callable[[nn.Module], contextlib.AbstractContextManager[tuple]],
+) -> list[dict[str, Probe]]:
     passes = []
     with make_twin(module) as (twin, device):
         for size in sizes:

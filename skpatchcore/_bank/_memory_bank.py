@@ -1,7 +1,6 @@
 """The detector on patch features, by distances to a bank of normal patches."""
 
 import os
-import warnings
 from numbers import Integral, Real
 from typing import Any, Self
 
@@ -42,9 +41,11 @@ from skpatchcore._utils import (
     inherit_params,
     lower_quantile,
     normal_rows,
+    refuse_lazy,
     unchanged_on_error,
     upper_quantile,
     validate_params,
+    warn_user,
     with_defaults,
 )
 
@@ -352,6 +353,13 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
             fewer rows than `n_neighbors` or `reweight`; or if the largest absolute
             value of `X` is above 1e140, or below 1e-130 but not 0, so that squares
             leave the range of float64.
+
+        Warns
+        -----
+        UserWarning
+            If the bank is too small to score training samples without their own
+            patches: it has a single row, or all its rows come from one sample. Also if
+            `y` was ignored.
         """
         with unchanged_on_error(self):
             patches, shape = self._validate_patches(X, reset=True)
@@ -439,6 +447,7 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         self, X: Any, *, reset: bool
     ) -> tuple[NDArray, tuple[int, ...]]:
         """Return patches (n_patches, d), and the shape of `X` without its last axis."""
+        refuse_lazy(X)
         ndim = X.ndim if hasattr(X, "ndim") else np.asarray(X).ndim
         if ndim > 2:
             X = check_array(
@@ -656,11 +665,9 @@ class PatchMemoryBank(DecisionMixin, FrozenParams, BaseEstimator):
         problem = f"All rows of the bank come from one of {n_samples} training samples"
         if len(self.bank_) == 1:
             problem = f"The bank has 1 row, selected from {n_patches}"
-        warnings.warn(
+        warn_user(
             f"{problem}. Training scores and offset_ say little about new samples. Fit "
             "on more samples, or raise the sampler's fraction.",
-            UserWarning,
-            stacklevel=2,
         )
 
     def _make_sampler(self, random_state: np.random.RandomState) -> Any:

@@ -5,7 +5,6 @@ import io
 import os
 import platform
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,7 +28,7 @@ from skpatchcore._benchmark._tables import (
     replace_text,
     versions,
 )
-from skpatchcore._utils import atomic_write, resolve_device
+from skpatchcore._utils import atomic_write, resolve_device, warn_user
 from skpatchcore.calibration import Calibration, ConformalDetector, anomaly_score
 from skpatchcore.inspection import check_matplotlib, find_matches
 
@@ -106,13 +105,12 @@ def judge(
     asked, alpha = alpha, max(alpha, 1 / (n + 1))
     if alpha > asked:
         what = "images" if groups is None else "groups of images"
-        warnings.warn(
+        warn_user(
             f"{evaluation.row['category']}: {n} good training {what} cannot set a "
             f"threshold for {100 * asked:.3g} % false alarms. The report uses "
             f"{100 * alpha:.3g} %, the smallest possible rate. Add good training "
             f"images ({int(np.ceil(1 / asked)) - 1} are enough), or ask for a higher "
             "rate.",
-            stacklevel=2,
         )
     conformal = ConformalDetector(
         clone(detector), alpha=alpha, cv=min(_N_FOLDS, n), random_state=0

@@ -36,12 +36,23 @@ from skpatchcore._utils import (
     fit_context,
     floor_fraction,
     own_torch_state,
+    refuse_lazy,
     resolve_device,
-    safe_indexing,
+    take_rows,
 )
 
 # Part of the key of cached runs. Change it with the contents of their records.
 _RUNS = "exact distances, equal rows"
+
+
+class _Omitted:
+    """The default of a `y` for which None is another answer."""
+
+    def __repr__(self) -> str:
+        return "<omitted>"
+
+
+OMITTED = _Omitted()
 
 
 class CoresetSampler(BaseEstimator):
@@ -216,6 +227,7 @@ class CoresetSampler(BaseEstimator):
             than `fraction`; or if the largest absolute value of `X` is above 1e140, or
             below 1e-130 but not 0, so that squares leave the range of float64.
         """
+        refuse_lazy(X)
         rows: NDArray = validate_data(self, X, dtype=[np.float32, np.float64])
         n_selected, n_max = self._n_selected(len(rows))
         cache = check_cache(self.memory)
@@ -231,7 +243,7 @@ class CoresetSampler(BaseEstimator):
         self.nearest_picks_ = coreset.nearest
         return self
 
-    def fit_resample(self, X: ArrayLike, y: ArrayLike | None = None) -> Any:
+    def fit_resample(self, X: ArrayLike, y: Any = OMITTED) -> Any:
         """Select rows of `X` and return them in the order of selection.
 
         Parameters
@@ -239,36 +251,38 @@ class CoresetSampler(BaseEstimator):
         X : array-like of shape (n_samples, n_features), float32 or float64
             Rows to select from.
 
-        y : array-like of shape (n_samples,) or None, default=None
-            Labels or targets of the rows. They do not influence the selection.
+        y : array-like of shape (n_samples,) or None, optional
+            Labels or targets of the rows. They do not influence the selection. Omit
+            `y` to get only rows. A pipeline of imbalanced-learn always passes it: None
+            if the pipeline is fitted without labels, as a detector may be.
 
         Returns
         -------
-        X_resampled : ndarray or data frame of shape (n_selected, n_features)
-            The selected rows, unchanged. A data frame stays a data frame.
+        X_resampled : ndarray or table of shape (n_selected, n_features)
+            The selected rows, unchanged. Tables of pandas, polars and PyArrow keep
+            their type.
 
-        y_resampled : ndarray or series of shape (n_selected,)
-            Their labels, returned only if `y` is given, as in imbalanced-learn.
+        y_resampled : ndarray, series or None
+            Their labels, of shape (n_selected,), returned only if `y` is given, as in
+            imbalanced-learn. None for ``y=None``.
 
         Raises
         ------
+        TypeError
+            If `X` is sparse, or a lazy table of polars.
+
         ValueError
             As for `fit`, or if `y` does not have the length of `X`.
         """
-        if y is not None:
+        refuse_lazy(X)
+        has_labels = y is not OMITTED and y is not None
+        if has_labels:
             check_consistent_length(X, y)
         self.fit(X)
-        if y is None:
-            return self._take(X)
-        return self._take(X), self._take(y)
-
-    def _take(self, rows: Any) -> Any:
-        """Return the selected rows of an array, data frame or series."""
-        is_frame = hasattr(rows, "columns")
-        is_series = hasattr(rows, "to_list")
-        if is_frame or is_series:
-            return safe_indexing(rows, self.sample_indices_)
-        return np.asarray(rows)[self.sample_indices_]
+        rows = take_rows(X, self.sample_indices_)
+        if y is OMITTED:
+            return rows
+        return rows, take_rows(y, self.sample_indices_) if has_labels else None
 
     def _n_selected(self, n_samples: int) -> tuple[int, int]:
         """Return how many rows to select now, and how many to prepare in the cache."""

@@ -23,6 +23,7 @@ from skpatchcore._detectors._cross_fit import (
 from skpatchcore._detectors._detector import PatchCoreDetector
 from skpatchcore._detectors._ensemble import PatchCoreEnsemble
 from skpatchcore._detectors._find import (
+    advise_detector,
     check_refitted,
     find_detector,
     find_maps,
@@ -41,6 +42,7 @@ __all__ = [
     "PatchCoreDetector",
     "PatchCoreEnsemble",
     "Reference",
+    "advise_detector",
     "check_apart",
     "check_refitted",
     "check_signs",

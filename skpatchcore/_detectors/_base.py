@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._detectors._inspection import Inspection
-from skpatchcore._images import Images, check_images
+from skpatchcore._images import Images
 from skpatchcore._utils import DecisionMixin, StrOptions, available_if, validate_params
+from skpatchcore.datasets import check_new_images
 
 _SIZES = StrOptions({"original", "resized", "grid"})
 
@@ -109,7 +110,7 @@ class ImageDetector(DecisionMixin):
             typical normal image.
         """
         check_is_fitted(self)
-        images = check_images(X)
+        images = check_new_images(X)
         scores = np.empty(len(images))
         with closing(self._inspect(images)) as inspections:
             for seen in inspections:
@@ -152,7 +153,7 @@ class ImageDetector(DecisionMixin):
         1 1 (64, 64) False
         """
         check_is_fitted(self)
-        return self._inspect(check_images(X))
+        return self._inspect(check_new_images(X))
 
     @available_if(lambda self: self._has_maps())
     @validate_params(
@@ -205,7 +206,7 @@ class ImageDetector(DecisionMixin):
             If `normalized` is set and the detector is not calibrated.
         """
         check_is_fitted(self)
-        images = check_images(X)
+        images = check_new_images(X)
         with closing(self._iter_maps(images, size, border)) as maps:
             if normalized:
                 maps = ((i, self._normalize(values)) for i, values in maps)
@@ -235,7 +236,7 @@ class ImageDetector(DecisionMixin):
             A list of n arrays if their sizes differ.
         """
         check_is_fitted(self)
-        images = check_images(X)
+        images = check_new_images(X)
         threshold = self.map_threshold_ if threshold is None else threshold
         with closing(self._iter_maps(images, size)) as maps:
             masks = ((i, values > threshold) for i, values in maps)

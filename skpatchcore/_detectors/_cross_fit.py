@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn import get_config
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
@@ -26,7 +27,9 @@ from skpatchcore._detectors._signs import refuse_decision_scores
 from skpatchcore._utils import check_method_params, safe_indexing
 
 
-def route_fit(detector, inner, groups, params: Mapping) -> Bunch:
+def route_fit(
+    detector: Any, inner: Any, groups: NDArray | None, params: Mapping[str, Any]
+) -> Bunch:
     """Return what `detector.fit` passes on: ``estimator.fit`` and ``splitter.split``.
 
     Without metadata routing `groups` goes to the splitter, and to `inner`, the
@@ -65,7 +68,14 @@ def fit_clone(
 
 
 def held_out_splits(
-    cv, X, rows: np.ndarray, random_state, *, y=None, groups=None, params=None
+    cv: Any,
+    X: Any,
+    rows: NDArray[np.int64],
+    random_state: int | np.random.RandomState | None,
+    *,
+    y: Any = None,
+    groups: NDArray | None = None,
+    params: Mapping[str, Any] | None = None,
 ) -> list[tuple]:
     """Return pairs of positions in `rows`: to fit on, and held out, each once.
 
@@ -109,7 +119,7 @@ def held_out_splits(
     return splits
 
 
-def split_samples(cv, X, y, params: Mapping) -> list[tuple]:
+def split_samples(cv: Any, X: Any, y: Any, params: Mapping[str, Any]) -> list[tuple]:
     """Return the splits of a splitter, which may or may not take groups."""
     with warnings.catch_warnings():
         # Splitters without groups say so; `check_apart` decides whether it matters.
@@ -117,7 +127,9 @@ def split_samples(cv, X, y, params: Mapping) -> list[tuple]:
         return list(cv.split(X, y, **params))
 
 
-def check_apart(cv, splits: list[tuple], rows: np.ndarray, groups) -> None:
+def check_apart(
+    cv: Any, splits: list[tuple], rows: NDArray[np.int64], groups: NDArray | None
+) -> None:
     """Raise if a row, or a group, is on both sides of a split of `rows`."""
     units = rows if groups is None else groups[rows]
     for fold, (train, test) in enumerate(splits):
@@ -139,7 +151,7 @@ def check_apart(cv, splits: list[tuple], rows: np.ndarray, groups) -> None:
 
 
 @contextmanager
-def features_once(estimator, n_fits: int) -> Iterator[tuple[Any, Callable]]:
+def features_once(estimator: Any, n_fits: int) -> Iterator[tuple[Any, Callable]]:
     """Yield an estimator whose clones pass an image through the network only once.
 
     Layer maps are kept in a temporary folder. The function that comes with the

@@ -1,10 +1,13 @@
 """PatchCore on images: features, coreset, memory bank and maps composed."""
 
+import os
 from contextlib import closing
 from numbers import Integral, Real
 from typing import Any, Self
 
 import numpy as np
+import torch
+from joblib import Memory
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
@@ -25,6 +28,7 @@ from skpatchcore._images import (
     check_images,
     find_transforms,
     learn_cast,
+    warn_if_mixed,
     warn_if_swapped,
 )
 from skpatchcore._utils import (
@@ -39,6 +43,7 @@ from skpatchcore._utils import (
     validate_params,
     with_defaults,
 )
+from skpatchcore.datasets import check_new_images, refuse_masks
 
 
 class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
@@ -229,26 +234,26 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
 
     def __init__(
         self,
-        features=None,
-        sampler=None,
+        features: Any = None,
+        sampler: Any = None,
         *,
-        n_neighbors=1,
-        metric="euclidean",
-        algorithm="auto",
-        reduction="max",
-        reweight=None,
-        position_window=None,
-        outlier_filter=None,
-        outlier_fraction=0.15,
-        contamination="auto",
-        augmentation=None,
-        foreground=None,
-        smoothing=4.0,
-        memory=None,
-        device=None,
-        random_state=None,
-        verbose=0,
-    ):
+        n_neighbors: int = 1,
+        metric: str = "euclidean",
+        algorithm: str = "auto",
+        reduction: str | float = "max",
+        reweight: int | None = None,
+        position_window: int | tuple[int, int] | None = None,
+        outlier_filter: str | None = None,
+        outlier_fraction: float = 0.15,
+        contamination: str | float = "auto",
+        augmentation: Any = None,
+        foreground: str | None = None,
+        smoothing: float = 4.0,
+        memory: str | os.PathLike | Memory | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.features = features
         self.sampler = sampler
         self.n_neighbors = n_neighbors
@@ -306,7 +311,14 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         Raises
         ------
         TypeError, ValueError, FileNotFoundError
-            If a parameter or an image is not as described; the message names it.
+            If a parameter or an image is not as described; the message names it. Also
+            if paths in `X` look like masks of other images, such as ``0_mask.png`` of
+            ``0.png``, or files in ``ground_truth``.
+
+        Warns
+        -----
+        UserWarning
+            If many images look as if their red and blue were swapped.
         """
         # Check parameters before the network sees any image.
         bank = PatchMemoryBank(**self._bank_params())
@@ -315,10 +327,14 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         images = check_images(X)
         rows = normal_rows(y, len(images))
         images = images.take(rows)
+        refuse_masks(images, X)
         features = self._make_features()
         grids = features._fit_extract(
             Augmented(images, transforms) if transforms else images
         )
+        # Of the images as they were given: augmentation comes after them.
+        casts = [geometry.cast for geometry in grids.geometries[: len(rows)]]
+        warn_if_mixed(images, casts)
         foreground = kept = None
         if self.foreground is not None:
             foreground = fit_foreground(grids.patches, grids.shapes)
@@ -333,10 +349,7 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
             self.training_indices_ = rows
             self._training_shapes = grids.shapes
             self._training_aspects = np.array([g.aspect for g in grids.geometries])
-            # Of the images as they were given: augmentation comes after them.
-            self._color_cast = learn_cast(
-                [g.cast for g in grids.geometries[: len(rows)]]
-            )
+            self._color_cast = learn_cast(casts)
             self._augmentation = self.augmentation
             self._freeze_params()
             self.foreground_ = None if foreground is None else (*foreground,)
@@ -373,7 +386,7 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
             patches outside the object have matches too, although they have no score.
         """
         check_is_fitted(self)
-        images = check_images(X)
+        images = check_new_images(X)
         k = self._frozen.n_neighbors if n_neighbors is None else n_neighbors
         found: dict[int, list[np.ndarray]] = {}
         with closing(self.features_._iter_projected(images)) as batches:

@@ -1,11 +1,14 @@
 """Several detectors of images as one, each calibrated on held-out normal images."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
+import torch
+from joblib import Memory
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils import Bunch, check_random_state, indexable
@@ -35,6 +38,7 @@ from skpatchcore._utils import (
     unchanged_on_error,
     upper_quantile,
 )
+from skpatchcore.datasets import check_new_images, refuse_masks
 
 
 class PatchCoreEnsemble(ImageDetector, BaseComposition):
@@ -165,15 +169,15 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
 
     def __init__(
         self,
-        estimators,
+        estimators: list[tuple[str, Any]],
         *,
-        cv=5,
-        contamination="auto",
-        memory=None,
-        device=None,
-        random_state=None,
-        verbose=0,
-    ):
+        cv: Any = 5,
+        contamination: str | float = "auto",
+        memory: str | os.PathLike | Memory | None = None,
+        device: str | torch.device | None = None,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.estimators = estimators
         self.cv = cv
         self.contamination = contamination
@@ -244,6 +248,7 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         (X,) = indexable(X)
         images = check_images(X)
         rows = normal_rows(y, len(images))
+        refuse_masks(images.take(rows), X)
         random_state = check_random_state(self.random_state)
         groups = None if groups is None else encode_groups(groups, len(images))
         splits = self._split(X, rows, random_state, groups)
@@ -285,9 +290,10 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
             By name of the member, what `PatchCoreDetector.nearest_patches` returns;
             members differ in their grids and banks.
         """
+        images = check_new_images(X)
         return Bunch(
             **{
-                name: member.nearest_patches(X, n_neighbors)
+                name: member.nearest_patches(images, n_neighbors)
                 for name, member in self.named_estimators_.items()
             }
         )
@@ -353,10 +359,12 @@ class PatchCoreEnsemble(ImageDetector, BaseComposition):
         self.training_scores_ = self.score_weights_ @ np.array(
             [member.training_scores_ for member in self.estimators_]
         )
-        if self.contamination == "auto":
-            share, decisive = AUTO_CONTAMINATION, self.held_out_scores_
+        share: Any = self.contamination
+        if share == "auto":
+            share = AUTO_CONTAMINATION
+            decisive = self.held_out_scores_
         else:
-            share, decisive = self.contamination, self.training_scores_
+            decisive = self.training_scores_
         self.offset_ = lower_quantile(decisive, share)
         combined = [
             self._combine(i, members).peak

@@ -11,8 +11,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
+from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
-from skpatchcore._features import PatchFeatures
+from skpatchcore._features import PatchFeatures, thaw
 from skpatchcore._images import Images, check_images
 from skpatchcore._utils import BaseSearchCV
 
@@ -90,9 +91,28 @@ def find_maps(estimator: Any) -> FoundDetector:
             "Expected a detector with predict_maps: PatchCoreDetector, "
             "PatchCoreEnsemble, or ConformalDetector or TunedThresholdDetector around "
             "one; also a Pipeline, a search or a FrozenEstimator of one. Got "
-            f"{estimator!r:.80}{where}."
+            f"{estimator!r:.80}{where}.{advise_detector(estimator)}"
         )
     return FoundDetector(inner, tuple(steps))
+
+
+def advise_detector(estimator: Any) -> str:
+    """Return what to use instead of a pipeline of features and a memory bank.
+
+    It is empty for anything that does not contain such a pipeline.
+    """
+    inner, steps = unwrap(estimator)
+    if not isinstance(inner, PatchMemoryBank):
+        wrapped = getattr(inner, "estimator", None)
+        return "" if wrapped is None else advise_detector(wrapped)
+    if not any(isinstance(thaw(step), PatchFeatures) for step in steps):
+        return ""
+    return (
+        " A pipeline of PatchFeatureTransformer and PatchMemoryBank has only "
+        "scores. Use PatchCoreDetector(features, sampler, ...) instead, which also has "
+        "maps and model files: pass the transformer as features, and the sampler and "
+        "other parameters of the bank."
+    )
 
 
 def has_maps(estimator: Any) -> bool:

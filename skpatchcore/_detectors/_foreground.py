@@ -1,13 +1,12 @@
 """The object in an image, by the first principal component of its patches."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_closing, binary_dilation
 
-from skpatchcore._utils import ceil_fraction, draw_evenly
+from skpatchcore._utils import ceil_fraction, draw_evenly, warn_user
 
 # The component and the threshold are learned from at most this many patches.
 _MAX_PATCHES = 50_000
@@ -79,14 +78,12 @@ def fit_foreground(patches: NDArray, shapes: NDArray) -> Foreground | None:
     share = above[inner].mean()
     if separation >= _MIN_SEPARATION and _MIN_SHARE <= share <= _MAX_SHARE:
         return Foreground(direction, float(threshold))
-    warnings.warn(
+    warn_user(
         "The reference images have no foreground that stands out: the two sides of "
         f"the first principal component hold {share:.0%} and {1 - share:.0%} of the "
         f"patches and explain {separation:.0%} of its variance (at least "
         f"{_MIN_SEPARATION:.0%} are required). All patches are used; pass "
         "foreground=None to do so without this warning.",
-        UserWarning,
-        stacklevel=4,
     )
     return None
 

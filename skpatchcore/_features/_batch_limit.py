@@ -2,7 +2,7 @@
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import torch
@@ -103,7 +103,13 @@ class PeakMemory(TorchFunctionMode):
         # By address, which is not used again until the storage is freed.
         self._alive: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
-    def __torch_function__(self, function, types, args=(), kwargs=None) -> Any:
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
         """Run a function of torch and account for what it returns."""
         kwargs = kwargs or {}
         result = function(*args, **kwargs)

@@ -1,8 +1,7 @@
 """Extract layer maps of images. With a cache, each image passes the network once."""
 
 import itertools
-import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any
 from weakref import WeakSet
@@ -16,12 +15,13 @@ from skpatchcore._features._batch_limit import BatchLimit
 from skpatchcore._images import (
     DECODING_VERSION,
     Geometry,
+    Size,
     image_contents,
     iter_batches,
     plan_geometry,
     take_images,
 )
-from skpatchcore._utils import Cache, content_key, is_array
+from skpatchcore._utils import Cache, content_key, is_array, warn_user
 
 _KIND = "maps"
 # Part of the keys: raise it if outputs of layers are arranged differently.
@@ -31,6 +31,7 @@ _WINDOW_BYTES = 512 * 2**20
 # Relative difference of maps. The effect of rounding, also in half precision or with
 # another number of threads, is much smaller.
 _TOLERANCE = 0.02
+_Sizes = tuple[Size, Size]
 _Batches = Generator[tuple[list[int], list[torch.Tensor], list[Geometry]], None, None]
 # Networks given as modules whose output was found to agree with the cache.
 _CONFIRMED: WeakSet[nn.Module] = WeakSet()
@@ -40,8 +41,8 @@ def iter_layer_maps(
     images: Sequence[np.ndarray],
     network: Backbone,
     *,
-    image_size,
-    crop_size,
+    image_size: Size,
+    crop_size: Size,
     limit: BatchLimit,
     cache: Cache | None = None,
 ) -> _Batches:
@@ -83,9 +84,9 @@ def iter_layer_maps(
 
 
 def _extract(
-    images,
+    images: Sequence[np.ndarray],
     network: Backbone,
-    sizes,
+    sizes: _Sizes,
     limit: BatchLimit,
     rows: Sequence[int] | None = None,
 ) -> _Batches:
@@ -116,8 +117,13 @@ class _Window:
     """
 
     def __init__(
-        self, images, indices: Sequence[int], prefix: str, cache: Cache, n_layers: int
-    ):
+        self,
+        images: Sequence[np.ndarray],
+        indices: Sequence[int],
+        prefix: str,
+        cache: Cache,
+        n_layers: int,
+    ) -> None:
         self.images, self.cache, self._n_layers = images, cache, n_layers
         self.keys = {i: content_key(prefix, image_contents(images, i)) for i in indices}
         self.entries: dict[str, tuple] = {}
@@ -127,7 +133,7 @@ class _Window:
     def missing(self) -> list[str]:
         return [k for k in dict.fromkeys(self.keys.values()) if k not in self.entries]
 
-    def look_up(self, keys) -> None:
+    def look_up(self, keys: Iterable[str]) -> None:
         """Read the cache entries of those `keys` that were not found yet."""
         unknown = [key for key in dict.fromkeys(keys) if key not in self.entries]
         found = self.cache.get_all(_KIND, unknown, self._is_valid)
@@ -135,7 +141,7 @@ class _Window:
             if entry is not None:
                 self.entries[key] = entry
 
-    def _is_valid(self, entry) -> bool:
+    def _is_valid(self, entry: Any) -> bool:
         if not (isinstance(entry, list) and len(entry) == 3):
             return False
         size, cast, maps = entry
@@ -149,7 +155,7 @@ class _Window:
             and all(is_array(layer, np.float32, (None,) * 3) for layer in maps)
         )
 
-    def agrees_with(self, network: Backbone, sizes, limit: BatchLimit) -> bool:
+    def agrees_with(self, network: Backbone, sizes: _Sizes, limit: BatchLimit) -> bool:
         """Return whether the network agrees with the cache, and warn if not.
 
         A network given as a module is checked once, with the first image in the cache,
@@ -161,18 +167,19 @@ class _Window:
         ((_, maps, _),) = _extract(self.images, network, sizes, limit, known[:1])
         expected = self.entries[self.keys[known[0]]][-1]
         if not all(map(_are_close, maps, expected)):
-            warnings.warn(
+            warn_user(
                 f"The layer maps of {type(network.module).__name__} differ from those "
                 "in the cache for a network with the same weights, settings and code. "
                 "The output must depend on something else, such as random numbers, a "
                 "file or the environment. The cache is not used for this network.",
-                stacklevel=2,
             )
             return False
         _CONFIRMED.add(network.module)
         return True
 
-    def extract(self, network, sizes, limit: BatchLimit, claimed: set[str]) -> None:
+    def extract(
+        self, network: Backbone, sizes: _Sizes, limit: BatchLimit, claimed: set[str]
+    ) -> None:
         """Pass the missing images whose keys are in `claimed` through the network."""
         # Copies of an image share a key. The last copy represents them all.
         position_of = {key: i for i, key in self.keys.items()}
@@ -181,16 +188,23 @@ class _Window:
             for indices, maps, geometries in batches:
                 self._keep([self.keys[i] for i in indices], maps, geometries)
 
-    def _keep(self, keys, maps, geometries) -> None:
+    def _keep(
+        self,
+        keys: Sequence[str],
+        maps: Sequence[torch.Tensor],
+        geometries: Sequence[Geometry],
+    ) -> None:
         # Channels last, as in descriptors.
-        maps = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
+        last = [layer.permute(0, 2, 3, 1).contiguous().cpu().numpy() for layer in maps]
         for j, (key, geometry) in enumerate(zip(keys, geometries, strict=True)):
             size = tuple(map(int, geometry.original))
-            entry = (size, geometry.cast, [layer[j].copy() for layer in maps])
+            entry = (size, geometry.cast, [layer[j].copy() for layer in last])
             self.entries[key] = entry
             self.cache.put(_KIND, key, entry)
 
-    def batches(self, sizes, device, limit: BatchLimit) -> _Batches:
+    def batches(
+        self, sizes: _Sizes, device: torch.device, limit: BatchLimit
+    ) -> _Batches:
         """Yield the known maps, in batches of maps of the same shapes."""
         known = [i for i, key in self.keys.items() if key in self.entries]
         by_shape: dict[tuple, list[int]] = {}
@@ -208,7 +222,7 @@ class _Window:
                 ]
                 yield indices, maps, self._geometries(indices, sizes)
 
-    def _geometries(self, indices, sizes) -> list[Geometry]:
+    def _geometries(self, indices: Sequence[int], sizes: _Sizes) -> list[Geometry]:
         entries = [self.entries[self.keys[i]] for i in indices]
         return [
             plan_geometry(tuple(size), *sizes)._replace(cast=cast)

@@ -1,5 +1,6 @@
 """The transformer from images to patch features."""
 
+import os
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from numbers import Integral
@@ -8,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
+from joblib import Memory
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
@@ -36,7 +38,16 @@ from skpatchcore._features._projection import (
     project_all,
 )
 from skpatchcore._features._rebuilding import check_unchanged, with_absolute_path
-from skpatchcore._images import Augmented, Images, check_images, take_images
+from skpatchcore._images import (
+    Augmented,
+    Images,
+    Size,
+    check_images,
+    learn_cast,
+    take_images,
+    warn_if_mixed,
+    warn_if_swapped,
+)
 from skpatchcore._utils import (
     MEMORY_CONSTRAINT,
     FrozenParams,
@@ -48,6 +59,7 @@ from skpatchcore._utils import (
     normal_rows,
     unchanged_on_error,
 )
+from skpatchcore.datasets import check_new_images, refuse_masks
 
 
 class PatchFeatureTransformer(
@@ -259,25 +271,25 @@ class PatchFeatureTransformer(
 
     def __init__(
         self,
-        backbone="wide_resnet50_2.tv_in1k",
-        layers=("layer2", "layer3"),
+        backbone: str | nn.Module = "wide_resnet50_2.tv_in1k",
+        layers: Sequence[str | int] = ("layer2", "layer3"),
         *,
-        weights=None,
-        image_size=256,
-        crop_size=None,
-        patch_size=3,
-        patch_stride=1,
-        descriptor="centered",
-        layer_weights="auto",
-        projection=None,
-        device=None,
-        precision="auto",
-        batch_size=32,
-        memory=None,
-        output="map",
-        random_state=None,
-        verbose=0,
-    ):
+        weights: str | os.PathLike | None = None,
+        image_size: Size = 256,
+        crop_size: Size = None,
+        patch_size: int = 3,
+        patch_stride: int = 1,
+        descriptor: str | int = "centered",
+        layer_weights: str | Sequence[float] | None = "auto",
+        projection: Any = None,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
+        batch_size: int = 32,
+        memory: str | os.PathLike | Memory | None = None,
+        output: str = "map",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: int = 0,
+    ) -> None:
         self.backbone = backbone
         self.layers = layers
         self.weights = weights
@@ -324,12 +336,19 @@ class PatchFeatureTransformer(
         ------
         TypeError, ValueError, FileNotFoundError
             If a parameter, the weights or an image is not valid; the message says
-            which.
+            which. Also if paths in `X` look like masks of other images, such as
+            ``0_mask.png`` of ``0.png``, or files in ``ground_truth``.
+
+        Warns
+        -----
+        UserWarning
+            If red and blue look swapped in a part of the images, and all of them pass
+            through the network.
         """
         with unchanged_on_error(self):
-            images = self._validate_images(X, reset=True)
-            rows = normal_rows(y, len(images))
-            self._fit_extract(take_images(images, rows), whole=False)
+            images, rows = self._check_training(X, y)
+            grids = self._fit_extract(take_images(images, rows), whole=False)
+            self._learn_cast(images, grids, len(rows))
             return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -352,8 +371,9 @@ class PatchFeatureTransformer(
             As `transform` returns them.
         """
         with unchanged_on_error(self):
-            images = self._validate_images(X, reset=True)
-            grids = self._fit_extract(images, normal_rows(y, len(images)))
+            images, rows = self._check_training(X, y)
+            grids = self._fit_extract(images, rows)
+            self._learn_cast(images, grids, len(images), rows)
             features = self._arrange(grids)
         # After a projection in place, they would keep the memory of all features.
         whole = features.base is None or features.base.size == features.size
@@ -377,11 +397,22 @@ class PatchFeatureTransformer(
         ------
         ValueError
             If the images have grids of different shapes and `output` is not "mean".
+
+        Warns
+        -----
+        UserWarning
+            If half of the images or more look as if their red and blue were swapped. It
+            compares with the training images, if all of them passed through the
+            network: in `fit_transform`, as a pipeline calls it, or in a `fit` that
+            learns something from them. Also if some look like masks of others.
         """
         check_is_fitted(self)
         images = self._validate_images(X, reset=False)
         with closing(self._iter_projected(images)) as batches:
             grids = collect_grids(batches, len(images))
+        if hasattr(self, "_color_cast"):
+            casts = [geometry.cast for geometry in grids.geometries]
+            warn_if_swapped(images, casts, self._color_cast)
         return self._arrange(grids)
 
     @available_if(lambda self: self._fitted.output != "map")
@@ -439,11 +470,42 @@ class PatchFeatureTransformer(
         # Pickles of earlier versions do not have those of the fit either.
         return vars(self).get("_frozen", self)
 
-    def _validate_images(self, X, *, reset: bool) -> Sequence[np.ndarray]:
+    def _validate_images(self, X: Any, *, reset: bool) -> Images:
         """Return the images as a sequence of arrays (h, w, c), decoded on access."""
-        return check_images(X)
+        return check_images(X) if reset else check_new_images(X)
 
-    def _fit_extract(self, images, rows=None, *, whole: bool = True) -> PatchGrids:
+    def _check_training(self, X: Any, y: Any) -> tuple[Images, npt.NDArray[np.int64]]:
+        """Return images, decoded on access, and the rows that something is learned of.
+
+        Raises an error if some of these are masks of others.
+        """
+        images = self._validate_images(X, reset=True)
+        rows = normal_rows(y, len(images))
+        refuse_masks(images.take(rows), X)
+        return images, rows
+
+    def _learn_cast(
+        self,
+        images: Images,
+        grids: PatchGrids,
+        n_expected: int,
+        rows: npt.NDArray[np.int64] | None = None,
+    ) -> None:
+        """Keep the colour cast of the training images, if all of them were read."""
+        self.__dict__.pop("_color_cast", None)
+        if len(grids.geometries) == n_expected:
+            casts = np.array([geometry.cast for geometry in grids.geometries])
+            casts = casts if rows is None else casts[rows]
+            warn_if_mixed(images, casts)
+            self._color_cast = learn_cast(casts)
+
+    def _fit_extract(
+        self,
+        images: Sequence[np.ndarray],
+        rows: npt.NDArray[np.int64] | None = None,
+        *,
+        whole: bool = True,
+    ) -> PatchGrids:
         """Fit on validated images and return their features.
 
         If `rows` are given, something is learned only from these images. If `whole` is
@@ -526,7 +588,11 @@ class PatchFeatureTransformer(
         return network
 
     def _iter_grids(
-        self, images, network: Backbone, layer_weights, n_channels: list | None = None
+        self,
+        images: Sequence[np.ndarray],
+        network: Backbone,
+        layer_weights: Sequence[float],
+        n_channels: list[int] | None = None,
     ) -> Generator[tuple, None, None]:
         """Yield (indices, patch features (b, h, w, d), geometries) batch by batch.
 
@@ -558,7 +624,9 @@ class PatchFeatureTransformer(
                 bar.update(len(indices))
 
     @torch.inference_mode()
-    def _describe(self, maps, layer_weights) -> torch.Tensor:
+    def _describe(
+        self, maps: Sequence[torch.Tensor], layer_weights: Sequence[float]
+    ) -> torch.Tensor:
         features = describe(
             maps,
             patch_size=self._fitted.patch_size,
@@ -569,7 +637,7 @@ class PatchFeatureTransformer(
         return features.permute(0, 2, 3, 1)
 
     def _iter_projected(
-        self, images
+        self, images: Sequence[np.ndarray]
     ) -> Generator[tuple[list[int], np.ndarray, list], None, None]:
         """Yield the same as `_iter_grids`, as arrays and after the projection."""
         batches = self._iter_grids(images, self._fitted_network(), self.layer_weights_)

@@ -11,10 +11,15 @@ from skpatchcore._images._augmentation import (
     find_transforms,
 )
 from skpatchcore._images._batches import iter_batches
-from skpatchcore._images._colors import learn_cast, warn_if_swapped
+from skpatchcore._images._colors import learn_cast, warn_if_mixed, warn_if_swapped
 from skpatchcore._images._decoding import image_size
 from skpatchcore._images._errors import UnreadableImageError
-from skpatchcore._images._files import accepted_formats, open_image, split_pages
+from skpatchcore._images._files import (
+    accepted_suffixes,
+    open_image,
+    refused_suffixes,
+    split_pages,
+)
 from skpatchcore._images._geometry import (
     Geometry,
     Size,
@@ -29,7 +34,7 @@ from skpatchcore._images._input import (
     image_contents,
     take_images,
 )
-from skpatchcore._images._pages import FileSource, ImagePage, is_file
+from skpatchcore._images._pages import FileSource, ImagePage, is_file, path_of
 
 __all__ = [
     "AUGMENTATIONS",
@@ -43,7 +48,7 @@ __all__ = [
     "Size",
     "Transform",
     "UnreadableImageError",
-    "accepted_formats",
+    "accepted_suffixes",
     "check_images",
     "find_transforms",
     "image_contents",
@@ -52,9 +57,12 @@ __all__ = [
     "iter_batches",
     "learn_cast",
     "open_image",
+    "path_of",
     "plan_geometry",
+    "refused_suffixes",
     "resize_masks",
     "split_pages",
     "take_images",
+    "warn_if_mixed",
     "warn_if_swapped",
 ]

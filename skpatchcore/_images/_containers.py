@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skpatchcore._utils import refuse_lazy
+
 EXPECTED = (
     "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
     "(n, h, w, c) of uint8, uint16 or float in [0, 1], a list of such arrays "
@@ -58,6 +60,7 @@ def _single_column(X: Any) -> Any:
     ValueError
         If X is a table of several columns.
     """
+    refuse_lazy(X)
     names = _column_names(X)
     if names is not None:
         if len(names) != 1:

@@ -100,12 +100,14 @@ def _find_depth(image: Any, file: BinaryIO) -> int:
     if image.format == "PPM":
         values = [v for tile in image.tile for v in tile[3] if isinstance(v, int)]
         return 16 if max(values, default=0) > 255 else 8
-    if image.format not in ("JPEG2000", "AVIF"):
+    if image.format not in ("JPEG2000", "AVIF", "SGI"):
         return 8
     position = file.tell()
     file.seek(0)
     header = file.read(_HEADER_BYTES)
     file.seek(position)
+    if image.format == "SGI":
+        return 8 * header[3]
     if image.format == "AVIF":
         _, found, boxes = header.partition(_PIXEL_INFORMATION)
         return max(boxes[1 : 1 + boxes[0]]) if found and boxes and boxes[0] else 8

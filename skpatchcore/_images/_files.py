@@ -19,14 +19,20 @@ from skpatchcore._images._pages import (
 )
 from skpatchcore._images._tiff import is_tiff, open_pages
 
-# Pillow reads more formats. But EPS is decoded by Ghostscript, which interprets a
-# programming language; TGA files have no signature, so Pillow has to guess; and formats
-# that no camera writes only increase the attack surface. Pillow tries them in this
-# order, so the most common ones come first.
+# Formats that are recognised by their content. Pillow tries them in this order, so the
+# most common ones come first.
 _FORMATS = (
     *("PNG", "JPEG", "BMP", "TIFF", "WEBP", "GIF", "PPM"),
     *("JPEG2000", "AVIF", "DIB"),
 )
+# Rare formats, and those without a long signature, so that Pillow has to guess. Only
+# their suffix permits them, if the content is none of the above.
+_FORMATS_BY_SUFFIX = ("TGA", "PCX", "SGI", "QOI", "ICO")
+# Pillow reads more. But EPS is decoded by Ghostscript, which interprets a programming
+# language; some formats are no plain images; and each decoder increases the attack
+# surface. These are not even named as images: videos, and stubs without a decoder.
+_NOT_IMAGES = ("MPEG", "HDF5", "GRIB", "BUFR", "IPTC")
+_HEIF_SUFFIXES = (".heic", ".heif")
 # Pillow's limit of 179 million pixels corresponds to 1.4 GB at 8 bytes per pixel.
 # Without a limit, a file could fill the memory before it is checked.
 _MAX_FILE_BYTES = 2 * 2**30
@@ -111,9 +117,13 @@ def identify(file: BinaryIO) -> Image.Image:
     PIL.Image.DecompressionBombError
         If its header states more pixels than Pillow permits.
     """
-    file.seek(0)
+    named = _formats_by_suffix().get(_suffix(file))
     try:
-        return Image.open(file, formats=accepted_formats())
+        file.seek(0)
+        with contextlib.suppress(UnidentifiedImageError):
+            return Image.open(file, formats=accepted_formats())
+        file.seek(0)
+        return Image.open(file, formats=(named,) if named else accepted_formats())
     except UnidentifiedImageError:
         file.seek(0)
         raise UnidentifiedImageError(_unidentified(file.read(16))) from None
@@ -140,8 +150,13 @@ def _unidentified(start: bytes) -> str:
             return reason
     return (
         "cannot identify it as an image; accepted formats are "
-        f"{', '.join(accepted_formats())}"
+        f"{', '.join(accepted_formats())}, and with their own suffix "
+        f"{', '.join(dict.fromkeys(_formats_by_suffix().values()))}"
     )
+
+
+def _suffix(file: BinaryIO) -> str:
+    return os.path.splitext(os.fsdecode(getattr(file, "name", "")))[1].lower()
 
 
 def open_regular(path: str | os.PathLike) -> BinaryIO:
@@ -173,3 +188,26 @@ def accepted_formats() -> tuple[str, ...]:
     """Return the accepted formats that the installed Pillow can read."""
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@cache
+def _formats_by_suffix() -> dict[str, str]:
+    """Return those that are tried only for files with one of their suffixes."""
+    Image.init()
+    names = [name for name in _FORMATS_BY_SUFFIX if name in Image.OPEN]
+    return {s: n for n in names for s, name in Image.EXTENSION.items() if name == n}
+
+
+@cache
+def accepted_suffixes() -> frozenset[str]:
+    """Return the suffixes, in lower case, of all formats that are accepted."""
+    accepted = accepted_formats()
+    by_content = (s for s, name in Image.EXTENSION.items() if name in accepted)
+    return frozenset([*by_content, *_formats_by_suffix()])
+
+
+@cache
+def refused_suffixes() -> frozenset[str]:
+    """Return the suffixes of other formats of images."""
+    known = {s for s, name in Image.EXTENSION.items() if name not in _NOT_IMAGES}
+    return frozenset(known.union(_HEIF_SUFFIXES) - accepted_suffixes())

@@ -16,7 +16,7 @@ from skpatchcore._images._errors import UnreadableImageError, blaming, naming
 from skpatchcore._images._files import kind_of_file, open_regular
 from skpatchcore._images._pages import ImagePage, is_file, path_of
 from skpatchcore._images._pixels import Notices, check_array, to_pixels
-from skpatchcore._utils import fork_safe_lock
+from skpatchcore._utils import fork_safe_lock, missing_name
 
 #: Images as users pass them: arrays, torch tensors, or sequences of paths, PIL images,
 #: arrays or tensors. `check_images` checks them in detail.
@@ -174,11 +174,21 @@ def _check_source(source: Any, name: str) -> None:
         )
     elif isinstance(source, np.ndarray):
         check_array(source, name)
+    elif missing := missing_name(source):
+        raise ValueError(
+            f"{name} is missing: X has {missing} in its place. Leave this row out, or "
+            "pass the path of its image."
+        )
     elif not isinstance(source, Image.Image):
         raise TypeError(f"{name} is of type {type(source).__name__}. {EXPECTED}")
 
 
 def _check_path(path: str, name: str) -> None:
+    if not path.strip():
+        raise FileNotFoundError(
+            f"{name.removesuffix(f' ({path})')} is missing: its path is empty. Leave "
+            "this row out, or pass the path of its image."
+        )
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):

@@ -73,7 +73,8 @@ def pick_page(n_pages: int, source: FileSource) -> int:
         if source.page < n_pages:
             return source.page
         raise ValueError(
-            f"the number of pages is {n_pages}; expected a page from 0 to {n_pages - 1}"
+            f"it has no page {source.page}: the number of pages is {n_pages}; "
+            + ("pass its path" if n_pages == 1 else f"pages are 0 to {n_pages - 1}")
         )
     if n_pages == 1:
         return 0
@@ -87,6 +88,12 @@ def pick_page(n_pages: int, source: FileSource) -> int:
 
 def find_frames(image: Image.Image) -> list[int]:
     """Return which frames of an opened file, not a TIFF, are images of their own."""
+    n_icons = len(image.info.get("sizes", ())) if image.format == "ICO" else 1
+    if n_icons > 1:
+        raise ValueError(
+            f"it has icons of {n_icons} sizes, of which only the largest would be "
+            "seen; save one of them as PNG"
+        )
     n_frames = getattr(image, "n_frames", 1)
     if image.format != "MPO":
         return list(range(n_frames))

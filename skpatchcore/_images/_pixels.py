@@ -1,11 +1,10 @@
 """Pixels in any accepted form as RGB, or as the channels of a network, in [0, 1]."""
 
-import warnings
-
 import numpy as np
 from numpy.typing import NDArray
 
 from skpatchcore._images._containers import may_be_channels
+from skpatchcore._utils import warn_user
 
 # Images that the user has resampled may exceed [0, 1] slightly, by rounding.
 _RANGE_TOLERANCE = 1e-4
@@ -40,7 +39,7 @@ class Notices:
         """Warn, unless a message of this kind was given before."""
         if kind not in self._said:
             self._said.add(kind)
-            warnings.warn(message, stacklevel=3)
+            warn_user(message)
 
 
 def check_array(array: NDArray, name: str) -> None:

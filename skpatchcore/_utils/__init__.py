@@ -67,8 +67,10 @@ from skpatchcore._utils._precision import full_precision
 from skpatchcore._utils._read_ahead import read_ahead
 from skpatchcore._utils._scores import check_scores, normality
 from skpatchcore._utils._suggestions import did_you_mean
+from skpatchcore._utils._tables import refuse_lazy, take_rows
 from skpatchcore._utils._threads import map_threads, shares
 from skpatchcore._utils._torch_state import own_torch_state
+from skpatchcore._utils._warnings import warn_user
 
 __all__ = [
     "MEMORY_CONSTRAINT",
@@ -119,12 +121,15 @@ __all__ = [
     "own_torch_state",
     "read_ahead",
     "reduce_patches",
+    "refuse_lazy",
     "resolve_device",
     "safe_indexing",
     "seed_unset",
     "shares",
+    "take_rows",
     "unchanged_on_error",
     "upper_quantile",
     "validate_params",
+    "warn_user",
     "with_defaults",
 ]

@@ -8,13 +8,14 @@ pass such labels of classes to outlier detectors.
 """
 
 import os
-import warnings
 from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import column_or_1d
+
+from skpatchcore._utils._warnings import warn_user
 
 # Texts of the missing values of NumPy, pandas, polars and PyArrow. Comparing the values
 # is unsafe: NaN differs from itself, and pandas.NA has no truth value.
@@ -136,10 +137,8 @@ def normal_rows(
     except OtherLabels as error:
         if not (ignore_others and _are_classes(y)):
             raise
-        warnings.warn(
+        warn_user(
             f"y was ignored, and all {n_samples} samples are learned from: {error}",
-            UserWarning,
-            stacklevel=4,  # `fit` is decorated.
         )
         return np.arange(n_samples)
     rows = np.flatnonzero(labels == 1)

@@ -255,14 +255,14 @@ class ConformalDetector(FoldDetector):
 
     def __init__(
         self,
-        estimator,
+        estimator: Any,
         *,
-        alpha=0.01,
-        method="cross",
-        cv=5,
-        calibration_size=0.5,
-        random_state=None,
-    ):
+        alpha: float = 0.01,
+        method: str = "cross",
+        cv: Any = 5,
+        calibration_size: float = 0.5,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.estimator = estimator
         self.alpha = alpha
         self.method = method

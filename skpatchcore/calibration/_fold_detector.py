@@ -19,10 +19,11 @@ from skpatchcore._detectors import (
     renumber_images,
     windows,
 )
-from skpatchcore._images import Images, check_images
+from skpatchcore._images import Images
 from skpatchcore._utils import available_if
 from skpatchcore.calibration._calibrator import Calibrator
 from skpatchcore.calibration._p_values import Calibration, anomaly_score
+from skpatchcore.datasets import check_new_images
 
 
 class FoldDetector(Calibrator):
@@ -61,7 +62,7 @@ class FoldDetector(Calibrator):
             matches are merged, and the nearest of all are returned.
         """
         check_is_fitted(self)
-        images = check_images(X)
+        images = check_new_images(X)
         parts = map(find_detector, self.estimators_)
         found = [
             part.detector.nearest_patches(part.prepare(images), n_neighbors)

@@ -1,6 +1,6 @@
 """Whether most samples have near-duplicates, as several images of one part are."""
 
-import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from skpatchcore._detectors import has_maps
 from skpatchcore._features import PatchFeatureTransformer
 from skpatchcore._images import check_images
+from skpatchcore._utils import warn_user
 
 # Images are compared as thumbnails of so many pixels a side, in grey.
 _THUMBNAIL = 32
@@ -24,7 +25,7 @@ _FAR_NEIGHBOR = 16
 _LIMIT = 3.0
 
 
-def warn_of_near_duplicates(estimator, X, rows: NDArray) -> None:
+def warn_of_near_duplicates(estimator: Any, X: Any, rows: NDArray) -> None:
     """Warn if most of the samples that are held out have near-duplicates.
 
     Parameters
@@ -44,7 +45,7 @@ def warn_of_near_duplicates(estimator, X, rows: NDArray) -> None:
     ratio, excess = duplication(vectors)
     if not excess > _LIMIT:
         return
-    warnings.warn(
+    warn_user(
         f"Most samples have a near-duplicate: the nearest other sample is typically "
         f"{1 / ratio if ratio else np.inf:.1f} times as close as the "
         f"{_FAR_NEIGHBOR}th nearest. If they are several images of one part, folds are "
@@ -53,8 +54,6 @@ def warn_of_near_duplicates(estimator, X, rows: NDArray) -> None:
         "its part, to fit, or --group-pattern to the command; see "
         '"Several images of one part" in the user guide. If all samples are '
         "independent, groups=range(len(X)) says so.",
-        UserWarning,
-        stacklevel=4,  # Where the caller of `fit` is.
     )
 
 
@@ -118,7 +117,7 @@ def _consecutive(rows: NDArray) -> NDArray:
     return np.concatenate([run[:_RUN] for run in runs])
 
 
-def _as_vectors(estimator, X, rows: NDArray) -> NDArray | None:
+def _as_vectors(estimator: Any, X: Any, rows: NDArray) -> NDArray | None:
     """Return samples as rows of numbers, or None if they are of no known kind."""
     X = X.to_numpy() if hasattr(X, "to_numpy") else X
     numeric = isinstance(X, np.ndarray) and X.dtype.kind in "biuf"
@@ -143,7 +142,7 @@ def _thumbnail(image: NDArray) -> NDArray:
     return pooled.numpy().ravel().astype(np.float64)
 
 
-def _takes_images(estimator) -> bool:
+def _takes_images(estimator: Any) -> bool:
     """Return whether an estimator, or what it passes X on to first, takes images."""
     if isinstance(estimator, PatchFeatureTransformer) or has_maps(estimator):
         return True

@@ -1,7 +1,6 @@
 """The threshold that fits labelled defects best."""
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, Self
@@ -41,6 +40,7 @@ from skpatchcore._utils import (
     num_samples,
     safe_indexing,
     unchanged_on_error,
+    warn_user,
 )
 from skpatchcore.calibration._calibrator import Calibrator
 from skpatchcore.calibration._near_duplicates import warn_of_near_duplicates
@@ -135,7 +135,13 @@ class TunedThresholdDetector(Calibrator):
         "scoring": [StrOptions(set(get_scorer_names())), callable],
     }
 
-    def __init__(self, estimator, *, scoring="f1", cv=None):
+    def __init__(
+        self,
+        estimator: Any,
+        *,
+        scoring: str | Callable[..., float] = "f1",
+        cv: Any = None,
+    ) -> None:
         self.estimator = estimator
         self.scoring = scoring
         self.cv = cv
@@ -349,11 +355,9 @@ class TunedThresholdDetector(Calibrator):
 
 def _tell_unused(groups: NDArray | None) -> None:
     if groups is not None:
-        warnings.warn(
+        warn_user(
             "groups was not used: the estimator is frozen, so nothing is held "
             "out. Groups of the samples that it was fitted on must be kept out of X.",
-            UserWarning,
-            stacklevel=4,
         )
 
 

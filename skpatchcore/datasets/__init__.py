@@ -37,7 +37,12 @@ from skpatchcore.datasets._image_search import (
 )
 from skpatchcore.datasets._image_search import image_suffixes as image_suffixes
 from skpatchcore.datasets._image_search import report_passed_over as report_passed_over
-from skpatchcore.datasets._mask_files import check_not_masks as check_not_masks
-from skpatchcore.datasets._mask_files import describe_masks as describe_masks
+from skpatchcore.datasets._masks_among_images import (
+    check_new_images as check_new_images,
+)
+from skpatchcore.datasets._masks_among_images import check_not_masks as check_not_masks
+from skpatchcore.datasets._masks_among_images import describe_masks as describe_masks
+from skpatchcore.datasets._masks_among_images import refuse_masks as refuse_masks
+from skpatchcore.datasets._masks_among_images import warn_of_masks as warn_of_masks
 from skpatchcore.datasets._mvtec import find_category as find_category
 from skpatchcore.datasets._mvtec import is_category as is_category

@@ -11,9 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from PIL import Image
-
-from skpatchcore._images import accepted_formats
+from skpatchcore._images import accepted_suffixes, refused_suffixes
 from skpatchcore.datasets._aliases import contains, walk_folders, without_aliases
 
 # Folders of these names hold masks, not images, wherever they are.
@@ -28,8 +26,7 @@ _NO_SUFFIX, _MASKS, _HIDDEN = "without a suffix", "masks", "hidden"
 
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes, in lower case, of the files that count as images."""
-    accepted = accepted_formats()  # Also makes Pillow register its suffixes.
-    return frozenset(s for s, name in Image.EXTENSION.items() if name in accepted)
+    return accepted_suffixes()
 
 
 class ImageSearch:
@@ -155,7 +152,11 @@ def describe_passed_over(searches: Iterable[ImageSearch]) -> str:
     listed = ", ".join(named[:_N_NAMED]) + (
         f", and {len(rest)} more kinds" * bool(rest)
     )
-    return f"Passed over {n_files} file{'s' * (n_files != 1)}: {listed}."
+    refused = sorted({kind for kind, _ in groups} & refused_suffixes())
+    return f"Passed over {n_files} file{'s' * (n_files != 1)}: {listed}." + (
+        f" {' and '.join(refused)} may be images, but only common formats are read, "
+        "by decoders that are well tested. Convert them to PNG."
+    ) * bool(refused)
 
 
 def name_folder(folder: Path, root: Path) -> str:

@@ -12,7 +12,8 @@ from sklearn.utils import Bunch
 
 from skpatchcore._images import split_pages
 from skpatchcore.datasets._aliases import Resolver, without_aliases
-from skpatchcore.datasets._mask_files import all_masks, check_not_masks, in_short
+from skpatchcore.datasets._mask_files import all_masks, in_short
+from skpatchcore.datasets._masks_among_images import check_not_masks
 
 SPLITS = ("train", "validation", "test")
 

@@ -1,14 +1,11 @@
-"""Find the masks of images by their names, and images that are masks of others."""
+"""Find the masks of images by their names."""
 
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from skpatchcore._images import open_image
 from skpatchcore.datasets._image_search import image_files, list_folders
 
 # Next to train/ and test/, a folder of one of these names holds masks.
@@ -23,11 +20,6 @@ _WORD = (
 _AFTER = re.compile(
     rf"{_WORD}(?:[-_. ]{_WORD})*(?P<number>[-_. ]?[0-9]+)?", re.IGNORECASE
 )
-# The fewest grey levels that 90 % of the pixels of a photograph have. Those of a mask
-# have one level for each class, and a few more around them if it is a JPEG file.
-_SHARE, _N_LEVELS = 0.9, 16
-# Formats of masks that have the name of their image: lossless, and in common use.
-_MASK_SUFFIXES = {".png", ".bmp", ".gif", ".tif", ".tiff", ".pbm", ".pgm"}
 _N_NAMED = 5
 
 
@@ -48,7 +40,7 @@ def match_masks(images: Sequence[Path], folder: Path) -> list[Path | None]:
     similar = _only_ones(
         (named[0], mask)
         for stem, mask in others.items()
-        if (named := _find_named(stem, keys))
+        if (named := find_named(stem, keys))
     )
     same = _only_ones((fold(stem), mask) for stem, mask in others.items())
     return [
@@ -106,33 +98,6 @@ def all_masks(mask_root: Path) -> list[Path]:
     return masks
 
 
-def check_not_masks(images: Iterable[Path]) -> None:
-    """Raise an error if some of the images are masks of others."""
-    found = describe_masks(list(images))
-    if found:
-        raise ValueError(f"{found} A detector would learn them as good parts.")
-
-
-def describe_masks(images: Sequence[Path]) -> str:
-    """Return which images are masks of others, and how to leave them out.
-
-    They are, if they have the name of another image in their folder and words that mark
-    masks, or the same name and another suffix, and do not look like photographs.
-    """
-    pairs = _pairs(images)
-    if not pairs:
-        return ""
-    named = [f"{mask.name} of {image.name}" for mask, image, _ in pairs]
-    patterns = sorted({pattern for _, _, pattern in pairs})
-    given = patterns[0] if len(patterns) == 1 else patterns
-    return (
-        f"{len(pairs)} of {len(images)} images look like masks of others: "
-        f"{in_short(named)}, in {pairs[0][0].parent}. Leave them out with "
-        f"exclude={given!r} (--exclude on the command line), or move them to another "
-        "folder, such as ground_truth/."
-    )
-
-
 def fold(name: str) -> str:
     """Return a name without differences of case and of Unicode form."""
     return unicodedata.normalize("NFC", name).casefold()
@@ -144,36 +109,7 @@ def in_short(names: Sequence[str]) -> str:
     return ", ".join(names[:_N_NAMED]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _pairs(images: Sequence[Path]) -> list[tuple[Path, Path, str]]:
-    """Return masks, each with its image in the same folder and a pattern like it."""
-    by_name: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    for path in images:
-        by_name[path.parent][fold(path.stem)].append(path)
-    pairs = []
-    for mask in images:
-        siblings = by_name[mask.parent]
-        named = _find_named(mask.stem, siblings)
-        if named and not _is_photograph(mask):
-            pairs.append((mask, siblings[named[0]][0], f"{named[1]}.*"))
-    return pairs + _same_stems(by_name.values())
-
-
-def _same_stems(
-    folders: Iterable[Mapping[str, Sequence[Path]]],
-) -> list[tuple[Path, Path, str]]:
-    """Return the same for masks that differ from their image in the suffix only."""
-    pairs = []
-    groups = [group for folder in folders for group in folder.values()]
-    for group in (set(group) for group in groups if len(group) > 1):
-        photographs = sorted(path for path in group if _is_photograph(path))
-        masks = sorted(path for path in group if _is_photograph(path) is False)
-        masks = [mask for mask in masks if mask.suffix.lower() in _MASK_SUFFIXES]
-        if photographs:
-            pairs += [(mask, photographs[0], f"*{mask.suffix}") for mask in masks]
-    return pairs
-
-
-def _find_named(stem: str, keys: Container[str]) -> tuple[str, str] | None:
+def find_named(stem: str, keys: Container[str]) -> tuple[str, str] | None:
     """Return the key of the image that a mask is named after, and a shell pattern.
 
     Several parts of the name could be that of an image. The longest in `keys` counts.
@@ -196,14 +132,3 @@ def _only_ones(pairs: Iterable[tuple[str, Path]]) -> dict[str, Path]:
     for key, path in pairs:
         groups[key].append(path)
     return {key: paths[0] for key, paths in groups.items() if len(paths) == 1}
-
-
-def _is_photograph(path: Path) -> bool | None:
-    """Return whether an image has many grey levels; None if it is unreadable."""
-    try:
-        with open_image(path) as image:
-            counts = np.sort(image.convert("L").histogram())[::-1]
-    except Exception:  # Unreadable files are reported when they are read.
-        return None
-    shares = np.cumsum(counts) / counts.sum()
-    return bool(np.searchsorted(shares, _SHARE) + 1 > _N_LEVELS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from typing import Any, ClassVar
@@ -17,7 +16,7 @@ from sklearn.utils import check_consistent_length
 from sklearn.utils.metadata_routing import MetadataRequest
 from sklearn.utils.validation import check_is_fitted
 
-from skpatchcore._utils import ScikitLearnScorer, num_samples
+from skpatchcore._utils import ScikitLearnScorer, num_samples, warn_user
 from skpatchcore.datasets import read_masks
 from skpatchcore.metrics._ranking import UndefinedMetricError
 
@@ -49,10 +48,9 @@ class Metrics:
         try:
             return self._compute(*args, **kwargs)
         except UndefinedMetricError as error:
-            warnings.warn(
+            warn_user(
                 f"{', '.join(self._names)} not defined, set to NaN: {error}",
                 UndefinedMetricWarning,
-                stacklevel=3,
             )
         if len(self._names) == 1:
             return np.nan

@@ -8,11 +8,12 @@ from torch import nn
 
 from skpatchcore._backbones import (
     Backbone,
+    blank_image,
     create_network,
     resolve_layers,
     weights_used,
 )
-from skpatchcore._features import describe
+from skpatchcore._features import PatchFeatureTransformer, describe
 from skpatchcore._utils import fitted_params, resolve_device
 from skpatchcore.persistence._archive import entry
 from skpatchcore.persistence._values import Text, in_short
@@ -33,7 +34,7 @@ def check_fingerprints(manifest: dict, n_networks: int) -> list[str]:
     return found
 
 
-def _weights(features) -> dict[str, torch.Tensor]:
+def _weights(features: PatchFeatureTransformer) -> dict[str, torch.Tensor]:
     """Return the weights that the features depend on; all weights of a module."""
     network = features._fitted_network()
     if isinstance(fitted_params(features)["backbone"], str):
@@ -88,7 +89,7 @@ def fingerprints_of(features: list) -> list[str]:
     return [known[part._network.module, part._network.layers] for part in features]
 
 
-def _fingerprint(features) -> str:
+def _fingerprint(features: PatchFeatureTransformer) -> str:
     """Return the SHA-256 of the weights and of the normalisation of images."""
     digest = hashlib.sha256()
     tensors = _weights(features)
@@ -148,7 +149,7 @@ def check_networks(features: list, expected: list[str]) -> None:
         )
 
 
-def _check_windows(features, maps: list[torch.Tensor]) -> None:
+def _check_windows(features: PatchFeatureTransformer, maps: list[torch.Tensor]) -> None:
     """Check that neighbourhoods fit into memory if they are unfolded."""
     if isinstance(features.descriptor, str):
         return
@@ -168,9 +169,7 @@ def check_widths(features: list) -> None:
         if not isinstance(part.backbone, str):
             continue
         if (network.module, network.layers) not in seen:
-            config = getattr(network.module, "pretrained_cfg", None) or {}
-            size = config.get("input_size", (3, 224, 224))
-            blank = torch.zeros((1, *size), dtype=torch.float32, device="cpu")
+            blank = blank_image(network.module)
             seen[network.module, network.layers] = network(blank)
         _check_windows(part, seen[network.module, network.layers])
         grid = describe(

@@ -123,5 +123,7 @@ def check_features(features: PatchFeatureTransformer, n_features: int) -> None:
             f"bank_ has {n_features} columns, but n_patch_features_ is "
             f"{features.n_patch_features_}."
         )
+    if np.shape(getattr(features, "_color_cast", (0.0, 0.0))) != (2,):
+        raise ValueError("_color_cast must be a mean and a standard deviation.")
     if features.projection_ is not None:
         check_projection(features.projection_, n_features)

@@ -1,7 +1,6 @@
 """Save and load fitted detectors."""
 
 import os
-import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,9 +15,11 @@ from skpatchcore._bank import PatchMemoryBank
 from skpatchcore._detectors import (
     PatchCoreDetector,
     PatchCoreEnsemble,
+    advise_detector,
     check_refitted,
     unwrap,
 )
+from skpatchcore._utils import warn_user
 from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 from skpatchcore.persistence._archive import (
     ARRAYS,
@@ -154,6 +155,8 @@ def save(
     True
     """
     check_refitted(detector)
+    if advice := advise_detector(detector):
+        raise TypeError(f"A model file holds no pipeline with features.{advice}")
     detector, steps = unwrap(detector)
     if steps:
         raise TypeError(
@@ -293,13 +296,11 @@ def _tell_devices(devices: dict[str, str]) -> None:
     if not devices:
         return
     found = ", ".join(sorted({repr(device) for device in devices.values()}))
-    warnings.warn(
+    warn_user(
         f"The model file does not hold the device {found}, which is set in "
         f"{len(devices)} places ({', '.join(sorted(devices))}). After load, the "
         "detector computes on the GPU if there is one; choose with "
         "load(..., device=...).",
-        UserWarning,
-        stacklevel=3,
     )
 
 

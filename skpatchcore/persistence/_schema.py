@@ -378,6 +378,8 @@ OPTIONAL: dict[type, dict[str, Kind]] = {
         "n_features_in_": _FEATURES,
         "feature_names_in_": _NAMES,
     },
+    # Only features that were fitted by themselves have a cast of their own.
+    PatchFeatureTransformer: {"_color_cast": _floats(1)},
     # Missing for frozen features, which are stored as the parameter.
     PatchCoreDetector: {"features_": Instance(PatchFeatureTransformer)},
     PatchMemoryBank: {

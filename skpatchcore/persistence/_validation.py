@@ -1,8 +1,10 @@
 """Check that the parts of a detector from a model file are consistent."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from sklearn.frozen import FrozenEstimator
 
 from skpatchcore._bank import PatchMemoryBank
@@ -63,7 +65,7 @@ _ENSEMBLE_ARRAYS = {
 }
 
 
-def image_detectors(detector) -> Iterator[PatchCoreDetector]:
+def image_detectors(detector: Any) -> Iterator[PatchCoreDetector]:
     """Yield the fitted `PatchCoreDetector` objects inside a detector, in order."""
     if isinstance(detector, PatchCoreDetector):
         yield detector
@@ -71,14 +73,14 @@ def image_detectors(detector) -> Iterator[PatchCoreDetector]:
         yield from image_detectors(part)
 
 
-def check_detector(detector) -> None:
+def check_detector(detector: Any) -> None:
     """Raise a ValueError unless all parts of a detector are consistent."""
     if not isinstance(detector, DETECTORS):
         raise ValueError(f"it holds a {type(detector).__name__}, not a detector.")
     _check_part(detector)
 
 
-def _parts(detector) -> list:
+def _parts(detector: Any) -> list:
     inner, _ = unwrap(detector)
     if inner is not detector:
         return [inner]
@@ -87,7 +89,7 @@ def _parts(detector) -> list:
     return getattr(detector, "estimators_", [])
 
 
-def _check_part(detector) -> None:
+def _check_part(detector: Any) -> None:
     checks = {
         PatchCoreDetector: _check_image_detector,
         PatchCoreEnsemble: _check_ensemble,
@@ -104,7 +106,7 @@ def _check_part(detector) -> None:
         _check_part(part)
 
 
-def _check_image_detector(detector) -> None:
+def _check_image_detector(detector: Any) -> None:
     _check_given_features(detector.features)
     if type(detector.features_) is not PatchFeatureTransformer:
         raise ValueError("PatchCoreDetector is not fitted: features_ are missing.")
@@ -117,7 +119,7 @@ def _check_image_detector(detector) -> None:
     check_features(detector.features_, sizes["d"])
 
 
-def _check_given_features(features) -> None:
+def _check_given_features(features: Any) -> None:
     """Check that frozen features can be used for another fit."""
     if not isinstance(features, FrozenEstimator):
         return
@@ -131,7 +133,7 @@ def _check_given_features(features) -> None:
     check_features(inner, inner.n_patch_features_)
 
 
-def _check_provenance(detector, sizes: dict[str, int]) -> None:
+def _check_provenance(detector: Any, sizes: dict[str, int]) -> None:
     """Check that each row of the bank refers to a patch of a training image."""
     places, shapes = detector.memory_bank_.bank_indices_, detector._training_shapes
     if shapes.min() < 1 or places.max() >= shapes.prod(1).sum():
@@ -146,7 +148,7 @@ def _check_provenance(detector, sizes: dict[str, int]) -> None:
         raise ValueError("foreground_ must be a direction (d,) and a threshold.")
 
 
-def _check_ensemble(ensemble) -> None:
+def _check_ensemble(ensemble: Any) -> None:
     members, names = ensemble.estimators_, ensemble._member_names
     if len(set(names)) != len(members):
         raise ValueError("_member_names must have a name for each of estimators_.")
@@ -160,7 +162,7 @@ def _check_ensemble(ensemble) -> None:
             raise ValueError(f"{name} must be positive, got {getattr(ensemble, name)}.")
 
 
-def _check_lone_bank(bank) -> None:
+def _check_lone_bank(bank: Any) -> None:
     check_fitted(bank.sampler_, "sampler_")
     # Features from elsewhere may have another precision.
     expected = {**_BANK_ARRAYS, "bank_": ("float32 or float64", "md")}
@@ -168,13 +170,13 @@ def _check_lone_bank(bank) -> None:
     _check_names(bank)
 
 
-def _check_tuned(detector) -> None:
+def _check_tuned(detector: Any) -> None:
     _check_same_class(detector, [detector.estimator_])
     _check_training_rows(detector.estimator_, detector._learned_rows())
     _check_names(detector)
 
 
-def _check_same_class(detector, estimators: list) -> None:
+def _check_same_class(detector: Any, estimators: list) -> None:
     """Check that fitted estimators have the class of the parameter `estimator`."""
     given = detector.estimator
     if type(detector) is ConformalDetector:
@@ -187,7 +189,7 @@ def _check_same_class(detector, estimators: list) -> None:
             )
 
 
-def _check_conformal(detector) -> None:
+def _check_conformal(detector: Any) -> None:
     _check_same_class(detector, detector.estimators_)
     expected = dict(_CALIBRATION_ARRAYS)
     if has_maps(detector.estimators_[0]):
@@ -212,7 +214,7 @@ def _check_conformal(detector) -> None:
     _check_names(detector)
 
 
-def _check_groups(n: int, detector) -> None:
+def _check_groups(n: int, detector: Any) -> None:
     """Check that calibration groups are numbered without gaps."""
     groups = getattr(detector, "calibration_groups_", np.arange(n))
     # Checked before counting, which takes memory in proportion to the largest number.
@@ -220,7 +222,7 @@ def _check_groups(n: int, detector) -> None:
         raise ValueError("calibration_groups_ must be numbers from 0, without gaps.")
 
 
-def _check_training_folds(detector) -> None:
+def _check_training_folds(detector: Any) -> None:
     """Check that matches refer to rows of the training data."""
     folds, n_folds = detector._training_folds, len(detector.estimators_)
     if np.any(np.diff(folds) < 0) or folds.max(initial=-1) >= n_folds:
@@ -231,7 +233,7 @@ def _check_training_folds(detector) -> None:
         _check_training_rows(estimator, rows)
 
 
-def _check_training_rows(estimator, rows) -> None:
+def _check_training_rows(estimator: Any, rows: NDArray | None) -> None:
     learned = getattr(estimator, "training_indices_", None)
     if rows is None or learned is None:
         return
@@ -239,7 +241,7 @@ def _check_training_rows(estimator, rows) -> None:
         raise ValueError("training_indices_ exceed _training_rows.")
 
 
-def _check_names(detector) -> None:
+def _check_names(detector: Any) -> None:
     names = getattr(detector, "feature_names_in_", None)
     if names is None:
         return

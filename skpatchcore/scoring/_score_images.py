@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from skpatchcore._detectors import Inspection, check_refitted, find_detector
 from skpatchcore._images import Images, check_images
 from skpatchcore._utils import StrOptions, validate_params
+from skpatchcore.datasets import warn_of_masks
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
     find_failures,
@@ -39,10 +40,11 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
         As `PatchCoreDetector` takes them.
 
     on_error : {"raise", "skip", "nan"}, default="raise"
-        What to do with an image that cannot be used: a file that is missing,
-        truncated, no image, or a decompression bomb; NaN or values outside [0, 1] in
-        a float image; one smaller than `crop_size`, or so thin that resizing would
-        give it more pixels than Pillow permits in a file.
+        What to do with an image that cannot be used: None, NaN or an empty path in its
+        place, as tables have; a file that is missing, truncated, no image, or a
+        decompression bomb; NaN or values outside [0, 1] in a float image; one smaller
+        than `crop_size`, or so thin that resizing would give it more pixels than Pillow
+        permits in a file.
 
         - "raise": raise its error.
         - "skip": leave it out of the results.
@@ -97,6 +99,8 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     check_refitted(detector)
     check_is_fitted(detector)
     images, found, unreadable = inspect_images(detector, X, on_error)
+    if not isinstance(X, Images):
+        warn_of_masks(images)
     kept = range(len(images)) if on_error == "nan" else sorted(found)
     return as_results(detector, kept, found, unreadable)
 

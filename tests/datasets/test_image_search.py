@@ -14,7 +14,7 @@ def write(root, *names):
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in (".png", ".pgm", ".gif", ".jfif", ".jp2"):
+        if path.suffix in (".png", ".pgm", ".gif", ".jfif", ".jp2", ".tga", ".pcx"):
             kinds = {".jfif": "JPEG"}
             Image.new("L", (8, 8), 255).save(path, kinds.get(path.suffix))
         else:
@@ -49,7 +49,7 @@ def test_folders_are_searched_with_their_subfolders(tmp_path, lister):
 
 @pytest.mark.parametrize("lister", LISTERS)
 def test_suffixes_are_those_of_formats_that_can_be_read(tmp_path, lister):
-    written = ["a.png", "b.pgm", "c.gif", "d.jfif", "e.jp2"]
+    written = ["a.png", "b.pgm", "c.gif", "d.jfif", "e.jp2", "f.tga", "g.pcx"]
     write(tmp_path, *written)
     assert names(LISTERS[lister](tmp_path), tmp_path) == written
 
@@ -57,11 +57,11 @@ def test_suffixes_are_those_of_formats_that_can_be_read(tmp_path, lister):
 @pytest.mark.parametrize("lister", LISTERS)
 def test_files_passed_over_are_counted_by_suffix_and_folder(tmp_path, lister):
     root = write(
-        tmp_path / "parts", "a.png", "1.tga", "2.tga", "day1/raw", "day1/n.txt"
+        tmp_path / "parts", "a.png", "1.psd", "2.psd", "day1/raw", "day1/n.txt"
     )
     message = (
-        r"Passed over 4 files: 2 \.tga in parts, 1 \.txt in parts/day1, 1 without a "
-        r"suffix in parts/day1\."
+        r"Passed over 4 files: 2 \.psd in parts, 1 \.txt in parts/day1, 1 without a "
+        r"suffix in parts/day1\. \.psd may be images, but only common formats are read"
     )
     with pytest.warns(UserWarning, match=message):
         assert len(LISTERS[lister](root)) == 1
@@ -69,8 +69,8 @@ def test_files_passed_over_are_counted_by_suffix_and_folder(tmp_path, lister):
 
 def test_the_loader_of_categories_searches_subfolders_and_counts_others(tmp_path):
     write(tmp_path / "nut", "train/good/a.png", "train/good/day1/b.png")
-    write(tmp_path / "nut", "train/good/c.tga", "test/dent/x/0.png")
-    with pytest.warns(UserWarning, match=r"1 \.tga in nut/train/good") as record:
+    write(tmp_path / "nut", "train/good/c.raw", "test/dent/x/0.png")
+    with pytest.warns(UserWarning, match=r"1 \.raw in nut/train/good") as record:
         bunch = load_mvtec_ad(tmp_path, "nut")
     assert record[0].filename == __file__
     assert bunch.defect_types.tolist() == ["good", "good", "dent"]

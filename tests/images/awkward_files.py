@@ -219,6 +219,16 @@ PLAIN = [
         LOSSY,
     ),
     Awkward("still.gif", "GIF with one frame", saved(GREY, "GIF"), GREY_RGB),
+    Awkward("targa.tga", "TGA", saved(COLORS, "TGA"), RGB),
+    Awkward("targa_grey.tga", "TGA, grey, RLE", saved(GREY, "TGA", rle=True), GREY_RGB),
+    Awkward("paintbrush.pcx", "PCX", saved(COLORS, "PCX"), RGB),
+    Awkward("silicon.sgi", "SGI", saved(COLORS, "SGI"), RGB),
+    Awkward(
+        "icon.ico",
+        "ICO with one icon",
+        saved(COLORS, "ICO", sizes=[(64, 48)]),
+        RGB,
+    ),
     Awkward("lzw.tif", "TIFF, LZW", saved(COLORS, "TIFF", compression="tiff_lzw"), RGB),
     Awkward(
         "tiled.tiff",
@@ -489,6 +499,24 @@ COLOR_MODELS = [
         "hdr.avif",
         "10-bit AVIF",
         deep_avif,
+        None,
+    ),
+    Awkward(
+        "colour_16.sgi",
+        "16-bit colour SGI",
+        saved(COLORS, "SGI", bpc=2),
+        None,
+    ),
+    Awkward(
+        "icons.ico",
+        "ICO with icons of several sizes",
+        saved(COLORS, "ICO", sizes=[(32, 24), (64, 48)]),
+        None,
+    ),
+    Awkward(
+        "text.tga",
+        "text named .tga",
+        data(b"no image" * 50),
         None,
     ),
     Awkward(

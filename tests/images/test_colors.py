@@ -4,9 +4,12 @@ import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from PIL import Image
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
 
-from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore import PatchCoreDetector, PatchFeatureTransformer, PatchMemoryBank
 from skpatchcore._images._batches import iter_batches
 from skpatchcore._images._colors import learn_cast, warn_if_swapped
 from skpatchcore._images._input import check_images
@@ -68,8 +71,75 @@ def test_parts_without_a_colour_cast_are_not_warned_of(color):
 
 
 def test_parts_of_all_colours_are_not_warned_of():
-    colors = np.concatenate([colored_images(6), swap(colored_images(6))])
-    make_detector().fit(colors).predict(swap(colored_images(6, seed=1)))
+    rng = np.random.default_rng(0)
+    colors = [colored_images(1, rng.integers(0, 256, 3)) for _ in range(12)]
+    detector = make_detector().fit(np.concatenate(colors))
+    detector.predict(swap(colored_images(6, seed=1)))
+
+
+FITS = {
+    "detector": lambda X: make_detector().fit(X),
+    "transformer": lambda X: make_detector().features.fit_transform(X),
+    "pipeline": lambda X: make_pipeline(
+        make_detector().features, PatchMemoryBank(random_state=0)
+    ).fit(X),
+}
+
+
+@pytest.mark.parametrize("n_swapped", [2, 6, 9])
+@pytest.mark.parametrize("fit", FITS)
+def test_training_images_in_both_orders_are_said(fit, n_swapped):
+    X = colored_images(12)
+    X[:n_swapped] = swap(X[:n_swapped])
+    said = f"{min(n_swapped, 12 - n_swapped)} of 12 training images look like the oth"
+    with pytest.warns(UserWarning, match=said) as caught:
+        FITS[fit](X)
+    assert len(caught) == 1
+
+
+def test_anomalous_images_do_not_count_as_training_images():
+    X = colored_images(12)
+    X[:6] = swap(X[:6])
+    y = np.repeat([-1, 1], 6)
+    make_detector().features.fit_transform(X, y)
+    make_detector().fit(X, y)
+
+
+@pytest.mark.parametrize("n_swapped", [1, 3])
+def test_few_training_images_are_not_taken_for_swapped(n_swapped):
+    X = colored_images(5)
+    X[:n_swapped] = swap(X[:n_swapped])
+    make_detector().fit(X)
+
+
+def test_a_pipeline_says_that_images_are_swapped():
+    pipeline = make_pipeline(
+        make_detector().features, PatchMemoryBank(random_state=0)
+    ).fit(colored_images(12))
+    pipeline.predict(colored_images(6, seed=1))
+    with pytest.warns(UserWarning, match=SWAPPED.format(4, 4)) as caught:
+        pipeline.predict(swap(colored_images(4, seed=1)))
+    assert len(caught) == 1
+
+
+def test_a_transformer_that_saw_one_image_compares_with_none():
+    features = make_detector().features.set_params(layer_weights=(1,))
+    features.fit(swap(colored_images(12))).transform(colored_images(4))
+
+
+def test_a_later_fit_forgets_the_cast():
+    features = make_detector().features.set_params(layer_weights=(1,))
+    features.fit_transform(swap(colored_images(12)))
+    features.fit(colored_images(12)).transform(colored_images(4))
+
+
+def test_frozen_features_keep_their_cast_in_a_file(tmp_path):
+    features = make_detector().features
+    features.fit_transform(colored_images(12))
+    detector = PatchCoreDetector(FrozenEstimator(features), random_state=0)
+    save(detector.fit(colored_images(12)), tmp_path / "model.skpc")
+    loaded = load(tmp_path / "model.skpc").features.estimator
+    assert_array_equal(loaded._color_cast, features._color_cast)
 
 
 def test_other_light_is_not_mistaken_for_a_swap(detector):

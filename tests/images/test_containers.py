@@ -78,6 +78,34 @@ def test_a_table_without_columns_is_an_error():
         check_images(pd.DataFrame(index=range(3)))
 
 
-def test_a_missing_path_in_a_column_is_named():
-    with pytest.raises(TypeError, match="image 1 is of type NoneType"):
-        check_images(pd.Series(["a.png", None], dtype=object))
+HOLES = ["a.png", None, "b.png"]
+MISSING = {
+    "list": (lambda: HOLES, "None"),
+    "array": (lambda: np.array(HOLES, dtype=object), "None"),
+    "pandas": (lambda: pd.Series(HOLES, dtype=object), "None"),
+    "pandas NaN": (lambda: pd.Series(["a.png", np.nan]), "NaN"),
+    "pandas NA": (lambda: pd.Series(HOLES, dtype="string"), "<NA>"),
+    "pandas NaT": (lambda: ["a.png", pd.NaT], "NaT"),
+    "pandas frame": (lambda: pd.DataFrame({"path": HOLES}, dtype=object), "None"),
+    "polars": (polars(lambda pl: pl.Series(HOLES)), "None"),
+    "polars frame": (polars(lambda pl: pl.DataFrame({"path": HOLES})), "None"),
+    "pyarrow": (pyarrow(lambda pa: pa.array(HOLES)), "None"),
+    "pyarrow table": (pyarrow(lambda pa: pa.table({"path": HOLES})), "None"),
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+def test_a_row_without_an_image_is_named(kind):
+    make, shown = MISSING[kind]
+    with pytest.raises(ValueError, match=f"image 1 is missing: X has {shown} in its"):
+        check_images(make())
+    failures = {}
+    images = check_images(make(), failures)
+    assert len(images) == len(make())
+    assert list(failures) == [1]
+
+
+@pytest.mark.parametrize("path", ["", " "])
+def test_a_row_with_an_empty_path_is_named(path):
+    with pytest.raises(FileNotFoundError, match=r"^image 1 is missing: its path is "):
+        check_images(["a.png", path])

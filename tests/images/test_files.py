@@ -10,7 +10,13 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from skpatchcore._images._errors import UnreadableImageError
-from skpatchcore._images._files import accepted_formats, open_image, open_regular
+from skpatchcore._images._files import (
+    accepted_formats,
+    accepted_suffixes,
+    open_image,
+    open_regular,
+    refused_suffixes,
+)
 from skpatchcore._images._input import check_images, image_contents
 from skpatchcore.datasets import read_masks
 from skpatchcore.scoring import find_unreadable
@@ -26,6 +32,52 @@ def image(tmp_path):
 
 
 # Formats ------------------------------------------------------------------------------
+
+
+BY_SUFFIX = {"PCX": ".pcx", "SGI": ".rgb", "QOI": ".qoi", "ICO": ".ico", "TGA": ".TGA"}
+
+
+def save_by_suffix(path, name):
+    options = {"sizes": [(16, 16)]} if name == "ICO" else {}
+    try:
+        Image.new("RGB", (16, 16), (10, 20, 30)).save(path, name, **options)
+    except (KeyError, OSError):
+        pytest.skip(f"this Pillow does not write {name}")
+
+
+@pytest.mark.parametrize("name", BY_SUFFIX)
+def test_formats_without_a_safe_signature_are_read_by_their_suffix(tmp_path, name):
+    path = tmp_path / f"image{BY_SUFFIX[name]}"
+    save_by_suffix(path, name)
+    pixels = check_images([path])[0] * 255
+    np.testing.assert_allclose(pixels, np.full((16, 16, 3), (10, 20, 30)))
+    assert path.suffix.lower() in accepted_suffixes()
+
+
+@pytest.mark.parametrize("name", BY_SUFFIX)
+def test_the_content_counts_before_such_a_suffix(tmp_path, name):
+    path = tmp_path / f"image{BY_SUFFIX[name]}"
+    Image.new("RGB", (16, 16), (10, 20, 30)).save(path, "PNG")
+    assert np.rint(check_images([path])[0][0, 0] * 255).tolist() == [10, 20, 30]
+    path.write_text("no image\n" * 100)
+    with pytest.raises(UnreadableImageError, match=r"cannot identify .* TGA, PCX, SGI"):
+        check_images([path])[0]
+
+
+def test_an_icon_of_several_sizes_is_an_error(tmp_path):
+    path = tmp_path / "image.ico"
+    Image.new("RGB", (32, 32)).save(path, "ICO", sizes=[(16, 16), (32, 32)])
+    with Image.open(path) as opened:
+        for given in (path, opened):
+            with pytest.raises(UnreadableImageError, match="it has icons of 2 sizes"):
+                check_images([given])[0]
+
+
+def test_sgi_files_of_16_bits_are_an_error(tmp_path):
+    path = tmp_path / "image.sgi"
+    Image.new("L", (16, 16), 7).save(path, "SGI", bpc=2)
+    with pytest.raises(UnreadableImageError, match="it has 16 bits per channel"):
+        check_images([path])[0]
 
 
 @pytest.mark.parametrize("name", ["EPS", "PCX", "SGI", "ICO", "TGA"])
@@ -67,6 +119,8 @@ def test_formats_on_the_list_are_read(tmp_path, name):
 
 def test_formats_that_start_programs_are_not_on_the_list():
     assert not {"EPS", "WMF", "FPX", "PDF"} & set(accepted_formats())
+    assert not {".eps", ".ps", ".wmf"} & accepted_suffixes()
+    assert {".eps", ".ps", ".wmf", ".psd", ".heic"} <= refused_suffixes()
 
 
 # Special files ------------------------------------------------------------------------

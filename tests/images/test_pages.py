@@ -86,8 +86,18 @@ def test_the_only_page_may_be_named(tmp_path):
 
 def test_a_page_that_does_not_exist_is_an_error(stack):
     images = check_images([ImagePage(stack, 3)])
-    with pytest.raises(ValueError, match=r"stack\.tif\[3\].*pages is 3.* from 0 to 2"):
+    with pytest.raises(
+        ValueError, match=r"stack\.tif\[3\].* pages is 3; pages are 0 to 2"
+    ):
         images[0]
+
+
+def test_a_second_page_of_a_file_with_one_is_an_error(tmp_path):
+    path = tmp_path / "one.png"
+    Image.fromarray(PAGES[0]).save(path)
+    message = r"it has no page 1: the number of pages is 1; pass its path"
+    with pytest.raises(ValueError, match=message):
+        check_images([ImagePage(path, 1)])[0]
 
 
 @pytest.mark.parametrize("page", [-1, 1.0, "1", None])

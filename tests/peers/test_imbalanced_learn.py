@@ -8,10 +8,13 @@ Written anew after the behaviour that these tests of imbalanced-learn 0.14 (MIT)
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
+from scipy import sparse
+from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from skpatchcore import CoresetSampler
+from skpatchcore import CoresetSampler, PatchMemoryBank
+from skpatchcore.scoring import find_unreadable
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4))
@@ -32,6 +35,58 @@ def test_labels_are_resampled_with_the_rows():
 
 def test_without_labels_only_rows_are_returned():
     assert_array_equal(sampler().fit_resample(X), X[sampler().fit(X).sample_indices_])
+
+
+def test_none_is_returned_for_none():
+    """Pipelines of imbalanced-learn unpack two values, also without labels."""
+    chosen = sampler()
+    X_res, y_res = chosen.fit_resample(X, None)
+    assert_array_equal(X_res, X[chosen.sample_indices_])
+    assert y_res is None
+
+
+@pytest.mark.parametrize("n_rows", [2, 30])
+def test_a_pipeline_without_labels_fits_a_detector(n_rows):
+    pipeline = pytest.importorskip("imblearn.pipeline")
+    model = pipeline.make_pipeline(sampler(n_rows), IsolationForest(random_state=0))
+    model.fit(X)
+    expected = IsolationForest(random_state=0).fit(sampler(n_rows).fit_resample(X))
+    assert_array_equal(model.score_samples(X), expected.score_samples(X))
+
+
+@pytest.mark.parametrize("kind", ["table", "record_batch"])
+def test_tables_and_columns_of_pyarrow_keep_their_types(kind):
+    pyarrow = pytest.importorskip("pyarrow")
+    table = getattr(pyarrow, kind)({name: X[:, i] for i, name in enumerate("abcd")})
+    X_res, y_res = sampler().fit_resample(table, pyarrow.array(Y))
+    expected = sampler().fit_resample(X, Y)
+    assert type(X_res) is type(table)
+    assert isinstance(y_res, pyarrow.Array)
+    columns = [column.to_numpy(zero_copy_only=False) for column in X_res.columns]
+    assert_array_equal(np.transpose(columns), expected[0])
+    assert_array_equal(y_res.to_numpy(), expected[1])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda frame: sampler().fit_resample(frame, Y),
+        lambda frame: sampler().fit(frame),
+        lambda frame: PatchMemoryBank(sampler()).fit(frame),
+        lambda frame: find_unreadable(frame),
+    ],
+    ids=["fit_resample", "fit", "bank", "images"],
+)
+def test_lazy_frames_are_refused_with_the_remedy(use):
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame(X).lazy()
+    with pytest.raises(TypeError, match=r"of type LazyFrame.*Pass X\.collect\(\)"):
+        use(frame)
+
+
+def test_sparse_rows_are_refused_with_the_remedy():
+    with pytest.raises(TypeError, match=r"Sparse.*Use '\.toarray\(\)'"):
+        sampler().fit_resample(sparse.csr_array(X), Y)
 
 
 def test_lists_are_resampled_like_arrays():

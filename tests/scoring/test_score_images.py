@@ -111,6 +111,20 @@ def test_nan_keeps_rows(detector, folder_of_500):
     assert [one.index for one in results.unreadable] == bad
 
 
+@pytest.mark.parametrize("hole", [None, float("nan"), ""], ids=str)
+def test_nan_keeps_rows_without_an_image(detector, tmp_path, hole):
+    pixels = make_images(2, seed=3)
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    results = score_images(detector, [paths[0], hole, paths[1]], on_error="nan")
+    assert_array_equal(results.index, [0, 1, 2])
+    assert_array_equal(results.label == 0, [False, True, False])
+    assert_allclose(results.score[[0, 2]], detector.score_samples(pixels))
+    assert [one.index for one in results.unreadable] == [1]
+    assert "image 1 is missing" in results.unreadable[0].reason
+
+
 def test_raise_names_the_first(detector, folder_of_500):
     _, paths, _ = folder_of_500
     with pytest.raises(UnreadableImageError, match=r"image 0 \(.*000\.png\)"):

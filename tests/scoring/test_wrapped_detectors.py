@@ -7,7 +7,15 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from skpatchcore import CoresetSampler, PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore import (
+    CoresetSampler,
+    PatchCoreDetector,
+    PatchFeatureTransformer,
+    PatchMemoryBank,
+)
+from skpatchcore._detectors import find_detector
+from skpatchcore.calibration import ConformalDetector
+from skpatchcore.inspection import AnomalyMapDisplay, PatchMatchDisplay
 from skpatchcore.persistence import load, save
 from skpatchcore.scoring import score_images
 
@@ -53,3 +61,45 @@ def test_the_detector_given_to_a_search_is_not_its_result(detector, tmp_path, na
         for estimator in (search, make_pipeline(search)):
             with pytest.raises(NotFittedError, match="has no best_estimator_"):
                 use(name, estimator, tmp_path / "m.skpc")
+
+
+USES = {
+    "score_images": lambda estimator, path: score_images(estimator, X),
+    "save": lambda estimator, path: save(estimator, path),
+    "maps": lambda estimator, path: AnomalyMapDisplay.from_estimator(estimator, X),
+    "matches": lambda estimator, path: PatchMatchDisplay.from_estimator(
+        estimator, X, training_images=X
+    ),
+}
+HOLDERS = {
+    "pipeline": lambda pipeline: pipeline,
+    "search": lambda pipeline: GridSearchCV(
+        pipeline,
+        {"patchmemorybank__n_neighbors": [1]},
+        scoring=lambda estimator, X, y=None: 0.0,
+        cv=2,
+    ),
+    "conformal": lambda pipeline: ConformalDetector(
+        pipeline, alpha=0.5, cv=2, random_state=0
+    ),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+@pytest.mark.parametrize("use", USES)
+def test_a_pipeline_with_features_is_referred_to_the_detector(tmp_path, use, holder):
+    if use in ("maps", "matches"):
+        pytest.importorskip("matplotlib")
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=16)
+    bank = PatchMemoryBank(CoresetSampler(0.5), random_state=0)
+    estimator = HOLDERS[holder](make_pipeline(features, bank)).fit(X)
+    with pytest.raises(TypeError, match=r"Use PatchCoreDetector\(features, sampler, "):
+        USES[use](estimator, tmp_path / "m.skpc")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bank_without_features_is_not_referred_to_the_detector():
+    bank = PatchMemoryBank(random_state=0).fit(np.arange(40.0).reshape(10, 4))
+    with pytest.raises(TypeError, match="Expected a detector") as caught:
+        find_detector(make_pipeline("passthrough", bank))
+    assert "PatchCoreDetector(features" not in str(caught.value)
