@@ -11,6 +11,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from skpatchcore._backbones._engines import (
+    EngineError,
+    Network,
+    check_engine,
+    compile_network,
+    describe_engine,
+    draw_probes,
+    installed_engines,
+)
 from skpatchcore._backbones._fingerprint import (
     describe_network,
     fingerprint_module,
@@ -41,6 +50,7 @@ from skpatchcore._utils import (
     full_precision,
     own_torch_state,
     resolve_device,
+    warn_user,
 )
 
 # By module, so that a network that many fits share is cast once.
@@ -48,6 +58,14 @@ _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 # Autocast would cast the weights of these layers in every pass. Subclasses are not
 # included, because some transform their weights first.
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
+# By module, so that a network that many fits share is compiled once for each size. None
+# stands for torch.
+_COMPILED: WeakKeyDictionary[nn.Module, dict[tuple, Network | None]] = (
+    WeakKeyDictionary()
+)
+# A compiled network holds a copy of the weights, and takes about a second.
+_MAX_SIZES = 4
+_COMPILE_LOCK = fork_safe_lock()
 # Random weights come from torch's only generator, so threads must take turns.
 _BUILD_LOCK = fork_safe_lock()
 
@@ -63,6 +81,7 @@ class Backbone:
         Module names, as in ``module.get_submodule``, or feature levels of timm.
     device : torch.device
     precision : {"auto", "float32", "bfloat16", "float16"}
+    engine : {"torch", "auto", "openvino", "onnxruntime"}
     own : bool
         Whether the user gave the network as a module rather than by name.
     """
@@ -75,6 +94,7 @@ class Backbone:
         device: torch.device,
         precision: str = "auto",
         *,
+        engine: str = "torch",
         own: bool = False,
     ) -> None:
         self.own = own
@@ -83,7 +103,10 @@ class Backbone:
         self.layers = layers
         self._layouts: dict[str, Layout] = {}
         self.device = device
+        self.precision = precision
         self.dtype = choose_dtype(precision, device)
+        check_engine(engine, device, self.dtype)
+        self.engine = engine
         # Whether the network itself balances the weights of these layers.
         self.balanced = set(self.layers) <= set(getattr(module, "balanced_layers", ()))
         self.n_channels = input_channels(module)
@@ -99,6 +122,21 @@ class Backbone:
             # Constants of red, green and blue do not apply to other channels.
             values = [sum(values) / len(values)]
         return torch.tensor(values, device=self.device).reshape(-1, 1, 1)
+
+    def moved(self, device: str | torch.device | None, engine: str) -> "Backbone":
+        """Return the network on `device`, run by `engine`; itself if it is so already.
+
+        None is the device of the network.
+        """
+        target = self.device if device is None else resolve_device(device)
+        if (target, engine) == (self.device, self.engine):
+            return self
+        module = self.module
+        if target != self.device:
+            module = copy.deepcopy(module).to(target)
+        return Backbone(
+            module, self.layers, target, self.precision, engine=engine, own=self.own
+        )
 
     @own_torch_state()
     def prepare(self, size: tuple[int, int]) -> None:
@@ -120,11 +158,68 @@ class Backbone:
         batch = (batch - self.mean) / self.std
         batch = fit_to_patches(self.module, batch)
         batch = batch.contiguous(memory_format=torch.channels_last)
-        maps = self._forward(batch, self.dtype)
+        maps = self._run(batch, self.dtype)
         if self.dtype == torch.float16 and not _all_finite(maps):
             # Networks trained in float32 may exceed 65504, the largest float16.
-            maps = self._forward(batch, torch.float32)
+            maps = self._run(batch, torch.float32)
         return maps
+
+    def _run(self, batch: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Return maps of normalised images, by the engine."""
+        engines = self._engines(dtype)
+        compiled = self._compiled(engines, _size(batch), dtype) if engines else None
+        return compiled(batch) if compiled else self._forward(batch, dtype)
+
+    def _engines(self, dtype: torch.dtype) -> list[str]:
+        """Return the engines to try before torch."""
+        if self.engine != "auto":
+            return [] if self.engine == "torch" else [self.engine]
+        # Code of the user's own may depend on the image, which no probe shows.
+        if self.own or self.device.type != "cpu":
+            return []
+        return installed_engines(dtype)
+
+    def _compiled(
+        self, engines: Sequence[str], size: tuple[int, int], dtype: torch.dtype
+    ) -> Network | None:
+        """Return the network compiled for images of `size`; None: run it in torch."""
+        with _COMPILE_LOCK:
+            known = _COMPILED.setdefault(self.module, {})
+            process = (torch.get_num_threads(), os.getpid())
+            network = (*engines, dtype, self.layers, *process)
+            key = (*network, size)
+            if key not in known:
+                sizes = {other[-1] for other in known if other[:-1] == network}
+                known[key] = None
+                if len(sizes) < _MAX_SIZES:
+                    known[key] = self._compile(engines, size, dtype)
+                elif len(sizes) == _MAX_SIZES:
+                    warn_user(
+                        f"The images have more than {_MAX_SIZES} sizes. The network is "
+                        f"compiled by {engines[0]} for the first {_MAX_SIZES}, and "
+                        "runs in torch for all others. For the fastest scores, set "
+                        "image_size=(height, width) or crop_size."
+                    )
+            return known[key]
+
+    def _compile(
+        self, engines: Sequence[str], size: tuple[int, int], dtype: torch.dtype
+    ) -> Network | None:
+        probes = draw_probes(self.n_channels, size).sub_(self.mean).div_(self.std)
+        for engine in engines:
+            try:
+                return compile_network(
+                    engine, lambda x: self._forward(x, torch.float32), probes, dtype
+                )
+            except EngineError as error:
+                name = type(self.module).__name__
+                if self.engine != "auto":
+                    raise EngineError(
+                        f"engine={engine!r} cannot be used for {name}: {error}. Set "
+                        "engine='torch'."
+                    ) from error
+                warn_user(f"engine='auto': {name}: {error}.")
+        return None
 
     def _forward(self, batch: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
         autocast = torch.autocast(
@@ -174,7 +269,12 @@ class Backbone:
         network = fingerprint_module(self.module)
         if network is None:
             return None
-        arithmetic = (self.device.type, str(self.dtype), torch.__version__)
+        arithmetic = (
+            self.device.type,
+            str(self.dtype),
+            torch.__version__,
+            *describe_engine(self.engine),
+        )
         normalization = (self.mean.cpu().numpy(), self.std.cpu().numpy())
         return content_key(network, self.layers, arithmetic, normalization)
 
@@ -199,6 +299,7 @@ def load_backbone(
     seed: int,
     device: str | torch.device | None,
     precision: str,
+    engine: str = "torch",
 ) -> Backbone:
     """Return a network, built at the first call with these parameters."""
     device = resolve_device(device)
@@ -209,7 +310,7 @@ def load_backbone(
                 "Load the weights into the module instead."
             )
         # A copy, so that the user's module keeps its mode, dtype and device.
-        module = copy.deepcopy(backbone).eval()
+        module = copy.deepcopy(backbone).eval().requires_grad_(False)
         missing: frozenset[str] = frozenset()
         module = module.to(device).float()
         # Before the first pass, because some networks change with every pass.
@@ -220,7 +321,7 @@ def load_backbone(
     found = resolve_layers(module, layers, own=own)
     if missing and weights is not None:
         check_missing(module, found, missing, weights)
-    return Backbone(module, found, device, precision, own=own)
+    return Backbone(module, found, device, precision, engine=engine, own=own)
 
 
 def _size(batch: torch.Tensor) -> tuple[int, int]:

@@ -153,6 +153,16 @@ class PatchFeatureTransformer(
         chooses "bfloat16", which changes the AUROC of hard classes by more. Features
         are always float32.
 
+    engine : {"torch", "auto", "openvino", "onnxruntime"}, default="torch"
+        What runs the network. "openvino" and "onnxruntime" are faster on CPUs, and must
+        be installed (``pip install 'skpatchcore[openvino]'`` or ``[onnx]``). They
+        compile the network at the first image of each size, for up to four sizes; other
+        sizes run in torch, with a warning. Maps differ from those of torch by at most
+        1e-4 of the largest value in float32, which is checked with two probe images; a
+        network for which they differ by more is an error. "auto" is the first of
+        "openvino" and "onnxruntime" that is installed and keeps this limit, otherwise
+        torch; also for a `backbone` that is a module, and on GPUs.
+
     batch_size : int, default=32
         Most images per forward pass. Batches are smaller if they would need more than
         128 MB on a CPU, or a quarter of the free memory on a GPU, at most 4 GB. It
@@ -205,9 +215,9 @@ class PatchFeatureTransformer(
     is a module whose weights, buffers, settings or hooks were changed after the fit.
 
     Parameters that are set after `fit` change no answer until the next `fit`, except
-    `memory`, `device`, `batch_size` and `verbose`. If the file in `weights` was moved,
-    set its new path: it is read if the network cannot be built with the path of the
-    fit.
+    `memory`, `device`, `engine`, `batch_size` and `verbose`. If the file in `weights`
+    was moved, set its new path: it is read if the network cannot be built with the path
+    of the fit.
 
     References
     ----------
@@ -246,6 +256,7 @@ class PatchFeatureTransformer(
         ],
         "device": [str, torch.device, None],
         "precision": [StrOptions({"auto", "float32", "bfloat16", "float16"})],
+        "engine": [StrOptions({"torch", "auto", "openvino", "onnxruntime"})],
         "batch_size": [Interval(Integral, 1, None, closed="left")],
         "memory": MEMORY_CONSTRAINT,
         "output": [StrOptions({"map", "flat", "mean"})],
@@ -284,6 +295,7 @@ class PatchFeatureTransformer(
         projection: Any = None,
         device: str | torch.device | None = None,
         precision: str = "auto",
+        engine: str = "torch",
         batch_size: int = 32,
         memory: str | os.PathLike | Memory | None = None,
         output: str = "map",
@@ -302,6 +314,7 @@ class PatchFeatureTransformer(
         self.projection = projection
         self.device = device
         self.precision = precision
+        self.engine = engine
         self.batch_size = batch_size
         self.memory = memory
         self.output = output
@@ -563,11 +576,13 @@ class PatchFeatureTransformer(
             seed=seed,
             device=self.device,
             precision=fitted.precision,
+            engine=self.engine,
         )
 
     def _fitted_network(self) -> Backbone:
         """Return the network; build it again if a pickle left it out."""
         if hasattr(self, "_network"):
+            self._network = self._network.moved(self.device, self.engine)
             return self._network
         of_fit = self._fitted.weights
         # A relative path counts from the folder of the fit.

@@ -34,13 +34,14 @@ class Writer:
     """Turns objects into JSON, and collects the arrays that it refers to in `arrays`.
 
     Non-JSON values are encoded as ``{kind: payload}``. Parameters that belong to a
-    machine are left out. `devices` holds the devices of the parts that score, by path.
+    machine are left out. `machine` holds the devices and engines of the parts that
+    score, by path.
     """
 
     def __init__(self) -> None:
         self._aside = ArrayWriter()
         self.arrays = self._aside.arrays
-        self.devices: dict[str, str] = {}
+        self.machine: dict[str, str] = {}
 
     def encode(self, value: Any, where: str, *, fitted: bool = False) -> Any:
         """Return JSON for `value`, found at `where`.
@@ -131,8 +132,9 @@ class Writer:
                 yield name, value
             elif name in LEFT_OUT:
                 scores = fitted and cls in (PatchFeatureTransformer, PatchMemoryBank)
-                if scores and name == "device" and value is not None:
-                    self.devices[f"{prefix}{name}"] = str(value)
+                chosen = name in ("device", "engine") and value not in (None, "torch")
+                if scores and chosen:
+                    self.machine[f"{prefix}{name}"] = str(value)
             elif not _is_default(cls, name, value):
                 # A newer version of scikit-learn may have more parameters.
                 raise TypeError(

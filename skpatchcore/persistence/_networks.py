@@ -119,7 +119,9 @@ def fill_networks(
         layers = resolve_layers(modules[key], part.layers, own=False)
         device = resolve_device(part.device)
         module = modules[key].to(device)
-        part._network = Backbone(module, layers, device, part.precision)
+        part._network = Backbone(
+            module, layers, device, part.precision, engine=part.engine
+        )
 
 
 def _filled_module(backbone: str, state: dict[str, torch.Tensor]) -> nn.Module:

@@ -60,9 +60,9 @@ def save(
 
     Use it to deploy a model: the file holds numbers and names, and nothing in it is
     ever executed, unlike a pickle. It holds the model, but not what belongs to this
-    machine: caches (`memory`), devices and paths of weights files are left out (see
-    Notes). The same model gives the same bytes. The file is written under a temporary
-    name in the same folder and then renamed, so it is never incomplete.
+    machine: caches (`memory`), devices, engines and paths of weights files are left out
+    (see Notes). The same model gives the same bytes. The file is written under a
+    temporary name in the same folder and then renamed, so it is never incomplete.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def save(
     Warns
     -----
     UserWarning
-        If a device was set on a part that scores; the file does not hold it.
+        If a device or engine was set on a part that scores; the file does not hold it.
 
     See Also
     --------
@@ -129,7 +129,8 @@ def save(
     - ``RandomState`` instances. Such a `random_state` is None after `load`; numbers
       that were drawn are kept;
     - caches. `memory` of every part is None after `load`; set it again to use a cache;
-    - devices. `device` is None after `load`, which is the GPU if there is one;
+    - devices and engines. After `load`, `device` is None, which is the GPU if there is
+      one, and `engine` is "torch";
     - the path of a local weights file. The file holds its name, for messages, and
       `load` asks for the path.
 
@@ -178,7 +179,7 @@ def save(
         members[BACKBONE] = backbone_bytes(features, fingerprints)
     content = {"backbone_sha256": fingerprints, "detector": record}
     write_members(Path(path), content, members)
-    _tell_devices(writer.devices)
+    _tell_machine(writer.machine)
 
 
 def load(
@@ -187,6 +188,7 @@ def load(
     weights: Weights | dict[str, Weights] | None = None,
     backbone: nn.Module | dict[str, nn.Module] | None = None,
     device: str | torch.device | None = None,
+    engine: str | None = None,
 ) -> Detector:
     """Read a detector that `save` wrote.
 
@@ -212,6 +214,9 @@ def load(
 
     device : str, torch.device or None, default=None
         Where to compute. None is the GPU if there is one, otherwise the CPU.
+
+    engine : {"torch", "auto", "openvino", "onnxruntime"} or None, default=None
+        What runs the network, as for `PatchFeatureTransformer`. None is "torch".
 
     Returns
     -------
@@ -246,7 +251,12 @@ def load(
     ``features_``.
     """
     weights = _with_absolute_paths(weights)
-    given = {"weights": weights, "backbone": backbone, "device": device}
+    given = {
+        "weights": weights,
+        "backbone": backbone,
+        "device": device,
+        "engine": engine,
+    }
     overrides: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
     if isinstance(backbone, dict):
         if not isinstance(weights, dict | None):
@@ -291,16 +301,15 @@ def _absolute(path: Weights) -> Weights:
     return path if path == "random" or os.path.isabs(path) else os.path.abspath(path)
 
 
-def _tell_devices(devices: dict[str, str]) -> None:
-    """Warn about devices that were left out, since others round scores differently."""
-    if not devices:
+def _tell_machine(machine: dict[str, str]) -> None:
+    """Warn about devices and engines that were left out: others round differently."""
+    if not machine:
         return
-    found = ", ".join(sorted({repr(device) for device in devices.values()}))
+    found = ", ".join(f"{path}={value!r}" for path, value in sorted(machine.items()))
     warn_user(
-        f"The model file does not hold the device {found}, which is set in "
-        f"{len(devices)} places ({', '.join(sorted(devices))}). After load, the "
-        "detector computes on the GPU if there is one; choose with "
-        "load(..., device=...).",
+        f"The model file does not hold {found}. After load, the detector computes on "
+        "the GPU if there is one, and runs the network in torch; choose with "
+        "load(..., device=..., engine=...).",
     )
 
 

@@ -47,7 +47,7 @@ from skpatchcore.persistence._values import (
 )
 
 #: Parameters that belong to a machine or a session, not to a model.
-LEFT_OUT = {"memory", "device", "transform_input", "verbose"}
+LEFT_OUT = {"memory", "device", "engine", "transform_input", "verbose"}
 DETECTORS = (
     PatchCoreDetector,
     PatchCoreEnsemble,
