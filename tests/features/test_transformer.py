@@ -694,8 +694,10 @@ def test_parameters_set_after_the_fit_change_no_features(params, fit):
     getattr(features, fit)(X)
     expected = features.transform(X)
     features.set_params(**params)
+    # Batches of another size round differently.
+    atol = 1e-6 * np.abs(expected).max()
     for answering in (features, pickle.loads(pickle.dumps(features))):
-        assert_array_equal(answering.transform(X), expected)
+        assert_allclose(answering.transform(X), expected, rtol=0, atol=atol)
 
 
 def test_the_next_fit_uses_the_parameters_that_were_set():
