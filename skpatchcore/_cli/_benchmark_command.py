@@ -8,7 +8,7 @@ import click
 
 from skpatchcore._cli._detector_options import detector_options
 from skpatchcore._cli._files import check_targets
-from skpatchcore._cli._group import (
+from skpatchcore._cli._messages import (
     Command,
     describe_error,
     print_text,

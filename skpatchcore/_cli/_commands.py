@@ -12,7 +12,7 @@ from skpatchcore import __version__
 from skpatchcore._cli._benchmark_command import benchmark
 from skpatchcore._cli._files import check_targets
 from skpatchcore._cli._fit_command import fit
-from skpatchcore._cli._group import Command, print_text, progress_level
+from skpatchcore._cli._messages import Command, print_text, progress_level
 from skpatchcore._cli._options import (
     NEW_FOLDER,
     common_options,

@@ -151,8 +151,11 @@ def group_finder(
         raise click.UsageError("Pass --group-pattern or --group-list, not both.")
     from skpatchcore._utils import groups_by_pattern, groups_from_list
 
+    # A list names files, a pattern may also find the number of a page.
     if pattern is not None:
-        return lambda paths: groups_by_pattern(paths, pattern)
+        return lambda paths: groups_by_pattern([str(one) for one in paths], pattern)
     if file is not None:
-        return lambda paths: groups_from_list(paths, file, column)
+        return lambda paths: groups_from_list(
+            [getattr(one, "path", one) for one in paths], file, column
+        )
     return None

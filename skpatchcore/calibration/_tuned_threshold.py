@@ -207,6 +207,7 @@ class TunedThresholdDetector(Calibrator):
             self.estimator_ = estimator
             self._training_rows = rows
             self.offset_, self.best_score_ = offset, best_score
+            self._tuning_scores = scores  # Model files do without.
             self._adopt_features(estimator)
             return self
 

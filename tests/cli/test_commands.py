@@ -26,7 +26,8 @@ from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._benchmark._evaluate import Evaluation
 from skpatchcore._benchmark._tables import COLUMNS
 from skpatchcore._cli import _commands as cli
-from skpatchcore._cli import _demo, _fit_command, _group
+from skpatchcore._cli import _demo, _fit_command, _messages
+from skpatchcore._cli._training_images import gather_images
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection._colors import PREDICTED_MASK, TRUE_MASK
 
@@ -526,10 +527,8 @@ def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
 def test_defective_training_images_are_not_learned_from(data_root, tmp_path):
     shutil.copytree(data_root / "wood" / "train", tmp_path / "train")
     shutil.copytree(data_root / "wood" / "test" / "spot", tmp_path / "train" / "spot")
-    images, target = _fit_command.gather_training(
-        [str(tmp_path), str(tmp_path / "x.png")]
-    )
-    assert (len(images), target.count(1), target.count(-1)) == (9, 6, 3)
+    labels = [i.label for i in gather_images([str(tmp_path), str(tmp_path / "x.png")])]
+    assert (labels.count(1), labels.count(-1)) == (6, 3)
 
 
 def test_what_cannot_be_scored_is_named(data_root, model, tmp_path):
@@ -628,6 +627,6 @@ def test_progress_bars_are_shown_in_terminals_and_on_request(
 def test_progress_is_shown_if_standard_error_is_a_terminal(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert _group.progress_level() == 0
+    assert _messages.progress_level() == 0
     terminal.isatty = lambda: True
-    assert _group.progress_level() == 1
+    assert _messages.progress_level() == 1
