@@ -13,7 +13,12 @@ from skpatchcore._cli._calibration_options import (
 )
 from skpatchcore._cli._detector_options import detector_options
 from skpatchcore._cli._files import NamedPath, check_targets
-from skpatchcore._cli._messages import Command, print_text, progress_level
+from skpatchcore._cli._messages import (
+    Command,
+    print_text,
+    print_weights_hint,
+    progress_level,
+)
 from skpatchcore._cli._options import (
     NEW_FILE,
     common_options,
@@ -121,10 +126,7 @@ def fit(
         print_text(f"{kept}\n{fitted.threshold}")
         print_text(f"Model: {model} ({model.stat().st_size / 1e6:.1f} MB)")
         if weights and not include_backbone:
-            print_text(
-                "The model file does not contain the network or its path: pass "
-                f"--weights {weights} to score as well."
-            )
+            print_weights_hint(weights)
         if fitted.rate:
             print_text(fitted.rate())
 

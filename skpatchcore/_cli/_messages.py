@@ -112,6 +112,14 @@ def print_text(text: str, *, nl: bool = True) -> None:
         click.echo(text.encode("utf-8", "surrogateescape"), nl=nl)
 
 
+def print_weights_hint(weights: object, subject: str = "file does") -> None:
+    """Say that `score` needs the path of a local weights file."""
+    print_text(
+        f"The model {subject} not contain the network or its path: pass --weights "
+        f"{weights} to score as well."
+    )
+
+
 def progress_level() -> int:
     """Return 1, for progress bars, if standard error is a terminal, else 0."""
     return int(sys.stderr.isatty())

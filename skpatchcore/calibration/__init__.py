@@ -23,4 +23,5 @@ from skpatchcore.calibration._out_of_sample import tuned_shares as tuned_shares
 from skpatchcore.calibration._p_values import Calibration as Calibration
 from skpatchcore.calibration._p_values import anomaly_score as anomaly_score
 from skpatchcore.calibration._p_values import check_supported as check_supported
+from skpatchcore.calibration._p_values import n_needed as n_needed
 from skpatchcore.calibration._p_values import n_supported as n_supported
