@@ -256,6 +256,7 @@ def _rate_half(
     """Return what the detector of one half of the images flags in the other."""
     from skpatchcore.calibration import share_of_other_half
 
+    click.echo("Rating the threshold with half of the images ...", err=True)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # The fit on all images has shown them.
