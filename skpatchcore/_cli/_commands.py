@@ -60,7 +60,8 @@ def demo(output: Path, random_state: int) -> None:
         draw_sheet(found, output / "demo_sheet.png")
         print_text(f"\nImages, anomaly maps and masks: {output / 'demo_sheet.png'}")
     click.echo(
-        "Next, your own images:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc\n"
+        "Next, your own images:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc "
+        "--alpha 0.05\n"
         "                          skpatchcore score --model part.skpc NEW_IMAGES"
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skpatchcore._cli._calibration_options import (
+    ThresholdOptions,
     calibration_options,
     take_threshold_options,
 )
@@ -114,7 +115,7 @@ def fit(
     images = read_images(given, pages, on_error)
     groups = ImageGroups(images, find_groups)
     check_counts(images, groups, options)
-    click.echo(_announce(images, tunes=options.defective is not None), err=True)
+    click.echo(_announce(images, options), err=True)
     detector = build_detector(settings)
     detector.set_params(verbose=detector.verbose or progress_level())
     started = time.perf_counter()
@@ -140,11 +141,17 @@ def _describe_kept(detectors: "Sequence[PatchCoreDetector]", seconds: float) -> 
     )
 
 
-def _announce(images: Sequence[GivenImage], *, tunes: bool) -> str:
+def _announce(images: Sequence[GivenImage], options: ThresholdOptions) -> str:
     """Return how many images are used for what."""
-    parts = [f"Fitting on {len(choose(images, TRAIN, label=1))} images"]
-    if n := len(choose(images, CALIBRATION, label=1)):
-        parts.append(f"calibrating on {n} others")
+    n_others = len(choose(images, CALIBRATION, label=1))
+    both = options.alpha is not None and not n_others
+    parts = [
+        f"Fitting {'and calibrating ' if both else ''}on "
+        f"{len(choose(images, TRAIN, label=1))} images"
+    ]
+    if n_others:
+        parts.append(f"calibrating on {n_others} others")
     if n := sum(image.label == -1 for image in images):
-        parts.append(f"{'tuning on' if tunes else 'leaving out'} {n} defective ones")
+        use = "leaving out" if options.defective is None else "tuning on"
+        parts.append(f"{use} {n} defective ones")
     return ", ".join(parts) + " ..."

@@ -21,6 +21,9 @@ _PARAMETER = re.compile(
 _IN_PYTHON = re.compile(
     r" to load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
     r"|\bPass skpatchcore\.datasets\.ImagePage.*pages=\"all\" \(loaders\) or (?=--)"
+    r"|groups=, one value per sample that names its part, to fit, or (?=--)"
+    r"| to the command(?=; see)"
+    r"| If all samples are independent, groups=range\S+ says so\."
     r"|; named_modules\(\) lists all|; give names of modules, as in named_modules\(\)"
     r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)"
     r"| \(--[\w-]+ on the command line\)| on the command line"

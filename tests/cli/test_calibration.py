@@ -206,6 +206,20 @@ def test_a_part_does_not_both_fit_and_calibrate(folder, no_work):
     assert "--group-pattern" in result.stdout
 
 
+def test_images_of_one_part_are_noticed_in_the_words_of_the_command(tmp_path):
+    write(tmp_path / "good", 12)
+    for path in sorted((tmp_path / "good").iterdir()):
+        with Image.open(path) as image:
+            image.point(lambda value: value + 1).save(path.with_stem(f"{path.stem}_b"))
+    result = fit(tmp_path, "--alpha", "0.1")
+    (warning,) = [one for one in result.stderr.splitlines() if "Warning" in one]
+    assert "Pass --group-pattern; see" in warning
+    assert "groups=" not in warning
+    result = fit(tmp_path, "--alpha", "0.1", "--group-pattern", r"(\d+)(_b)?\.png")
+    assert "Warning" not in result.stderr
+    assert "on 24 good images of 12 parts" in said(result)
+
+
 # Which images -------------------------------------------------------------------------
 
 

@@ -438,6 +438,23 @@ def test_fit_says_that_score_needs_the_weights(
     assert (f"pass --weights {weights_file} to score" in result.stdout) is not stored
 
 
+def test_a_calibrated_model_needs_its_weights_too(data_root, tmp_path, weights_file):
+    options = ["--backbone", "resnet18", "--layers", "layer1", "--image-size", "32"]
+    model = tmp_path / "m.skpc"
+    train, test = (data_root / "wood" / name for name in ("train", "test"))
+    result = run(
+        *("fit", train / "good", "--model", model, *options, "--alpha", "0.2"),
+        *("--weights", weights_file),
+    )
+    assert result.exit_code == 0, result.output
+    result = run("score", test, "--model", model)
+    assert result.exit_code == 1
+    assert "--weights" in result.stderr
+    result = run("score", test, "--model", model, "--weights", weights_file)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("path,score,decision,p_value,label\n")
+
+
 def test_help_says_when_score_needs_the_weights():
     words = " ".join(run("score", "--help").stdout.split())
     assert "Always required if fit used --weights with a file" in words
