@@ -21,6 +21,7 @@ from skpatchcore._cli._options import (
     common_options,
     group_finder,
     group_options,
+    is_given,
     max_pixels_option,
     option,
 )
@@ -110,10 +111,10 @@ def benchmark(
         [("--output", path) for path in result_files(output)], folders, read=read
     )
     finder = group_finder(group_pattern, group_list, group_column)
-    if finder and not report:
+    if not report and (finder or is_given("alpha")):
         raise click.UsageError(
-            "--group-pattern and --group-list affect only the threshold of reports. "
-            "Add --report, or remove them."
+            "--alpha, --group-pattern and --group-list affect only the threshold of "
+            "reports. Add --report, or remove them."
         )
     if report:
         check_report()

@@ -3,9 +3,8 @@
 from typing import Any, NamedTuple
 
 import click
-from click.core import ParameterSource
 
-from skpatchcore._cli._options import group_options, option, option_group
+from skpatchcore._cli._options import group_options, is_given, option, option_group
 from skpatchcore._cli._types import Number
 
 # One detector scores as fast as an uncalibrated one, and in a file of the same size.
@@ -64,7 +63,7 @@ class ThresholdOptions(NamedTuple):
             )
         if self.alpha is None:
             self._refuse_without_alpha()
-        elif _is_given("contamination"):
+        elif is_given("contamination"):
             raise click.UsageError(
                 "--contamination has no effect with --alpha, which sets the threshold. "
                 "Pass one of them."
@@ -76,20 +75,13 @@ class ThresholdOptions(NamedTuple):
             )
 
     def _refuse_without_alpha(self) -> None:
-        names = ("calibration", "calibration_images")
-        for name in names:
+        for name in ("calibration", "calibration_images"):
             if getattr(self, name) is not None:
                 shown = f"--{name.replace('_', '-')}"
                 raise click.UsageError(
                     f"{shown} needs --alpha, the false-alarm rate to calibrate for, "
                     f"such as --alpha 0.05. Add it, or remove {shown}."
                 )
-
-
-def _is_given(name: str) -> bool:
-    """Return whether an option is set on the command line or in a file."""
-    source = click.get_current_context().get_parameter_source(name)
-    return source is not ParameterSource.DEFAULT
 
 
 def take_threshold_options(settings: dict[str, Any]) -> ThresholdOptions:

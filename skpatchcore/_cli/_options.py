@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+from click.core import ParameterSource
 
 from skpatchcore._cli._types import (
     CommaSeparated,
@@ -37,6 +38,12 @@ def option_group(*decorators: Decorator) -> Decorator:
 def option(*names: str, **settings: Any) -> Decorator:
     """Return a decorator that adds an option, with its default in the help text."""
     return click.option(*names, **{"show_default": True, **settings})
+
+
+def is_given(name: str) -> bool:
+    """Return whether an option of the command is set, in a file or by the user."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
 
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -148,6 +148,7 @@ def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch)
         (["--report", "--group-list", __file__], "has no column"),
         (["--report", "--group-pattern", "a", "--group-list", __file__], "not both"),
         (["--group-pattern", "a"], "Add --report"),
+        (["--alpha", "0.2"], "Add --report"),
     ],
 )
 def test_wrong_groups_are_named_before_anything_is_computed(
