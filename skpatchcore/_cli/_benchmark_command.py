@@ -99,16 +99,17 @@ def benchmark(
         try_settings,
     )
 
-    folders = [("--output", output / "reports" if report else output)]
-    folders += [("--save-models", save_models)] if save_models else []
-    read: list[NamedPath] = [
-        ("DATA_ROOT", path) for path in _image_folders(Path(data_root))
-    ]
     weights = None if settings["weights"] == "random" else settings["weights"]
     named = {"--group-list": group_list, "--weights": weights}
-    read += [(name, path) for name, path in named.items() if path]
+    read: list[NamedPath] = [(name, path) for name, path in named.items() if path]
+    read += [("DATA_ROOT", path) for path in _image_folders(Path(data_root))]
     check_targets(
-        [("--output", path) for path in result_files(output)], folders, read=read
+        [("--output", path) for path in result_files(output)],
+        [
+            ("--output", output / "reports" if report else output),
+            *([("--save-models", save_models)] if save_models else []),
+        ],
+        read=read,
     )
     finder = group_finder(group_pattern, group_list, group_column)
     if not report and (finder or is_given("alpha")):
@@ -134,10 +135,14 @@ def benchmark(
     run.print_results()
     if run.saved and weights:
         print_weights_hint(weights, "files do")
+    _raise_failures(failures, len(names))
+
+
+def _raise_failures(failures: Mapping[str, str], n_categories: int) -> None:
     if failures:
         listed = "".join(f"\n  {name}: {text}" for name, text in failures.items())
         raise click.ClickException(
-            f"{len(failures)} of {len(names)} categories failed:{listed}"
+            f"{len(failures)} of {n_categories} categories failed:{listed}"
         )
 
 

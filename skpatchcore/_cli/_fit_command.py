@@ -108,12 +108,10 @@ def fit(
         train, options.calibration_images, options.defective, exclude=exclude
     )
     weights = None if settings["weights"] == "random" else settings["weights"]
-    named = {"--weights": weights, "--group-list": group_list}
-    read: list[NamedPath] = [(image.role, str(image.source)) for image in given]
-    read += [(name, path) for name, path in named.items() if path]
-    check_targets([("--model", model)], read=read)
+    _check_model(model, given, weights, group_list)
     images = read_images(given, pages, on_error)
-    groups = ImageGroups(images, find_groups)
+    used = images if options.defective else choose(images, TRAIN, CALIBRATION, label=1)
+    groups = ImageGroups(used, find_groups)
     check_counts(images, groups, options)
     click.echo(_announce(images, options), err=True)
     detector = build_detector(settings)
@@ -130,6 +128,19 @@ def fit(
             print_weights_hint(weights)
         if fitted.rate:
             print_text(fitted.rate())
+
+
+def _check_model(
+    model: Path,
+    given: Sequence[GivenImage],
+    weights: str | None,
+    group_list: Path | None,
+) -> None:
+    """Raise if the model file cannot be written, or would replace an input."""
+    named = {"--weights": weights, "--group-list": group_list}
+    read: list[NamedPath] = [(image.role, str(image.source)) for image in given]
+    read += [(name, path) for name, path in named.items() if path]
+    check_targets([("--model", model)], read=read)
 
 
 def _describe_kept(detectors: "Sequence[PatchCoreDetector]", seconds: float) -> str:
