@@ -109,6 +109,10 @@ class ConformalDetector(FoldDetector):
     calibration_folds_ : ndarray of shape (n_calibration,), int64
         Position in `estimators_` of the estimator that each score is compared with.
 
+    calibration_splits_ : ndarray of shape (n_calibration,), int64
+        Number of the split of `cv` that held each calibration row out; 0 for all if
+        there is one, as for "split" and a frozen estimator.
+
     calibration_groups_ : ndarray of shape (n_calibration,), int64
         Number of the group of each calibration row, in the order of ``np.unique``. Only
         if `fit` got ``groups``.
@@ -346,9 +350,8 @@ class ConformalDetector(FoldDetector):
                 self.__dict__.pop(name, None)
             self.estimators_ = fitted.estimators
             self.calibration_indices_ = held_out
-            # Which split held each of them out. Model files do without.
             n_held_out = [len(test) for _, test in splits]
-            self._held_out_folds = np.repeat(np.arange(len(splits)), n_held_out)
+            self.calibration_splits_ = np.repeat(np.arange(len(splits)), n_held_out)
             self._training_rows = np.concatenate(fitted.training_rows)
             self._training_folds = np.repeat(
                 np.arange(len(fitted.training_rows)),

@@ -46,7 +46,7 @@ def held_out_share(detector: ConformalDetector) -> FlaggedShare | None:
     Parameters
     ----------
     detector : ConformalDetector
-        As `fit` left it; a model file does not say which fold held a sample out.
+        Fitted detector.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def held_out_share(detector: ConformalDetector) -> FlaggedShare | None:
         None if nothing was held out in turn ("split", or a frozen estimator), or if the
         samples of the other folds are too few for `alpha`.
     """
-    scores, folds = detector.calibration_scores_, detector._held_out_folds
+    scores, folds = detector.calibration_scores_, detector.calibration_splits_
     groups = getattr(detector, "calibration_groups_", None)
     if len(np.unique(folds)) < 2:
         return None
@@ -102,7 +102,7 @@ def tuned_shares(
     Their scores are those that the threshold was chosen on: by estimators that were not
     fitted on them, unless a frozen one was.
     """
-    flagged = detector._tuning_scores < detector.offset_
+    flagged = detector.tuning_scores_ < detector.offset_
     normal, anomalous = (
         FlaggedShare(int(np.sum(flagged[y == label])), int(np.sum(y == label)))
         for label in (1, -1)
