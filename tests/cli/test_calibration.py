@@ -100,6 +100,7 @@ def test_alpha_calibrates_as_in_python(folder, good, check, detector, method):
         assert "for 95 % of such sets, it is between" in text
     else:
         share = calibration.held_out_share(expected)
+        assert calibration.held_out_share(loaded) == share
         assert f"Out of sample: {share.n_flagged} of 20 good images flagged" in text
     scored = run("score", folder / "check", "--model", folder / "m.skpc")
     rows = list(csv.DictReader(io.StringIO(scored.stdout)))
@@ -361,6 +362,7 @@ def test_defects_tune_the_threshold_as_in_python(folder, good, detector):
     expected = TunedThresholdDetector(detector, cv=cv).fit(good + bad, y)
     assert load(folder / "m.skpc").offset_ == pytest.approx(expected.offset_)
     normal, anomalous = calibration.tuned_shares(expected, y)
+    assert calibration.tuned_shares(load(folder / "m.skpc"), y) == (normal, anomalous)
     text = said(result)
     assert f"F1 {expected.best_score_:.3f}; {normal.n_flagged} of 20 good" in text
     assert f"{anomalous.n_flagged} of 4 defective ones found" in text
