@@ -122,8 +122,7 @@ def share_of_other_half(
 
     That estimator has the threshold that it sets itself. It is fitted on half of the
     samples only, so it rather flags more than one that is fitted on all. This takes
-    about half as long as a fit on all of them: distances between n and n/2 samples
-    decide, and the coreset of one half is made at a quarter of the cost.
+    about half as long as a fit on all of them.
 
     Parameters
     ----------
