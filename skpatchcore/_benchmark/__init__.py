@@ -14,7 +14,7 @@ from skpatchcore._benchmark._evaluate import (
     score_and_map,
     try_settings,
 )
-from skpatchcore._benchmark._report import check_report, write_report
+from skpatchcore._benchmark._report import check_rate, check_report, write_report
 from skpatchcore._benchmark._tables import (
     IMAGE_COLUMNS,
     NAME_BYTES,
@@ -32,6 +32,7 @@ __all__ = [
     "NAME_BYTES",
     "PIXEL_COLUMNS",
     "build_detector",
+    "check_rate",
     "check_report",
     "choose_categories",
     "evaluate_category",

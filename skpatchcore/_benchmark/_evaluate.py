@@ -87,7 +87,7 @@ def try_settings(
     )
     for category in categories:
         try:
-            images = [check_images(_training_images(data_root, category)[:1])[0]]
+            images = [check_images(training_set(data_root, category).data[:1])[0]]
         except (OSError, ValueError):
             continue  # Reported when this category is evaluated.
         features.fit(images)
@@ -103,18 +103,18 @@ def find_groups(
     groups = {}
     for category in categories:
         try:
-            images = _training_images(data_root, category)
+            images = training_set(data_root, category).data
         except (OSError, ValueError):
             continue  # Reported when this category is evaluated.
         groups[category] = find(images)
     return groups
 
 
-def _training_images(data_root: str | Path, category: str) -> np.ndarray:
-    """Return the training images, without the warnings that the evaluation repeats."""
+def training_set(data_root: str | Path, category: str) -> Bunch:
+    """Load the training split, without the warnings that the evaluation repeats."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return load_mvtec_ad(data_root, category, subset="train").data
+        return load_mvtec_ad(data_root, category, subset="train")
 
 
 class Evaluation(NamedTuple):

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 from tqdm.auto import tqdm
 
 from skpatchcore._benchmark import _report_figures as figures
-from skpatchcore._benchmark._evaluate import Evaluation
+from skpatchcore._benchmark._evaluate import Evaluation, training_set
 from skpatchcore._benchmark._tables import (
     IMAGE_COLUMNS,
     NAME_BYTES,
@@ -28,8 +28,15 @@ from skpatchcore._benchmark._tables import (
     replace_text,
     versions,
 )
-from skpatchcore._utils import atomic_write, resolve_device, warn_user
-from skpatchcore.calibration import Calibration, ConformalDetector, anomaly_score
+from skpatchcore._utils import atomic_write, resolve_device
+from skpatchcore.calibration import (
+    Calibration,
+    ConformalDetector,
+    anomaly_score,
+    check_supported,
+    n_needed,
+    n_supported,
+)
 from skpatchcore.inspection import check_matplotlib, find_matches
 
 if TYPE_CHECKING:
@@ -52,15 +59,9 @@ _MEDIA = {".jpg": "image/jpeg", ".png": "image/png"}
 
 
 class Judgement(NamedTuple):
-    """A threshold from normal images only, and its decisions on the test images.
+    """A threshold from normal images only, and its decisions on the test images."""
 
-    `alpha` is `asked_alpha`, or the smallest rate that `n_held_out` images, or groups
-    of them, support.
-    """
-
-    asked_alpha: float
     alpha: float
-    n_held_out: int
     offset: float  # lower scores are flagged
     held_out: Calibration  # scores of training images, by detectors not fitted on them
     peaks: Calibration  # likewise, the negative maxima of their maps
@@ -83,37 +84,74 @@ def check_report() -> None:
         ) from error
 
 
+def check_rate(
+    alpha: float,
+    data_root: str | os.PathLike[str],
+    categories: Sequence[str],
+    groups: Mapping[str, np.ndarray],
+) -> None:
+    """Raise if a category has too few good training images for reports at a rate.
+
+    Parameters
+    ----------
+    alpha : float
+        Requested false-alarm rate.
+    data_root : str or path-like
+        Folder with one subfolder for each category.
+    categories : sequence of str
+        Names of the categories to report on.
+    groups : mapping of str to ndarray
+        The part that each training image shows, by category, if several show one.
+    """
+    too_few = {}
+    for category in categories:
+        try:
+            train = training_set(Path(data_root), category)
+        except (OSError, ValueError):
+            continue  # Reported when this category is evaluated.
+        n = _count_good(train.target, groups.get(category))
+        if n_supported(alpha, n) == 0:
+            too_few[category] = n
+    if not too_few:
+        return
+    what = "parts with good training images" if groups else "good training images"
+    listed = ", ".join(f"{name}: {n}" for name, n in too_few.items())
+    smallest = np.ceil(1e4 / (min(too_few.values()) + 1)) / 1e4
+    raise ValueError(
+        f"alpha={alpha} needs at least {n_needed(alpha)} {what} for the threshold of "
+        f"a report; there are fewer in {len(too_few)} of {len(categories)} categories "
+        f"({listed}). Add images, pass alpha={smallest:g} or more, or leave out the "
+        "report."
+    )
+
+
+def _count_good(target: np.ndarray, groups: np.ndarray | None = None) -> int:
+    """Return the number of good images, or of groups that have some."""
+    good = target == 1
+    return int(np.sum(good)) if groups is None else len(np.unique(groups[good]))
+
+
 def judge(
     evaluation: Evaluation, alpha: float, groups: np.ndarray | None = None
 ) -> Judgement:
     """Set a threshold from held-out training images, and apply it to the test images.
 
     The test scores come from the detector that was fitted on all training images, as
-    with ``ConformalDetector(method="refit")``. If `alpha` is smaller than the number of
-    images, or of `groups`, supports, it is raised to the smallest value that they
-    support, with a warning.
+    with ``ConformalDetector(method="refit")``.
+
+    Raises
+    ------
+    ValueError
+        If the good training images, or their `groups`, are too few for `alpha`.
     """
     started = time.perf_counter()
     train, detector = evaluation.train, evaluation.detector
-    good = train.target == 1
-    n = int(np.sum(good)) if groups is None else len(np.unique(groups[good]))
-    if n < 2:
-        raise ValueError(
-            "A report holds good training images, or groups of them, out in turn and "
-            f"needs at least 2; found {n}. Add good training images."
-        )
-    asked, alpha = alpha, max(alpha, 1 / (n + 1))
-    if alpha > asked:
-        what = "images" if groups is None else "groups of images"
-        warn_user(
-            f"{evaluation.row['category']}: {n} good training {what} cannot set a "
-            f"threshold for {100 * asked:.3g} % false alarms. The report uses "
-            f"{100 * alpha:.3g} %, the smallest possible rate. Add good training "
-            f"images ({int(np.ceil(1 / asked)) - 1} are enough), or ask for a higher "
-            "rate.",
-        )
+    n = _count_good(train.target, groups)
+    check_supported(alpha, n, grouped=groups is not None)
+    # A large alpha is supported by a single image, which nothing can be fitted without.
+    n_folds = max(2, min(_N_FOLDS, n))
     conformal = ConformalDetector(
-        clone(detector), alpha=alpha, cv=min(_N_FOLDS, n), random_state=0
+        clone(detector), alpha=alpha, cv=n_folds, random_state=0
     ).fit(train.data, train.target, groups=groups)
     # All are compared with scores of the one detector that has seen everything.
     one_detector = np.zeros(len(conformal.calibration_scores_), dtype=int)
@@ -121,9 +159,7 @@ def judge(
     held_out = Calibration(conformal.calibration_scores_, one_detector, groups)
     offset = held_out.offset(alpha)
     return Judgement(
-        asked,
         alpha,
-        n,
         offset,
         held_out,
         Calibration(-conformal._calibration_peaks, one_detector, groups),

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from skpatchcore._cli._detector_options import detector_options
-from skpatchcore._cli._files import check_targets
-from skpatchcore._cli._group import (
+from skpatchcore._cli._files import NamedPath, check_targets
+from skpatchcore._cli._messages import (
     Command,
     describe_error,
     print_text,
+    print_weights_hint,
     progress_level,
     use_option_names,
 )
@@ -20,6 +21,7 @@ from skpatchcore._cli._options import (
     common_options,
     group_finder,
     group_options,
+    is_given,
     max_pixels_option,
     option,
 )
@@ -56,7 +58,13 @@ if TYPE_CHECKING:
     metavar="SHARE",
     default=0.05,
     help="False-alarm rate of the threshold in reports: the share of good images that "
-    "it may flag.",
+    "it may flag. 0.05 needs at least 19 good training images, 0.01 needs 99.",
+)
+@option(
+    "--save-models",
+    type=NEW_FOLDER,
+    help="Folder to write the fitted detector of each category to, as CATEGORY.skpc. "
+    "Its threshold is the default one; to calibrate it, use fit --alpha.",
 )
 @group_options
 @max_pixels_option
@@ -68,6 +76,7 @@ def benchmark(
     output: Path,
     report: bool,
     alpha: float,
+    save_models: Path | None,
     group_pattern: str | None,
     group_list: Path | None,
     group_column: str,
@@ -82,6 +91,7 @@ def benchmark(
     """
     from skpatchcore._benchmark import (
         build_detector,
+        check_rate,
         check_report,
         choose_categories,
         find_groups,
@@ -89,19 +99,23 @@ def benchmark(
         try_settings,
     )
 
+    weights = None if settings["weights"] == "random" else settings["weights"]
+    named = {"--group-list": group_list, "--weights": weights}
+    read: list[NamedPath] = [(name, path) for name, path in named.items() if path]
+    read += [("DATA_ROOT", path) for path in _image_folders(Path(data_root))]
     check_targets(
         [("--output", path) for path in result_files(output)],
-        [("--output", output / "reports" if report else output)],
-        read=[
-            *(("DATA_ROOT", path) for path in _image_folders(Path(data_root))),
-            *([("--group-list", group_list)] if group_list else []),
+        [
+            ("--output", output / "reports" if report else output),
+            *([("--save-models", save_models)] if save_models else []),
         ],
+        read=read,
     )
     finder = group_finder(group_pattern, group_list, group_column)
-    if finder and not report:
+    if not report and (finder or is_given("alpha")):
         raise click.UsageError(
-            "--group-pattern and --group-list affect only the threshold of reports. "
-            "Add --report, or remove them."
+            "--alpha, --group-pattern and --group-list affect only the threshold of "
+            "reports. Add --report, or remove them."
         )
     if report:
         check_report()
@@ -109,16 +123,26 @@ def benchmark(
     detector.set_params(verbose=detector.verbose or progress_level())
     names = choose_categories(data_root, categories)
     try_settings(detector, data_root, names)
+    models = {name: save_models / f"{name}.skpc" for name in names if save_models}
+    check_targets([("--save-models", path) for path in models.values()], read=read)
     groups = find_groups(finder, data_root, names) if finder else {}
+    if report:
+        check_rate(alpha, data_root, names, groups)
     inputs = {"data_root": data_root, "categories": names}
     shown = inputs | dict(sorted(settings.items()))
-    run = _Run(output, shown, alpha if report else None, groups)
+    run = _Run(output, shown, alpha if report else None, groups, models)
     failures = run.evaluate(detector, data_root, names)
     run.print_results()
+    if run.saved and weights:
+        print_weights_hint(weights, "files do")
+    _raise_failures(failures, len(names))
+
+
+def _raise_failures(failures: Mapping[str, str], n_categories: int) -> None:
     if failures:
         listed = "".join(f"\n  {name}: {text}" for name, text in failures.items())
         raise click.ClickException(
-            f"{len(failures)} of {len(names)} categories failed:{listed}"
+            f"{len(failures)} of {n_categories} categories failed:{listed}"
         )
 
 
@@ -138,12 +162,14 @@ class _Run:
         settings: Mapping[str, Any],
         alpha: float | None,
         groups: "Mapping[str, NDArray]",
+        models: Mapping[str, Path],
     ):
         self.output, self.settings, self.alpha = output, settings, alpha
-        self.groups = groups
+        self.groups, self.models = groups, models
         self.rows: list[dict] = []
         self.files: list[Path] = []
         self.reports: list[Path] = []
+        self.saved: list[Path] = []
 
     def evaluate(
         self,
@@ -179,6 +205,9 @@ class _Run:
         self.rows.append(evaluation.row)
         self.files = write_results(self.output, self.rows, self.settings)
         click.echo(f"  {_summarize(evaluation.row)}", err=True)
+        if category in self.models:
+            _save_model(detector, self.models[category])
+            self.saved.append(self.models[category])
         if self.alpha is not None:
             report = write_report(
                 self.output / "reports",
@@ -203,7 +232,16 @@ class _Run:
         suffixes = ", ".join(file.suffix for file in others)
         lines = [f"Results: {first}, {suffixes}"]
         lines += [f"Report: {report}" for report in self.reports]
+        lines += [f"Model: {path}" for path in self.saved]
         return "\n".join(lines)
+
+
+def _save_model(detector: "PatchCoreDetector", path: Path) -> None:
+    """Write a fitted detector to a model file, in a folder that may be new."""
+    from skpatchcore.persistence import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save(detector, path)
 
 
 def _summarize(row: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from skpatchcore import __version__
 from skpatchcore._cli._benchmark_command import benchmark
 from skpatchcore._cli._files import check_targets
 from skpatchcore._cli._fit_command import fit
-from skpatchcore._cli._group import Command, print_text, progress_level
+from skpatchcore._cli._messages import Command, print_text, progress_level
 from skpatchcore._cli._options import (
     NEW_FOLDER,
     common_options,
@@ -60,7 +60,8 @@ def demo(output: Path, random_state: int) -> None:
         draw_sheet(found, output / "demo_sheet.png")
         print_text(f"\nImages, anomaly maps and masks: {output / 'demo_sheet.png'}")
     click.echo(
-        "Next, your own images:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc\n"
+        "Next, your own images:  skpatchcore fit FOLDER_OF_GOOD --model part.skpc "
+        "--alpha 0.05\n"
         "                          skpatchcore score --model part.skpc NEW_IMAGES"
     )
 

@@ -1,34 +1,51 @@
 """The command ``fit``."""
 
-import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from skpatchcore._cli._calibration_options import (
+    ThresholdOptions,
+    calibration_options,
+    take_threshold_options,
+)
 from skpatchcore._cli._detector_options import detector_options
 from skpatchcore._cli._files import NamedPath, check_targets
-from skpatchcore._cli._group import (
+from skpatchcore._cli._messages import (
     Command,
     print_text,
+    print_weights_hint,
     progress_level,
-    report_unreadable,
 )
 from skpatchcore._cli._options import (
     NEW_FILE,
     common_options,
     exclude_option,
+    group_finder,
     max_pixels_option,
     option,
     pages_option,
-    split_all,
+)
+from skpatchcore._cli._thresholds import (
+    ImageGroups,
+    check_counts,
+    fit_with_threshold,
+)
+from skpatchcore._cli._training_images import (
+    CALIBRATION,
+    TRAIN,
+    GivenImage,
+    choose,
+    gather_images,
+    read_images,
 )
 from skpatchcore._cli._types import KeywordOr, Number
 
 if TYPE_CHECKING:
-    from skpatchcore._images import ImagePage
+    from skpatchcore._detectors import PatchCoreDetector
 
 
 @click.command(cls=Command)
@@ -39,12 +56,14 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Store the network's weights in the model file too.",
 )
+@calibration_options
 @option(
     "--contamination",
     metavar="auto|SHARE",
     type=KeywordOr(Number(0, 0.5, min_open=True), "auto"),
     default="auto",
-    help="Share of the training images beyond the threshold; auto: 0.01.",
+    help="Share of the training images beyond the threshold, if --alpha does not set "
+    "it; auto: 0.01. With --defective, it sets the threshold of masks only.",
 )
 @option(
     "--on-error",
@@ -64,109 +83,86 @@ def fit(
     on_error: str,
     exclude: Sequence[str],
     pages: str | None,
+    group_pattern: str | None,
+    group_list: Path | None,
+    group_column: str,
     **settings: Any,
 ) -> None:
     """Fit a detector on images of good parts.
 
     TRAIN are image files or folders. A folder either contains only images of good
     parts, also in subfolders, or has a subfolder train/good. Writes the fitted detector
-    to a model file.
+    to a model file. Pass --alpha to set the false-alarm rate of its threshold.
     """
     from skpatchcore._benchmark import build_detector
     from skpatchcore.persistence import save
 
+    options = take_threshold_options(settings)
+    find_groups = group_finder(group_pattern, group_list, group_column)
     if not model.parent.is_dir():
         raise click.BadParameter(
             f"The folder {model.parent} does not exist. Create it first.",
             param_hint="'--model'",
         )
-    files, labels = gather_training(train, exclude)
-    read: list[NamedPath] = [("TRAIN", file) for file in files]
+    given = gather_images(
+        train, options.calibration_images, options.defective, exclude=exclude
+    )
     weights = None if settings["weights"] == "random" else settings["weights"]
-    if weights:
-        read.append(("--weights", weights))
-    check_targets([("--model", model)], read=read)
-    images, target = _split(files, labels, pages)
-    if on_error == "skip":
-        images, target = _leave_out_unreadable(images, target)
-    n_good = target.count(1)
-    if n_good < 2:
-        raise click.ClickException(
-            f"Fitting needs at least 2 images of good parts, found {n_good}: the "
-            "threshold comes from comparing them with each other."
-        )
-    click.echo(f"Fitting on {n_good} images ...", err=True)
-    started = time.perf_counter()
+    _check_model(model, given, weights, group_list)
+    images = read_images(given, pages, on_error)
+    used = images if options.defective else choose(images, TRAIN, CALIBRATION, label=1)
+    groups = ImageGroups(used, find_groups)
+    check_counts(images, groups, options)
+    click.echo(_announce(images, options), err=True)
     detector = build_detector(settings)
     detector.set_params(verbose=detector.verbose or progress_level())
-    detector.fit(images, target)
-    seconds = time.perf_counter() - started
-    save(detector, model, include_backbone=include_backbone)
-    n_kept, n_features = detector.memory_bank_.bank_.shape
-    print_text(
-        f"Kept {n_kept} patches of {n_features} features after {seconds:.1f} s; "
-        f"images that score below {detector.offset_:.4g} are anomalous.\n"
-        f"Model: {model} ({model.stat().st_size / 1e6:.1f} MB)"
+    started = time.perf_counter()
+    with fit_with_threshold(
+        detector, images, groups, options, settings["random_state"]
+    ) as fitted:
+        kept = _describe_kept(fitted.detectors, time.perf_counter() - started)
+        save(fitted.detector, model, include_backbone=include_backbone)
+        print_text(f"{kept}\n{fitted.threshold}")
+        print_text(f"Model: {model} ({model.stat().st_size / 1e6:.1f} MB)")
+        if weights and not include_backbone:
+            print_weights_hint(weights)
+        if fitted.rate:
+            print_text(fitted.rate())
+
+
+def _check_model(
+    model: Path,
+    given: Sequence[GivenImage],
+    weights: str | None,
+    group_list: Path | None,
+) -> None:
+    """Raise if the model file cannot be written, or would replace an input."""
+    named = {"--weights": weights, "--group-list": group_list}
+    read: list[NamedPath] = [(image.role, str(image.source)) for image in given]
+    read += [(name, path) for name, path in named.items() if path]
+    check_targets([("--model", model)], read=read)
+
+
+def _describe_kept(detectors: "Sequence[PatchCoreDetector]", seconds: float) -> str:
+    sizes = [detector.memory_bank_.bank_.shape for detector in detectors]
+    n_kept, n_features = sum(size[0] for size in sizes), sizes[0][1]
+    where = f" in {len(sizes)} detectors" if len(sizes) > 1 else ""
+    return (
+        f"Kept {n_kept} patches of {n_features} features{where} after {seconds:.1f} s."
     )
-    if weights and not include_backbone:
-        print_text(
-            f"The model file does not contain the network or its path: pass --weights "
-            f"{weights} to score as well."
-        )
 
 
-def gather_training(
-    paths: Sequence[str], exclude: Sequence[str] = ()
-) -> tuple[list[str], list[int]]:
-    """Return the images in files and folders, and their labels; each image once."""
-    from skpatchcore.datasets import (
-        ImageSearch,
-        Resolver,
-        check_not_masks,
-        load_image_folder,
-    )
-
-    resolve, by_itself = Resolver(), ImageSearch(Path(), exclude)
-    found: dict[Any, tuple[str, int]] = {}
-    for path in paths:
-        labelled: Iterable[tuple[str, int]]
-        if not os.path.isdir(path):
-            labelled = [(path, 1)] if by_itself.keeps(Path(path)) else []
-        else:
-            data, labels = load_image_folder(
-                path, subset="train", exclude=list(exclude), return_X_y=True
-            )
-            labelled = zip(data.tolist(), labels.tolist(), strict=True)
-        for image, label in labelled:
-            name, known = found.setdefault(resolve(image), (image, label))
-            if label != known:
-                raise ValueError(
-                    f"{name} and {image} are the same image, given as good and as "
-                    "defective. Remove one of them."
-                )
-    check_not_masks(Path(name) for name, _ in found.values())
-    return [name for name, _ in found.values()], [label for _, label in found.values()]
-
-
-def _split(
-    files: Sequence[str], labels: Sequence[int], pages: str | None
-) -> "tuple[list[str | ImagePage], list[int]]":
-    """Return the pages of files, and their labels."""
-    pairs = [
-        (page, label)
-        for file, label in zip(files, labels, strict=True)
-        for page in split_all([file], pages)
+def _announce(images: Sequence[GivenImage], options: ThresholdOptions) -> str:
+    """Return how many images are used for what."""
+    n_others = len(choose(images, CALIBRATION, label=1))
+    both = options.alpha is not None and not n_others
+    parts = [
+        f"Fitting {'and calibrating ' if both else ''}on "
+        f"{len(choose(images, TRAIN, label=1))} images"
     ]
-    return [page for page, _ in pairs], [label for _, label in pairs]
-
-
-def _leave_out_unreadable(
-    images: "Sequence[str | ImagePage]", target: Sequence[int]
-) -> "tuple[list[str | ImagePage], list[int]]":
-    from skpatchcore.scoring import unreadable_images
-
-    unreadable = unreadable_images(images, progress=True)
-    report_unreadable(unreadable, len(images))
-    skipped = {image.index for image in unreadable}
-    kept = [i for i in range(len(images)) if i not in skipped]
-    return [images[i] for i in kept], [target[i] for i in kept]
+    if n_others:
+        parts.append(f"calibrating on {n_others} others")
+    if n := sum(image.label == -1 for image in images):
+        use = "leaving out" if options.defective is None else "tuning on"
+        parts.append(f"{use} {n} defective ones")
+    return ", ".join(parts) + " ..."

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
+from click.core import ParameterSource
 
 from skpatchcore._cli._types import (
     CommaSeparated,
@@ -37,6 +38,12 @@ def option_group(*decorators: Decorator) -> Decorator:
 def option(*names: str, **settings: Any) -> Decorator:
     """Return a decorator that adds an option, with its default in the help text."""
     return click.option(*names, **{"show_default": True, **settings})
+
+
+def is_given(name: str) -> bool:
+    """Return whether an option of the command is set, in a file or by the user."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is not ParameterSource.DEFAULT
 
 
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -151,8 +158,11 @@ def group_finder(
         raise click.UsageError("Pass --group-pattern or --group-list, not both.")
     from skpatchcore._utils import groups_by_pattern, groups_from_list
 
+    # A list names files, a pattern may also find the number of a page.
     if pattern is not None:
-        return lambda paths: groups_by_pattern(paths, pattern)
+        return lambda paths: groups_by_pattern([str(one) for one in paths], pattern)
     if file is not None:
-        return lambda paths: groups_from_list(paths, file, column)
+        return lambda paths: groups_from_list(
+            [getattr(one, "path", one) for one in paths], file, column
+        )
     return None

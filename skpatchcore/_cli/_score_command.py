@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from skpatchcore._cli._files import NamedPath, check_targets
-from skpatchcore._cli._group import Command, print_text, report_unreadable
+from skpatchcore._cli._messages import Command, print_text, report_unreadable
 from skpatchcore._cli._options import (
     EXISTING_FILE,
     NEW_FILE,

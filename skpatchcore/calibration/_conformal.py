@@ -109,6 +109,10 @@ class ConformalDetector(FoldDetector):
     calibration_folds_ : ndarray of shape (n_calibration,), int64
         Position in `estimators_` of the estimator that each score is compared with.
 
+    calibration_splits_ : ndarray of shape (n_calibration,), int64
+        Number of the split of `cv` that held each calibration row out; 0 for all if
+        there is one, as for "split" and a frozen estimator.
+
     calibration_groups_ : ndarray of shape (n_calibration,), int64
         Number of the group of each calibration row, in the order of ``np.unique``. Only
         if `fit` got ``groups``.
@@ -319,9 +323,7 @@ class ConformalDetector(FoldDetector):
         rows = normal_rows(y, n_samples)
         inner = scoring_part(self.estimator)
         routed = route_fit(self, inner, groups, params)
-        if groups is None:
-            warn_of_near_duplicates(inner, X, rows)
-        else:
+        if groups is not None:
             groups = encode_groups(groups, n_samples)
         splits = split_rows(
             self, X, rows, y=y, groups=groups, params=routed.splitter.split
@@ -330,7 +332,10 @@ class ConformalDetector(FoldDetector):
         if groups is not None:
             groups = np.unique(groups[held_out], return_inverse=True)[1]
         n_units = Calibration(held_out, held_out, groups).n_units
+        # Before the first image is read.
         check_supported(self.alpha, n_units, grouped=groups is not None)
+        if groups is None:
+            warn_of_near_duplicates(inner, X, rows)
         fitted = cross_fit(
             inner,
             X,
@@ -345,6 +350,8 @@ class ConformalDetector(FoldDetector):
                 self.__dict__.pop(name, None)
             self.estimators_ = fitted.estimators
             self.calibration_indices_ = held_out
+            n_held_out = [len(test) for _, test in splits]
+            self.calibration_splits_ = np.repeat(np.arange(len(splits)), n_held_out)
             self._training_rows = np.concatenate(fitted.training_rows)
             self._training_folds = np.repeat(
                 np.arange(len(fitted.training_rows)),

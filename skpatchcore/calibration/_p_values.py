@@ -133,14 +133,18 @@ def n_supported(alpha: float, n: int) -> int:
     return int(np.searchsorted(np.arange(1, n + 2) / (n + 1), alpha, side="right"))
 
 
+def n_needed(alpha: float) -> int:
+    """Return how many calibration samples or groups support `alpha`."""
+    return ceil_fraction(1 / alpha, 1) - 1
+
+
 def check_supported(alpha: float, n: int, grouped: bool = False) -> None:
     """Raise if `n` calibration samples or groups are too few to flag anything."""
     if n_supported(alpha, n) > 0:
         return
     what = "groups of normal samples" if grouped else "normal samples"
-    n_needed = ceil_fraction(1 / alpha, 1) - 1
     raise ValueError(
-        f"alpha={alpha} needs at least {n_needed} {what} to "
+        f"alpha={alpha} needs at least {n_needed(alpha)} {what} to "
         f"calibrate on, got {n}: no p-value could be that small, so nothing would ever "
         f"be flagged. The smallest alpha they support is 1/{n + 1} = {1 / (n + 1):.4g}."
     )

@@ -102,6 +102,9 @@ class TunedThresholdDetector(Calibrator):
     best_score_ : float
         `scoring` at this threshold, on the samples that it was chosen on.
 
+    tuning_scores_ : ndarray of shape (n_samples,), float64
+        Scores of these samples: by the estimators of the folds, or by a frozen one.
+
     n_features_in_ : int
         Number of features of the fitted estimator, if it has this attribute.
 
@@ -213,6 +216,7 @@ class TunedThresholdDetector(Calibrator):
             self.estimator_ = estimator
             self._training_rows = rows
             self.offset_, self.best_score_ = offset, best_score
+            self.tuning_scores_ = scores
             self._adopt_features(estimator)
             return self
 

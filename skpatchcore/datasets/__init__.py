@@ -30,6 +30,7 @@ __all__ = [
 
 # Not public, but used by other folders of this package.
 from skpatchcore.datasets._aliases import Resolver as Resolver
+from skpatchcore.datasets._folder import NORMAL_NAMES as NORMAL_NAMES
 from skpatchcore.datasets._image_search import ImageSearch as ImageSearch
 from skpatchcore.datasets._image_search import check_folder as check_folder
 from skpatchcore.datasets._image_search import (

@@ -38,7 +38,7 @@ _SPLIT_NAMES = {
     # MVTec AD 2 also has test images without labels, in test_private.
     "test": ("test", "test_public"),
 }
-_NORMAL_NAMES = ("good", "ok", "normal")
+NORMAL_NAMES = ("good", "ok", "normal")
 # A folder whose images are all of good parts has no subfolder of these names.
 _DEFECTIVE_NAMES = {
     *("anomalous", "anomaly", "bad", "broken", "defect", "defective", "defects"),
@@ -246,8 +246,8 @@ class _Folder:
         tops = {
             i.relative_to(self.root).parts[0] for i in images if i.parent != self.root
         }
-        if any(name.lower() in _NORMAL_NAMES for name in tops):
-            suspects |= {name.lower() for name in tops} - set(_NORMAL_NAMES)
+        if any(name.lower() in NORMAL_NAMES for name in tops):
+            suspects |= {name.lower() for name in tops} - set(NORMAL_NAMES)
         if suspects:
             named = " and ".join(sorted(by_name[name] for name in suspects))
             raise ValueError(
@@ -260,7 +260,7 @@ class _Folder:
         own = find_folder(folder, MASK_SUBFOLDERS)
         if own is not None:
             self.mask_roots.append(own)
-        kinds = list_distinct_folders(folder, _NORMAL_NAMES)
+        kinds = list_distinct_folders(folder, NORMAL_NAMES)
         return [
             record
             for kind in kinds
@@ -271,7 +271,7 @@ class _Folder:
     def _list_kind(self, split: str, folder: Path) -> list[Record]:
         """Return the images of one kind, with their masks if it is a defect."""
         images = self.search.below(rgb_folder(folder))
-        if folder.name.lower() in _NORMAL_NAMES:
+        if folder.name.lower() in NORMAL_NAMES:
             return [Record(image, split, "good") for image in images]
         mask_folder = find_mask_folder(self.mask_roots, folder)
         masks: list[Path | None] = [None] * len(images)

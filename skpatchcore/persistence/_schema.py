@@ -370,11 +370,13 @@ OPTIONAL: dict[type, dict[str, Kind]] = {
         "map_threshold_": _FLOAT,
         "_calibration_peaks": _floats(1),
         "calibration_groups_": _integers(1),
+        "calibration_splits_": _integers(1),
         "n_features_in_": _FEATURES,
         "feature_names_in_": _NAMES,
     },
     TunedThresholdDetector: {
         "estimator_": _WRAPPED,
+        "tuning_scores_": _floats(1),
         "n_features_in_": _FEATURES,
         "feature_names_in_": _NAMES,
     },

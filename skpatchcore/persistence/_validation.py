@@ -173,6 +173,8 @@ def _check_lone_bank(bank: Any) -> None:
 def _check_tuned(detector: Any) -> None:
     _check_same_class(detector, [detector.estimator_])
     _check_training_rows(detector.estimator_, detector._learned_rows())
+    if hasattr(detector, "tuning_scores_"):
+        check_arrays(detector, {"tuning_scores_": ("float64", "n")})
     _check_names(detector)
 
 
@@ -194,8 +196,9 @@ def _check_conformal(detector: Any) -> None:
     expected = dict(_CALIBRATION_ARRAYS)
     if has_maps(detector.estimators_[0]):
         expected["_calibration_peaks"] = ("float64", "n")
-    if hasattr(detector, "calibration_groups_"):
-        expected["calibration_groups_"] = ("int64", "n")
+    for name in ("calibration_groups_", "calibration_splits_"):
+        if hasattr(detector, name):
+            expected[name] = ("int64", "n")
     _check_groups(check_arrays(detector, expected)["n"], detector)
     n, alpha = detector._calibration.n_units, detector.alpha_
     folds = detector.calibration_folds_

@@ -95,32 +95,35 @@ def test_the_threshold_is_that_of_a_refitted_conformal_detector(evaluation, judg
     np.testing.assert_array_equal(judgement.flagged, labels == -1)
 
 
-def test_a_rate_that_the_images_do_not_support_is_raised_with_a_warning(evaluation):
-    message = (
-        "steel: 8 good training images cannot set a threshold for 0.1 % false alarms. "
-        r"The report uses 11.1 %, the smallest possible rate. .*999 are enough"
-    )
-    with pytest.warns(UserWarning, match=message):
-        judgement = judge(evaluation, 0.001)
-    assert (judgement.asked_alpha, judgement.alpha) == (0.001, 1 / 9)
+def test_a_rate_that_the_images_do_not_support_is_refused(evaluation):
+    with pytest.raises(ValueError, match=r"needs at least 999 normal samples .* got 8"):
+        judge(evaluation, 0.001)
 
 
-@pytest.mark.filterwarnings("ignore:steel. 8 good training images")
-def test_a_report_says_which_rate_was_asked_for(data_root, tmp_path):
+def test_the_command_refuses_such_a_rate_before_anything_is_computed(
+    data_root, tmp_path
+):
     arguments = ["benchmark", str(data_root), "--output", str(tmp_path), *OPTIONS]
     result = CliRunner().invoke(cli.main, [*arguments, "--alpha", "0.01"])
-    assert result.exit_code == 0, result.output
-    text = (tmp_path / "reports" / "steel.html").read_text(encoding="utf-8")
-    assert "at most 11.1 % of new good images" in text
-    assert "rate of 1 % needs more than 8 good training images" in text
+    assert result.exit_code == 1
+    assert (
+        "Error: --alpha 0.01 needs at least 99 good training images for the threshold "
+        "of a report; there are fewer in 1 of 1 categories (steel: 8). Add images, "
+        "pass --alpha 0.1112 or more"
+    ) in result.stderr
+    assert "[1/1]" not in result.stderr
+    assert not list(tmp_path.iterdir())
+    pattern = ["--alpha", "0.2", "--group-pattern", r"[0-2]\.png$|."]
+    result = CliRunner().invoke(cli.main, [*arguments, *pattern])
+    assert "4 parts with good training images" in result.stderr
 
 
 def test_groups_of_training_images_are_held_out_and_counted(evaluation):
     groups = np.arange(8) // 2
     judgement = judge(evaluation, 0.3, groups)
     assert_array_equal(np.bincount(judgement.held_out.groups), [2, 2, 2, 2])
-    with pytest.warns(UserWarning, match="4 good training groups of images"):
-        assert judge(evaluation, 0.001, groups).alpha == 1 / 5
+    with pytest.raises(ValueError, match=r"at least 9 groups .* got 4"):
+        judge(evaluation, 0.1, groups)
 
 
 def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch):
@@ -145,6 +148,7 @@ def test_the_command_finds_groups_by_a_pattern(data_root, tmp_path, monkeypatch)
         (["--report", "--group-list", __file__], "has no column"),
         (["--report", "--group-pattern", "a", "--group-list", __file__], "not both"),
         (["--group-pattern", "a"], "Add --report"),
+        (["--alpha", "0.2"], "Add --report"),
     ],
 )
 def test_wrong_groups_are_named_before_anything_is_computed(
@@ -254,6 +258,40 @@ def test_missing_packages_are_named_before_anything_is_computed(
     assert result.exit_code == 1
     assert f"need {missing}" in result.stderr
     assert "skpatchcore[plot]" in result.stderr
+    assert "[1/1]" not in result.stderr
+
+
+def test_a_benchmark_saves_its_models(data_root, tmp_path, evaluation):
+    from skpatchcore.persistence import load
+
+    models = tmp_path / "models"
+    arguments = ["benchmark", str(data_root), "--output", str(tmp_path / "out")]
+    arguments += [*OPTIONS[3:], "--save-models", str(models)]
+    result = CliRunner().invoke(cli.main, arguments)
+    assert result.exit_code == 0, result.output
+    assert f"Model: {models / 'steel.skpc'}\n" in result.stdout
+    scores = load(models / "steel.skpc").score_samples(evaluation.test.data)
+    np.testing.assert_allclose(scores, evaluation.scores, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--save-models", "out"], "--output and --save-models"),
+        (["--save-models", "DATA/steel"], "is inside DATA_ROOT"),
+        (["--save-models", "file/models"], "not a folder"),
+    ],
+)
+def test_models_that_cannot_be_saved_are_named_before_anything_is_computed(
+    data_root, tmp_path, monkeypatch, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    options = [option.replace("DATA", str(data_root)) for option in options]
+    arguments = ["benchmark", str(data_root), "--output", "out", *OPTIONS[3:]]
+    result = CliRunner().invoke(cli.main, [*arguments, *options])
+    assert result.exit_code != 0
+    assert message in result.stderr
     assert "[1/1]" not in result.stderr
 
 

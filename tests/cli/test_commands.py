@@ -26,7 +26,8 @@ from skpatchcore._backbones._backbone import load_backbone
 from skpatchcore._benchmark._evaluate import Evaluation
 from skpatchcore._benchmark._tables import COLUMNS
 from skpatchcore._cli import _commands as cli
-from skpatchcore._cli import _demo, _fit_command, _group
+from skpatchcore._cli import _demo, _fit_command, _messages
+from skpatchcore._cli._training_images import gather_images
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection._colors import PREDICTED_MASK, TRUE_MASK
 
@@ -437,6 +438,23 @@ def test_fit_says_that_score_needs_the_weights(
     assert (f"pass --weights {weights_file} to score" in result.stdout) is not stored
 
 
+def test_a_calibrated_model_needs_its_weights_too(data_root, tmp_path, weights_file):
+    options = ["--backbone", "resnet18", "--layers", "layer1", "--image-size", "32"]
+    model = tmp_path / "m.skpc"
+    train, test = (data_root / "wood" / name for name in ("train", "test"))
+    result = run(
+        *("fit", train / "good", "--model", model, *options, "--alpha", "0.2"),
+        *("--weights", weights_file),
+    )
+    assert result.exit_code == 0, result.output
+    result = run("score", test, "--model", model)
+    assert result.exit_code == 1
+    assert "--weights" in result.stderr
+    result = run("score", test, "--model", model, "--weights", weights_file)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("path,score,decision,p_value,label\n")
+
+
 def test_help_says_when_score_needs_the_weights():
     words = " ".join(run("score", "--help").stdout.split())
     assert "Always required if fit used --weights with a file" in words
@@ -526,10 +544,8 @@ def test_a_model_of_a_few_files_can_be_fitted(data_root, tmp_path):
 def test_defective_training_images_are_not_learned_from(data_root, tmp_path):
     shutil.copytree(data_root / "wood" / "train", tmp_path / "train")
     shutil.copytree(data_root / "wood" / "test" / "spot", tmp_path / "train" / "spot")
-    images, target = _fit_command.gather_training(
-        [str(tmp_path), str(tmp_path / "x.png")]
-    )
-    assert (len(images), target.count(1), target.count(-1)) == (9, 6, 3)
+    labels = [i.label for i in gather_images([str(tmp_path), str(tmp_path / "x.png")])]
+    assert (labels.count(1), labels.count(-1)) == (6, 3)
 
 
 def test_what_cannot_be_scored_is_named(data_root, model, tmp_path):
@@ -628,6 +644,6 @@ def test_progress_bars_are_shown_in_terminals_and_on_request(
 def test_progress_is_shown_if_standard_error_is_a_terminal(monkeypatch):
     terminal = io.StringIO()
     monkeypatch.setattr(sys, "stderr", terminal)
-    assert _group.progress_level() == 0
+    assert _messages.progress_level() == 0
     terminal.isatty = lambda: True
-    assert _group.progress_level() == 1
+    assert _messages.progress_level() == 1

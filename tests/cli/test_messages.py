@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from skpatchcore._cli import _commands as cli
-from skpatchcore._cli._group import use_option_names
+from skpatchcore._cli._messages import use_option_names
 from skpatchcore.datasets import ImagePage
 
 SMALL = ("--backbone", "gabor", "--layers", "fine", "--image-size", "16")

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpatchcore._cli._fit_command import gather_training
 from skpatchcore._cli._score_output import find_images
+from skpatchcore._cli._training_images import gather_images
 from skpatchcore.datasets import (
     load_image_folder,
     load_mvtec_ad,
@@ -149,10 +149,8 @@ def test_images_in_a_folder_with_the_name_of_an_image_are_found(root):
 def test_training_images_count_once(root, tmp_path):
     day = root / "day0"
     link(tmp_path / "again", day)
-    images, target = gather_training(
-        [str(day), str(tmp_path / "again"), str(day / "00.png")]
-    )
-    assert len(images) == len(target) == 10
+    images = gather_images([str(day), str(tmp_path / "again"), str(day / "00.png")])
+    assert len(images) == 10
 
 
 def test_a_training_image_is_not_good_and_defective(tmp_path):
@@ -161,7 +159,7 @@ def test_a_training_image_is_not_good_and_defective(tmp_path):
     with pytest.raises(
         ValueError, match=r"dent/1\.png are the same image, given as good"
     ):
-        gather_training([str(tmp_path), str(bad)])
+        gather_images([str(tmp_path), str(bad)])
 
 
 # Loaders ------------------------------------------------------------------------------

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpatchcore._cli._fit_command import gather_training
 from skpatchcore._cli._score_output import find_images
+from skpatchcore._cli._training_images import gather_images
 from skpatchcore.datasets import load_image_folder, load_mvtec_ad
 
 
@@ -34,7 +34,7 @@ def names(paths, root):
 # One rule for all loaders and commands ------------------------------------------------
 
 LISTERS = {
-    "fit": lambda root: gather_training([str(root)])[0],
+    "fit": lambda root: [i.source for i in gather_images([str(root)])],
     "score": lambda root: find_images([str(root)]),
     "load_image_folder": lambda root: load_image_folder(root).data.tolist(),
 }

@@ -641,6 +641,10 @@ def point_to_no_estimator(fitted, arrays):
     arrays["calibration_folds_"] += 1
 
 
+def lose_a_split(fitted, arrays):
+    arrays["calibration_splits_"] = arrays["calibration_splits_"][1:]
+
+
 def keep_one_estimator(fitted, arrays):
     del fitted["estimators_"][1:]
     for name in [n for n in arrays if n.startswith(("estimators_.1", "estimators_.2"))]:
@@ -660,6 +664,7 @@ def keep_no_estimator(fitted, arrays):
         (raise_scores, "offset_ or min_alpha_"),
         (lose_scores, "calibration_scores_"),
         (point_to_no_estimator, "exceed the number of estimators_"),
+        (lose_a_split, "calibration_splits_"),
         (keep_one_estimator, "exceed the number of estimators_"),
         (keep_no_estimator, "exceed the number of estimators_|features_ is missing"),
         (lambda f, a: f.update(map_threshold_=0.0), "map_threshold_"),

@@ -21,6 +21,9 @@ _PARAMETER = re.compile(
 _IN_PYTHON = re.compile(
     r" to load\(\.\.\., \w+=\.\.\.\), or(?= with --)|; or save the detector with .*$"
     r"|\bPass skpatchcore\.datasets\.ImagePage.*pages=\"all\" \(loaders\) or (?=--)"
+    r"|groups=, one value per sample that names its part, to fit, or (?=--)"
+    r"| to the command(?=; see)"
+    r"| If all samples are independent, groups=range\S+ says so\."
     r"|; named_modules\(\) lists all|; give names of modules, as in named_modules\(\)"
     r"| \(command\)|\b\w+= of the features, .*?\bor (?=--)"
     r"| \(--[\w-]+ on the command line\)| on the command line"
@@ -110,6 +113,14 @@ def print_text(text: str, *, nl: bool = True) -> None:
         click.echo(text, nl=nl)
     except UnicodeEncodeError:
         click.echo(text.encode("utf-8", "surrogateescape"), nl=nl)
+
+
+def print_weights_hint(weights: object, subject: str = "file does") -> None:
+    """Say that `score` needs the path of a local weights file."""
+    print_text(
+        f"The model {subject} not contain the network or its path: pass --weights "
+        f"{weights} to score as well."
+    )
 
 
 def progress_level() -> int:

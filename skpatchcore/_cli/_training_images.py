@@ -1,0 +1,158 @@
+"""Find the images of ``skpatchcore fit``, and say what each of them is for."""
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skpatchcore._cli._messages import report_unreadable
+from skpatchcore._cli._options import split_all
+
+if TYPE_CHECKING:
+    from skpatchcore._images import ImagePage
+
+TRAIN, CALIBRATION, DEFECTIVE = "TRAIN", "--calibration-images", "--defective"
+
+
+class GivenImage(NamedTuple):
+    """An image, or one of its pages, and the argument or option that names it.
+
+    `label` is +1 for good and -1 for defective parts.
+    """
+
+    source: "str | ImagePage"
+    label: int
+    role: str = TRAIN
+
+
+def gather_images(
+    train: Sequence[str],
+    calibration: str | None = None,
+    defective: str | None = None,
+    *,
+    exclude: Sequence[str] = (),
+) -> list[GivenImage]:
+    """Return the images in files and folders, each once.
+
+    Raises
+    ------
+    ValueError
+        If a folder has none, if images look like masks of others, or if an image is
+        given both as good and as defective, or both for fitting and for calibration.
+    """
+    from skpatchcore.datasets import Resolver, check_not_masks
+
+    given = [
+        GivenImage(path, label) for path, label in _labelled_images(train, exclude)
+    ]
+    if calibration is not None:
+        found = _labelled_images([calibration], exclude)
+        given += [GivenImage(path, label, CALIBRATION) for path, label in found]
+    if defective is not None:
+        given += [
+            GivenImage(path, -1, DEFECTIVE)
+            for path in _defective_images(Path(defective), exclude)
+        ]
+    resolve = Resolver()
+    known: dict[Any, GivenImage] = {}
+    for image in given:
+        before = known.setdefault(resolve(str(image.source)), image)
+        _check_one_use(before, image)
+    # The masks in each folder would be masks of its own images.
+    for role in (TRAIN, CALIBRATION, DEFECTIVE):
+        check_not_masks(
+            Path(str(image.source)) for image in known.values() if image.role == role
+        )
+    return list(known.values())
+
+
+def _labelled_images(
+    paths: Sequence[str], exclude: Sequence[str]
+) -> Iterable[tuple[str, int]]:
+    from skpatchcore.datasets import ImageSearch, load_image_folder
+
+    by_itself = ImageSearch(Path(), exclude)
+    for path in paths:
+        if not os.path.isdir(path):
+            yield from [(path, 1)] if by_itself.keeps(Path(path)) else []
+        else:
+            data, labels = load_image_folder(
+                path, subset="train", exclude=list(exclude), return_X_y=True
+            )
+            yield from zip(data.tolist(), labels.tolist(), strict=True)
+
+
+def _defective_images(folder: Path, exclude: Sequence[str]) -> list[str]:
+    """Return the images in a folder and its subfolders, all of them defective."""
+    from skpatchcore.datasets import (
+        NORMAL_NAMES,
+        ImageSearch,
+        describe_passed_over,
+        report_passed_over,
+    )
+
+    search = ImageSearch(folder, exclude)
+    images = search.below(folder)
+    if not images:
+        raise ValueError(
+            f"Found no images of defective parts in {folder} or its subfolders. "
+            f"{describe_passed_over([search])}".rstrip()
+        )
+    for image in images:
+        for name in image.relative_to(folder).parts[:-1]:
+            if name.lower() in NORMAL_NAMES:
+                raise ValueError(
+                    f"Expected images of defective parts in {folder}, but the "
+                    f"subfolder {name} may show good ones. Pass a folder without it, "
+                    f"or leave it out with --exclude {name}."
+                )
+    report_passed_over([search], stacklevel=2)
+    return [str(image) for image in images]
+
+
+def _check_one_use(first: GivenImage, second: GivenImage) -> None:
+    """Raise if one image is given in two ways that contradict each other."""
+    if first.label != second.label:
+        raise ValueError(
+            f"{first.source} and {second.source} are the same image, given as good and "
+            "as defective. Remove one of them."
+        )
+    if CALIBRATION in (first.role, second.role) and first.role != second.role:
+        raise ValueError(
+            f"{first.source} in {first.role} and {second.source} in {second.role} are "
+            "the same image. A threshold needs images that the detector was not fitted "
+            "on; remove one of them."
+        )
+
+
+def read_images(
+    given: Sequence[GivenImage], pages: str | None, on_error: str
+) -> list[GivenImage]:
+    """Return the pages of images, without the unreadable ones if they are skipped."""
+    images = [
+        image._replace(source=page)
+        for image in given
+        for page in split_all([str(image.source)], pages)
+    ]
+    return _leave_out_unreadable(images) if on_error == "skip" else images
+
+
+def _leave_out_unreadable(images: Sequence[GivenImage]) -> list[GivenImage]:
+    from skpatchcore.scoring import unreadable_images
+
+    sources = [image.source for image in images]
+    unreadable = unreadable_images(sources, progress=True)
+    report_unreadable(unreadable, len(images))
+    skipped = {one.index for one in unreadable}
+    return [image for i, image in enumerate(images) if i not in skipped]
+
+
+def choose(
+    images: Sequence[GivenImage], *roles: str, label: int | None = None
+) -> list[GivenImage]:
+    """Return the images of some roles, and of a label if one is given."""
+    return [
+        image
+        for image in images
+        if image.role in roles and label in (None, image.label)
+    ]
