@@ -32,6 +32,7 @@ from skpatchcore._detectors._find import (
 )
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._matches import merge_matches, renumber_images
+from skpatchcore._detectors._regions import Region
 from skpatchcore._detectors._signs import check_signs
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "PatchCoreDetector",
     "PatchCoreEnsemble",
     "Reference",
+    "Region",
     "check_apart",
     "check_refitted",
     "check_signs",
