@@ -126,8 +126,7 @@ class ImageDetector(DecisionMixin):
 
         Parameters
         ----------
-        X : sequence or iterator of images, or ndarray of shape (n, h, w) or \
-                (n, h, w, c)
+        X : iterable of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`. An iterator, such as a generator that reads a camera, is
             consumed as a stream, which may have no end: up to 32 images are processed
             together, as many as arrive within 50 ms. They are copied, so the stream may

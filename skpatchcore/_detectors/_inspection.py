@@ -30,6 +30,11 @@ class Inspector(Protocol):
 
     def _anomaly_score(self, score: float) -> float | None: ...
 
+    @property
+    def _is_calibrated(self) -> bool: ...
+
+    def _normalize(self, values: NDArray) -> NDArray: ...
+
 
 @dataclass(frozen=True)
 class Inspection:

@@ -1,4 +1,4 @@
-"""Write files atomically: each one appears complete or not at all."""
+"""Write files atomically, complete or not at all, or let them grow line by line."""
 
 import contextlib
 import errno
@@ -91,6 +91,54 @@ def atomic_write(
             yield text
         finally:
             text.detach()  # Flushes as well.
+
+
+class GrowingFile:
+    """A file in which everything written so far is in the hands of the system.
+
+    Use it for results that a later kill of the process must not take away. An existing
+    file keeps its permissions, links are followed, and devices, pipes and names of open
+    files are written to as they are. There is no temporary file, so readers see the
+    file grow, and after a kill its last line may be incomplete.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to write.
+    append : bool
+        Whether to keep what the file contains.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `atomic_write`.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, append: bool = False):
+        self._name = _check_name(path)
+        if _is_special(self._name):
+            self._file = _open_special(self._name)
+        else:
+            _check_target(self._name)
+            mode = "ab" if append else "wb"
+            self._file = open(self._name, mode)  # noqa: SIM115  # Closed by `close`.
+
+    def write(self, data: bytes) -> None:
+        """Write and flush."""
+        with _naming(self._name):
+            self._file.write(data)
+            self._file.flush()
+
+    def close(self) -> None:
+        """Flush a regular file to disk, and close it."""
+        with _naming(self._name), self._file:
+            if not _is_special(self._name):
+                os.fsync(self._file.fileno())
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Return whether a path names a device, a pipe or an open file."""
+    return _is_special(_check_name(path))
 
 
 def check_writable(path: str | os.PathLike) -> None:
