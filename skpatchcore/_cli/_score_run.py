@@ -24,10 +24,10 @@ from skpatchcore._cli._result_formats import (
     Identity,
     ResultFormat,
 )
-from skpatchcore._images import ImagePage, check_images
+from skpatchcore._images import ImagePage, Images, UnreadableImageError
 from skpatchcore._utils import GrowingFile, atomic_write
 from skpatchcore.inspection import draw_overlay
-from skpatchcore.scoring import Inspection, UnreadableImage, iter_outcomes
+from skpatchcore.scoring import Outcome, UnreadableImage, iter_outcomes
 
 # Part of the identity of a run: raise it if the same model gives other results.
 _RESULTS_VERSION = 1
@@ -85,7 +85,7 @@ class ScoreRun:
         self._overlays, self._masks = overlays, masks
         self._lists_unreadable = lists_unreadable
         self._counts: Counter[str] = Counter()
-        self._todo = list(range(len(paths)))
+        self._todo = set(range(len(paths)))
 
     @property
     def n_unreadable(self) -> int:
@@ -133,7 +133,7 @@ class ScoreRun:
             )
 
         labels = results.resume(self._run, is_done)
-        self._todo = [i for i, name in enumerate(names) if name not in labels]
+        self._todo = {i for i, name in enumerate(names) if name not in labels}
         self._counts.update(labels.values())
         click.echo(
             f"Resumed: {len(labels)} of {len(names)} images were done.", err=True
@@ -141,46 +141,47 @@ class ScoreRun:
 
     def _score(self, detector: Any, results: ResultFile, report: "Report") -> None:
         """Score the images that are not done, in their order."""
-        failures: dict[int, Exception] = {}
-        images = check_images(self._paths, failures).take(self._todo)
-        known = {k: failures[i] for k, i in enumerate(self._todo) if i in failures}
-        outcomes = iter_outcomes(detector, images, known)
         # Rows and a bar would mix in a terminal.
         hidden = True if results.is_shown else None
-        bar = tqdm(total=len(images), desc="images", disable=hidden)
+        bar = tqdm(total=len(self._todo), desc="images", disable=hidden)
+        outcomes = iter_outcomes(detector, self._paths, wanted=self._todo)
         with contextlib.closing(outcomes), bar:
             for outcome in outcomes:
-                i = self._todo[outcome.index]
-                if isinstance(outcome, UnreadableImage):
+                i = outcome.index
+                drawn = self._draw(i, outcome)
+                if isinstance(drawn, UnreadableImage):
                     with bar.external_write_mode(sys.stderr):
-                        print_unreadable(outcome)
-                    report.append(str(self._paths[i]), outcome.reason)
-                    if self._lists_unreadable:
-                        self._append(results, i, outcome)
-                    self._counts[UNREADABLE] += 1
-                else:
-                    self._draw(i, images[outcome.index], outcome)
-                    self._append(results, i, outcome)
-                    self._counts[LABELS[outcome.label]] += 1
+                        print_unreadable(drawn)
+                    report.append(str(self._paths[i]), drawn.reason)
+                label = LABELS.get(getattr(drawn, "label", 0), UNREADABLE)
+                if label != UNREADABLE or self._lists_unreadable:
+                    of = self._identify(i)
+                    results.append(of.path, self._form.record(drawn, of))
+                self._counts[label] += 1
                 bar.update()
-
-    def _append(
-        self, results: ResultFile, i: int, outcome: Inspection | UnreadableImage
-    ) -> None:
-        of = self._identify(i)
-        results.append(of.path, self._form.record(outcome, of))
 
     def _identify(self, i: int) -> Identity:
         path = self._paths[i]
         file = path.path if isinstance(path, ImagePage) else path
         return Identity(str(path), hash_file(file), self._run)
 
-    def _draw(self, i: int, image: NDArray[np.float32], seen: Inspection) -> None:
-        """Write the PNG files of an image, before its row says that it is done."""
+    def _draw(self, i: int, outcome: Outcome) -> Outcome:
+        """Write the PNG files of an image, before its row says that it is done.
+
+        Return the outcome, or why the image could not be read again.
+        """
+        if isinstance(outcome, UnreadableImage):
+            return outcome
         if self._overlays:
-            _save_png(draw_overlay(image, seen), self._overlays[i])
+            image = Images([self._paths[i]])
+            try:
+                pixels = image[0]
+            except UnreadableImageError as error:
+                return UnreadableImage(i, str(self._paths[i]), str(error))
+            _save_png(draw_overlay(pixels, outcome), self._overlays[i])
         if self._masks:
-            _save_png(seen.mask.astype(np.uint8) * 255, self._masks[i])
+            _save_png(outcome.mask.astype(np.uint8) * 255, self._masks[i])
+        return outcome
 
 
 class Report:

@@ -1,6 +1,6 @@
 """What becomes of each image of a long run, in order and in bounded memory."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -9,6 +9,7 @@ from skpatchcore._detectors import Inspection, find_detector
 from skpatchcore._images import Images, check_images, check_stream, is_stream
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
+    find_failures,
     iter_readable,
     report_failure,
 )
@@ -25,9 +26,9 @@ _Window = tuple[int, Images, dict[int, Exception]]
 def iter_outcomes(
     detector: Any,
     X: Any,
-    failures: dict[int, Exception] | None = None,
     *,
     skip: bool = True,
+    wanted: Collection[int] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Yield an inspection or an `UnreadableImage` for each image, in their order.
 
@@ -37,18 +38,20 @@ def iter_outcomes(
         A fitted detector with maps, or what contains one.
     X : iterable of images
         An iterator is consumed as a stream.
-    failures : dict or None
-        Errors of images of a sequence that are known already, by index.
     skip : bool
         Whether to continue after an image that cannot be used, rather than raise.
+    wanted : set of int or None
+        Which images of a sequence to yield; None is all. Scores depend on the other
+        images of a batch by rounding. So that they have the same bits as in a run over
+        all images, whole windows are inspected, unless none of their images is wanted.
     """
     if is_stream(X):
         windows: Iterator[_Window] = check_stream(X, keep_failures=skip)
     else:
-        known = {} if failures is None else failures
-        images = check_images(X, known if skip else None)
-        windows = _cut(images, known)
-    return _iter_windows(detector, windows, skip)
+        failures: dict[int, Exception] = {}
+        images = check_images(X, failures if skip else None)
+        windows = _cut(images, failures)
+    return _iter_windows(detector, windows, skip, wanted)
 
 
 def _cut(images: Images, failures: dict[int, Exception]) -> Iterator[_Window]:
@@ -59,18 +62,38 @@ def _cut(images: Images, failures: dict[int, Exception]) -> Iterator[_Window]:
 
 
 def _iter_windows(
-    detector: Any, windows: Iterator[_Window], skip: bool
+    detector: Any,
+    windows: Iterator[_Window],
+    skip: bool,
+    wanted: Collection[int] | None,
 ) -> Generator[Outcome, None, None]:
     run = find_detector(detector).inspect
     for first, images, failures in windows:
-        inspections = iter_readable(run, images, failures) if skip else run(images)
-        with closing(inspections):
-            for i, seen in _in_order(inspections, failures, len(images)):
+        rows = [i for i in range(len(images)) if wanted is None or first + i in wanted]
+        if len(rows) < len(images):
+            # Images that were unreadable in an earlier run mostly still are.
+            unknown = [i for i in rows if i not in failures]
+            failures |= find_failures(images, unknown)
+        if all(i in failures for i in rows):
+            for i in rows:
+                yield _report(images, failures, first, i)
+            continue
+        found = iter_readable(run, images, failures) if skip else run(images)
+        with closing(found):
+            for i, seen in _in_order(found, failures, len(images)):
+                if wanted is not None and first + i not in wanted:
+                    continue
                 if seen is None:
-                    failure = report_failure(images, failures, i)
-                    yield failure._replace(index=first + i)
+                    yield _report(images, failures, first, i)
                 else:
                     yield replace(seen, index=first + i)
+
+
+def _report(
+    images: Images, failures: dict[int, Exception], first: int, i: int
+) -> UnreadableImage:
+    """Return why image `i` of a window failed, by its number in the run."""
+    return report_failure(images, failures, i)._replace(index=first + i)
 
 
 def _in_order(
