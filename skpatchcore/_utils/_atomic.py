@@ -117,20 +117,21 @@ class GrowingFile:
     def __init__(self, path: str | os.PathLike, *, append: bool = False):
         self._name = _check_name(path)
         if _is_special(self._name):
-            self._file = _open_special(self._name)
+            self._file = _open_special(self._name, buffering=0)
         else:
             _check_target(self._name)
             mode = "ab" if append else "wb"
-            self._file = open(self._name, mode)  # noqa: SIM115  # Closed by `close`.
+            self._file = open(self._name, mode, buffering=0)  # noqa: SIM115
 
     def write(self, data: bytes) -> None:
-        """Write and flush."""
+        """Write all data, without buffering them."""
+        view = memoryview(data)
         with _naming(self._name):
-            self._file.write(data)
-            self._file.flush()
+            while view:
+                view = view[self._file.write(view) :]
 
     def close(self) -> None:
-        """Flush a regular file to disk, and close it."""
+        """Bring a regular file to the disk, and close it."""
         with _naming(self._name), self._file:
             if not _is_special(self._name):
                 os.fsync(self._file.fileno())
@@ -194,15 +195,15 @@ def _in_place(name: str) -> Iterator[IO[bytes]]:
             shutil.copyfileobj(collected, file)
 
 
-def _open_special(name: str) -> IO[bytes]:
+def _open_special(name: str, buffering: int = -1) -> Any:
     number = _descriptor(name)
     if number is None:
-        return open(name, "wb")
+        return open(name, "wb", buffering)
     # Earlier printed output comes first. A duplicated descriptor continues at the
     # current position; reopening a redirected file by name would truncate it.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    return open(os.dup(number), "wb")
+    return open(os.dup(number), "wb", buffering)
 
 
 def _is_special(name: str) -> bool:
