@@ -51,7 +51,7 @@ def animate_patch_matches(
     estimator : PatchCoreDetector or ConformalDetector
         A fitted detector with one memory bank.
 
-    image : path, PIL image, ndarray of shape (h, w) or (h, w, c), or torch tensor
+    image : path, bytes, PIL image, ndarray of shape (h, w) or (h, w, c), or torch tensor
         A single image.
 
     path : str or path-like

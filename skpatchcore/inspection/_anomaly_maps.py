@@ -68,8 +68,8 @@ class AnomalyMapDisplay:
     Parameters
     ----------
     images : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-        Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch tensors
-        (n, c, h, w). Sizes may differ.
+        Paths, encoded images, PIL images, arrays of uint8, uint16 or float in [0, 1],
+        or torch tensors (n, c, h, w). Sizes may differ.
 
     maps : sequence of n ndarray of shape (h, w)
         Anomaly maps in the size of their images. Higher is more anomalous; NaN marks
@@ -244,7 +244,7 @@ class AnomalyMapDisplay:
         Parameters
         ----------
         images : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            Paths, PIL images, arrays or torch tensors.
+            Paths, encoded images, PIL images, arrays or torch tensors.
 
         maps : sequence of n ndarray of shape (h, w)
             Anomaly maps in the size of their images. Higher is more anomalous.
