@@ -226,7 +226,8 @@ class ResultFile:
     def _rewrite(self, places: Sequence[_Place]) -> None:
         """Replace the file by some of its records, in one step."""
         assert self._records is not None
-        with open(self._records, "rb") as old, atomic_write(self._records) as new:
+        # The old file is closed before it is replaced, which Windows requires.
+        with atomic_write(self._records) as new, open(self._records, "rb") as old:
             new.write(self._form.header)
             for start, length, _ in places:
                 old.seek(start)

@@ -30,8 +30,8 @@ class Region:
     Parameters
     ----------
     box : tuple of int
-        x and y of the top left corner, width and height of the smallest box around the
-        region.
+        The smallest box around the region: x and y of its top left corner, width and
+        height.
     polygon : ndarray of shape (n, 2), int64
         Corners (x, y) of the outline, along the edges of pixels, clockwise as shown on
         a screen. The last corner is connected to the first. Where two pixels touch only

@@ -227,6 +227,26 @@ def test_an_interrupted_run_keeps_its_rows_and_is_resumed(
     assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes()
 
 
+def test_rows_reach_standard_output_before_an_interrupt(model, images, monkeypatch):
+    from skpatchcore._cli import _score_run
+
+    names = iter(range(100))
+
+    def fail(path):
+        if Path(path).parent == images and next(names) == 3:
+            raise KeyboardInterrupt
+        return "0"
+
+    monkeypatch.setattr(_score_run, "hash_file", fail)
+    result = run("score", images, "--model", model, "--on-error", "skip")
+    assert result.exit_code == 130
+    assert [line.split(",")[0] for line in result.stdout.splitlines()] == [
+        "path",
+        *(str(images / f"00{i}.png") for i in range(3)),
+    ]
+    assert "--resume" not in result.stderr
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_a_half_written_row_is_dropped(
     model, images, undisturbed, tmp_path, monkeypatch, suffix
