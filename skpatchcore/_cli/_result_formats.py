@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 from skpatchcore import __version__
 from skpatchcore._benchmark import NAME_BYTES, format_csv
@@ -30,7 +30,7 @@ def format_name(output: Path | None, given: str | None) -> str:
     return "csv" if output is None else _SUFFIXES.get(output.suffix.lower(), "csv")
 
 
-class Identity:
+class Identity(NamedTuple):
     """What a later run recognises a finished image by.
 
     Parameters
@@ -43,8 +43,9 @@ class Identity:
         Hash of the model and of the options that results depend on.
     """
 
-    def __init__(self, path: str, sha256: str, run: str):
-        self.path, self.sha256, self.run = path, sha256, run
+    path: str
+    sha256: str
+    run: str
 
 
 class ResultFormat(Protocol):
@@ -68,11 +69,13 @@ class ResultFormat(Protocol):
         """Return whether lines from the start of a record are all of it."""
 
 
-def make_format(name: str, *, is_calibrated: bool, min_area: int | None) -> Any:
+def make_format(
+    name: str, *, is_calibrated: bool, min_area: int | None
+) -> ResultFormat:
     """Return the format of a name: "csv", "jsonl" or "coco"."""
     if name == "csv":
         return CsvFormat(is_calibrated, min_area)
-    return (JsonLinesFormat if name == "jsonl" else CocoFormat)(min_area or 1)
+    return JsonLinesFormat(min_area) if name == "jsonl" else CocoFormat(min_area)
 
 
 class CsvFormat:
@@ -123,8 +126,8 @@ class JsonLinesFormat:
 
     header = b""
 
-    def __init__(self, min_area: int):
-        self._min_area = min_area
+    def __init__(self, min_area: int | None):
+        self._min_area = min_area or 1
 
     def record(self, outcome: Outcome, of: Identity) -> bytes:
         """Return the line of an image."""
@@ -159,8 +162,8 @@ class CocoFormat:
 
     header = b""
 
-    def __init__(self, min_area: int):
-        self._min_area = min_area
+    def __init__(self, min_area: int | None):
+        self._min_area = min_area or 1
 
     def record(self, outcome: Outcome, of: Identity) -> bytes:
         """Return the line of an image; their numbers follow in the COCO file."""

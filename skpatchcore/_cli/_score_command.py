@@ -119,15 +119,17 @@ def score(
     _check_options(name, output, on_error, resume)
     files = _score_output.find_images(images, exclude)
     paths = split_all(files, pages)
-    overlay_paths = _score_output.png_paths(paths, images, overlays)
-    mask_paths = _score_output.png_paths(paths, images, masks)
-    pngs = {"--overlays": (overlays, overlay_paths), "--masks": (masks, mask_paths)}
-    results_path = _result_file.records_path(output, name)
-    targets = [("--output", output), ("--report", report), ("--output", results_path)]
+    folders = {"--overlays": overlays, "--masks": masks}
+    pngs = {
+        name: _score_output.png_paths(paths, images, folder)
+        for name, folder in folders.items()
+    }
+    records = _result_file.records_path(output, name)
+    targets = [("--output", output), ("--report", report), ("--output", records)]
     check_targets(
         [(n, p) for n, p in dict.fromkeys(targets) if p],
-        [(name, folder) for name, (folder, _) in pngs.items() if folder],
-        inside=[(name, path) for name, (_, drawn) in pngs.items() for path in drawn],
+        [(n, p) for n, p in folders.items() if p],
+        inside=[(n, path) for n, drawn in pngs.items() for path in drawn],
         read=_inputs([*images, *files], model, weights),
     )
     detector = load(model, weights=weights and str(weights), device=device)
@@ -138,9 +140,9 @@ def score(
             is_calibrated=find_detector(detector).detector._is_calibrated,
             min_area=min_area,
         ),
-        identify_run(model, min_area),
-        overlays=overlay_paths,
-        masks=mask_paths,
+        identify_run(model, name, min_area),
+        overlays=pngs["--overlays"],
+        masks=pngs["--masks"],
         lists_unreadable=on_error == "nan",
     )
     run.write(detector, output, report, resume=resume)

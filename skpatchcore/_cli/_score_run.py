@@ -35,8 +35,10 @@ _RESULTS_VERSION = 1
 _TERMINATED = 143
 
 
-def identify_run(model: Path, min_area: int | None) -> str:
-    """Return a hash of all that results depend on, except for the image."""
+def identify_run(model: Path, name: str, min_area: int | None) -> str:
+    """Return a hash of all that results in a format depend on, except for the image."""
+    if name != "csv":
+        min_area = min_area or 1
     content = hash_file(str(model))
     text = f"{_RESULTS_VERSION} {content} {min_area}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -111,7 +113,7 @@ class ScoreRun:
             with ended_by_signals(), results, contextlib.closing(Report(report)) as bad:
                 self._score(detector, results, bad)
         except (KeyboardInterrupt, SystemExit):
-            click.echo(f"Interrupted: {self.summarize()}", err=True)
+            click.echo(f"Stopped: {self.summarize()}", err=True)
             if output is not None:
                 click.echo("To score the rest, add --resume.", err=True)
             raise
@@ -173,11 +175,11 @@ class ScoreRun:
         if isinstance(outcome, UnreadableImage):
             return outcome
         if self._overlays:
-            image = Images([self._paths[i]])
+            name = f"image {i} ({self._paths[i]})"
             try:
-                pixels = image[0]
+                pixels = Images([self._paths[i]], [name])[0]
             except UnreadableImageError as error:
-                return UnreadableImage(i, str(self._paths[i]), str(error))
+                return UnreadableImage(i, name, str(error))
             _save_png(draw_overlay(pixels, outcome), self._overlays[i])
         if self._masks:
             _save_png(outcome.mask.astype(np.uint8) * 255, self._masks[i])

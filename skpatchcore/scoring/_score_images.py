@@ -10,7 +10,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._detectors import Inspection, check_refitted, find_detector
-from skpatchcore._images import check_images
+from skpatchcore._images import Images, check_images, check_stream, is_stream
 from skpatchcore._utils import Interval, StrOptions, validate_params
 from skpatchcore.scoring._outcomes import iter_outcomes
 from skpatchcore.scoring._unreadable import (
@@ -180,8 +180,8 @@ def find_unreadable(X: Any) -> list[UnreadableImage]:
 
     Parameters
     ----------
-    X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-        As `PatchCoreDetector` takes them.
+    X : iterable of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+        As `PatchCoreDetector` takes them. An iterator is consumed as a stream.
 
     Returns
     -------
@@ -205,8 +205,23 @@ def find_unreadable(X: Any) -> list[UnreadableImage]:
 
 def unreadable_images(X: Any, *, progress: bool = False) -> list[UnreadableImage]:
     """Do as `find_unreadable` does; with `progress`, a terminal shows a bar."""
+    if is_stream(X):
+        windows = check_stream(X, keep_failures=True)
+        return [bad for window in windows for bad in _unreadable_in(*window)]
     failures: dict[int, Exception] = {}
     images = check_images(X, failures)
-    readable = [i for i in range(len(images)) if i not in failures]
-    failures |= find_failures(images, readable, progress=progress)
-    return report_failures(images, failures)
+    return _unreadable_in(0, images, failures, progress=progress)
+
+
+def _unreadable_in(
+    first: int,
+    images: Images,
+    failures: dict[int, Exception],
+    *,
+    progress: bool = False,
+) -> list[UnreadableImage]:
+    """Return the unreadable ones of some images, the first of which has a number."""
+    unknown = [i for i in range(len(images)) if i not in failures]
+    failures |= find_failures(images, unknown, progress=progress)
+    found = report_failures(images, failures)
+    return [bad._replace(index=first + bad.index) for bad in found]

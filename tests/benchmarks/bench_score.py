@@ -65,21 +65,25 @@ def kill_and_resume(
     """Kill a run at random moments and resume it; return the number of kills."""
     rng = random.Random(0)
     # Somewhat short, so that the run does not end before the last kill.
-    mean = 0.7 * (seconds - START_SECONDS) / n_kills
+    mean = 0.6 * (seconds - START_SECONDS) / n_kills
     for i in range(n_kills):
         before = output.stat().st_size if output.exists() else 0
         with subprocess.Popen(words, stderr=subprocess.DEVNULL) as child:
-            # From the first new row on, so that every kill hits a run that writes.
-            while child.poll() is None:
-                if output.exists() and output.stat().st_size > before:
-                    break
-                time.sleep(0.005)
-            time.sleep(rng.uniform(0, 2 * mean))
+            if i % 5 == 4:
+                # While it starts, or reads what is done.
+                time.sleep(rng.uniform(0, START_SECONDS))
+            else:
+                # While it writes.
+                while child.poll() is None:
+                    if output.exists() and output.stat().st_size > before:
+                        break
+                    time.sleep(0.005)
+                time.sleep(rng.uniform(0, 2 * mean))
             if child.poll() is not None:
                 return i
             child.kill()
-        half = not output.read_bytes().endswith(b"\n")
-        n_rows = output.read_bytes().count(b"\n") - 1
+        data = output.read_bytes() if output.exists() else b""
+        half, n_rows = not data.endswith(b"\n"), max(0, data.count(b"\n") - 1)
         print(f"kill {i + 1}: {n_rows} rows{', the last cut' if half else ''}")
     return n_kills
 

@@ -214,7 +214,7 @@ def test_an_interrupted_run_keeps_its_rows_and_is_resumed(
 ):
     result = interrupted(model, images, tmp_path, suffix, monkeypatch, n)
     assert result.exit_code == 130
-    assert f"Interrupted: {n} scored" in result.stderr
+    assert f"Stopped: {n} scored" in result.stderr
     assert "--resume" in result.stderr
     lines = records_of(tmp_path, suffix).read_bytes().splitlines()
     assert len(lines) == n + (suffix == "csv")
@@ -370,6 +370,14 @@ def test_other_results_are_not_continued(model, tmp_path, options, message):
     assert (tmp_path / "out.csv").read_bytes() == before
 
 
+def test_the_default_area_is_1(model, tmp_path):
+    folder = write_images(tmp_path / "images", 2)
+    arguments = ("score", folder, "--model", model, "--output", tmp_path / "a.jsonl")
+    run(*arguments)
+    result = run(*arguments, "--min-area", "1", "--resume")
+    assert "Resumed: 2 of 2 images" in result.stderr
+
+
 def test_another_file_is_not_continued(model, tmp_path):
     folder = write_images(tmp_path / "images", 1)
     (tmp_path / "out.csv").write_bytes(b"a,b\n1,2\n")
@@ -430,7 +438,7 @@ def test_a_killed_run_is_resumed(model, tmp_path, number):
     expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
     assert child.returncode == expected[number]
     if number != signal.SIGKILL:
-        assert b"Interrupted: " in stderr
+        assert b"Stopped: " in stderr
     n_rows = output.read_bytes().count(b"\n") - 1
     assert 29 <= n_rows < 300
     result = score(model, folder, tmp_path, "csv", "--resume")

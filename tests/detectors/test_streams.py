@@ -18,7 +18,7 @@ from skpatchcore._detectors import find_detector
 from skpatchcore._images import check_images
 from skpatchcore._images._streams import iter_windows
 from skpatchcore.calibration import ConformalDetector
-from skpatchcore.scoring import score_images
+from skpatchcore.scoring import find_unreadable, score_images
 
 SIDE = 16
 IMAGES = random_images(100, SIDE, SIDE)
@@ -158,6 +158,13 @@ def test_score_images_goes_on_in_a_stream(detector):
     assert_allclose(results.score, expected.score)
     assert results.unreadable == expected.unreadable
     assert [one.index for one in results.unreadable] == [33, 41]
+
+
+def test_unreadable_images_of_a_stream_are_found():
+    bad = np.full((SIDE, SIDE), np.nan)
+    images = [*IMAGES[:33], bad, *IMAGES[33:40], "missing.png"]
+    assert find_unreadable(iter(images)) == find_unreadable(images)
+    assert [one.index for one in find_unreadable(iter(images))] == [33, 41]
 
 
 def test_transformers_before_the_detector_see_windows(detector):
