@@ -105,7 +105,7 @@ def check_images(
     if isinstance(X, Images):
         return X
     if isinstance(as_encoded(X), bytes | Image.Image) or is_file(X):
-        shown = f"{X!r:.60}"
+        shown = repr(X) if is_file(X) else "..."
         raise TypeError(
             f"Got a single {type(X).__name__} as X; wrap it in a list: [{shown}]. "
             "For a folder see skpatchcore.datasets.load_image_folder."
