@@ -59,26 +59,21 @@ def measure(words: list[str]) -> tuple[float, float, str]:
     return time.perf_counter() - started, usage.ru_maxrss / 1024, last
 
 
-def kill_and_resume(
-    words: list[str], output: Path, n_kills: int, seconds: float
-) -> int:
-    """Kill a run at random moments and resume it; return the number of kills."""
+def kill_and_resume(words: list[str], output: Path, n_kills: int, n_bytes: int) -> int:
+    """Kill a run at random moments and resume it; return the number of kills.
+
+    `n_bytes` is the size of the finished table.
+    """
     rng = random.Random(0)
-    # Somewhat short, so that the run does not end before the last kill.
-    mean = 0.6 * (seconds - START_SECONDS) / n_kills
     for i in range(n_kills):
-        before = output.stat().st_size if output.exists() else 0
+        # Somewhat early, so that the run does not end before the last kill.
+        target = _size(output) + rng.uniform(0, 1.6 * n_bytes / n_kills)
         with subprocess.Popen(words, stderr=subprocess.DEVNULL) as child:
             if i % 5 == 4:
                 # While it starts, or reads what is done.
                 time.sleep(rng.uniform(0, START_SECONDS))
-            else:
-                # While it writes.
-                while child.poll() is None:
-                    if output.exists() and output.stat().st_size > before:
-                        break
-                    time.sleep(0.005)
-                time.sleep(rng.uniform(0, 2 * mean))
+            while i % 5 != 4 and _size(output) < target and child.poll() is None:
+                time.sleep(0.002)
             if child.poll() is not None:
                 return i
             child.kill()
@@ -86,6 +81,10 @@ def kill_and_resume(
         half, n_rows = not data.endswith(b"\n"), max(0, data.count(b"\n") - 1)
         print(f"kill {i + 1}: {n_rows} rows{', the last cut' if half else ''}")
     return n_kills
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def main() -> None:
@@ -102,7 +101,6 @@ def main() -> None:
         detector = PatchCoreDetector(features, random_state=0).fit(good)
         save(detector, folder / "model.skpc")
         folders = sorted((folder / "images").iterdir())
-        seconds = 0.0
         for part in (folders[: max(1, len(folders) // 10)], folders):
             whole = folder / "whole.csv"
             words = command(folder / "model.skpc", whole, part)
@@ -110,7 +108,7 @@ def main() -> None:
             print(f"{last}: {seconds:.1f} s, peak memory {memory:.0f} MB")
         output = folder / "killed.csv"
         words = command(folder / "model.skpc", output, folders, "--resume")
-        n_kills = kill_and_resume(words, output, args.kills, seconds)
+        n_kills = kill_and_resume(words, output, args.kills, _size(whole))
         print(f"after {n_kills} kills: {measure(words)[2]}")
         equal = output.read_bytes() == whole.read_bytes()
         print(f"table equal to that of the undisturbed run: {equal}")
