@@ -128,11 +128,32 @@ def progress_level() -> int:
     return int(sys.stderr.isatty())
 
 
-def report_unreadable(unreadable: "Sequence[UnreadableImage]", n_images: int) -> None:
-    """Name the unreadable images on standard error."""
+def print_bytes(data: bytes) -> None:
+    """Print whole lines of text in UTF-8, with names of any bytes, for programs.
+
+    A terminal shows them in its own encoding.
+    """
+    if sys.stdout.isatty():
+        print_text(data.decode("utf-8", "surrogateescape"), nl=False)
+    else:
+        click.echo(data, nl=False)
+
+
+def print_unreadable(image: "UnreadableImage") -> None:
+    """Name an unreadable image on standard error."""
     params = click.get_current_context().command.params
+    reason = use_option_names(image.reason, params)
+    click.echo(f"Unreadable: {reason}", err=True)
+
+
+def report_unreadable(unreadable: "Sequence[UnreadableImage]", n_images: int) -> None:
+    """Name the unreadable images on standard error, and count them."""
     for image in unreadable:
-        reason = use_option_names(image.reason, params)
-        click.echo(f"Unreadable: {reason}", err=True)
-    if unreadable:
-        click.echo(f"{len(unreadable)} of {n_images} were unreadable.", err=True)
+        print_unreadable(image)
+    count_unreadable(len(unreadable), n_images)
+
+
+def count_unreadable(n_unreadable: int, n_images: int) -> None:
+    """Say on standard error how many images were unreadable, if any."""
+    if n_unreadable:
+        click.echo(f"{n_unreadable} of {n_images} were unreadable.", err=True)

@@ -1,13 +1,12 @@
 """The command ``score``."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from skpatchcore._cli._files import NamedPath, check_targets
-from skpatchcore._cli._messages import Command, print_text, report_unreadable
+from skpatchcore._cli._messages import Command
 from skpatchcore._cli._options import (
     EXISTING_FILE,
     NEW_FILE,
@@ -20,17 +19,36 @@ from skpatchcore._cli._options import (
     pages_option,
     split_all,
 )
-
-if TYPE_CHECKING:
-    from skpatchcore._images import Images
-    from skpatchcore.scoring import Inspection
+from skpatchcore._cli._types import Integer
 
 
 @click.command(cls=Command)
 @click.argument("images", nargs=-1, required=True, type=click.Path(exists=True))
 @option("--model", type=EXISTING_FILE, required=True, help="Model file from fit.")
 @option(
-    "--output", type=NEW_FILE, help="CSV file to write.  [default: standard output]"
+    "--output",
+    type=NEW_FILE,
+    help="File to write results to, image by image.  [default: standard output]",
+)
+@option(
+    "--format",
+    "output_format",
+    type=click.Choice(["csv", "jsonl", "coco"]),
+    help="Format of the results. Default: by the suffix of --output, jsonl for .jsonl "
+    "and .ndjson, coco for .json, csv for all others.",
+)
+@option(
+    "--min-area",
+    type=Integer(min=1),
+    metavar="N",
+    help="Leave out defect regions of fewer than N pixels. With csv, also add their "
+    "number and total area to the table.",
+)
+@option(
+    "--resume",
+    is_flag=True,
+    help="Keep the results in --output of images that are unchanged, and score only "
+    "the others.",
 )
 @option(
     "--overlays",
@@ -71,6 +89,9 @@ def score(
     images: Sequence[str],
     model: Path,
     output: Path | None,
+    output_format: str | None,
+    min_area: int | None,
+    resume: bool,
     overlays: Path | None,
     masks: Path | None,
     on_error: str,
@@ -83,44 +104,68 @@ def score(
     """Score new images.
 
     IMAGES are image files or folders, which are searched with all their subfolders.
-    Writes a CSV table with the path, score, decision and label of each image, and its
-    p-value if the model is calibrated. Higher scores and decisions are more normal. An
-    image with a decision below 0 is anomalous. The last line on standard error counts
-    the images.
+    Writes the path, score, decision and label of each image as soon as they are known,
+    in the order of the images, and the p-value and anomaly score if the model is
+    calibrated. JSON Lines and COCO files also have the defect regions. Higher scores
+    and decisions are more normal. An image with a decision below 0 is anomalous. The
+    last line on standard error counts the images.
     """
-    from skpatchcore._benchmark import NAME_BYTES, replace_text
-    from skpatchcore._cli import _score_output
+    from skpatchcore._cli import _result_file, _result_formats, _score_output
+    from skpatchcore._cli._score_run import ScoreRun, identify_run
+    from skpatchcore._detectors import find_detector
     from skpatchcore.persistence import load
-    from skpatchcore.scoring import as_results, inspect_images
 
+    name = _result_formats.format_name(output, output_format)
+    _check_options(name, output, on_error, resume)
     files = _score_output.find_images(images, exclude)
     paths = split_all(files, pages)
-    overlay_paths = _score_output.png_paths(paths, images, overlays)
-    mask_paths = _score_output.png_paths(paths, images, masks)
-    pngs = {"--overlays": (overlays, overlay_paths), "--masks": (masks, mask_paths)}
+    folders = {"--overlays": overlays, "--masks": masks}
+    pngs = {
+        name: _score_output.png_paths(paths, images, folder)
+        for name, folder in folders.items()
+    }
+    records = _result_file.records_path(output, name)
+    targets = [("--output", output), ("--report", report), ("--output", records)]
     check_targets(
-        [(n, p) for n, p in (("--output", output), ("--report", report)) if p],
-        [(name, folder) for name, (folder, _) in pngs.items() if folder],
-        inside=[(name, path) for name, (_, drawn) in pngs.items() for path in drawn],
+        [(n, p) for n, p in dict.fromkeys(targets) if p],
+        [(n, p) for n, p in folders.items() if p],
+        inside=[(n, path) for n, drawn in pngs.items() for path in drawn],
         read=_inputs([*images, *files], model, weights),
     )
     detector = load(model, weights=weights and str(weights), device=device)
-    decoded, found, unreadable = inspect_images(detector, paths, "skip", progress=True)
-    kept = range(len(paths)) if on_error == "nan" else sorted(found)
-    results = as_results(detector, kept, found, unreadable)
-    table = _score_output.as_csv(paths, results)
-    if output is None:
-        print_text(table, nl=False)
-    else:
-        replace_text(output, table, NAME_BYTES)
-    report_unreadable(unreadable, len(paths))
-    if report:
-        replace_text(report, _score_output.as_report(paths, unreadable), NAME_BYTES)
-    seen = [found[i] for i in sorted(found)]
-    _write_pngs(decoded, seen, overlay_paths, mask_paths)
-    click.echo(_score_output.summarize(results, len(unreadable)), err=True)
-    if unreadable and on_error == "raise":
+    run = ScoreRun(
+        paths,
+        _result_formats.make_format(
+            name,
+            is_calibrated=find_detector(detector).detector._is_calibrated,
+            min_area=min_area,
+        ),
+        identify_run(model, name, min_area),
+        overlays=pngs["--overlays"],
+        masks=pngs["--masks"],
+        lists_unreadable=on_error == "nan",
+    )
+    run.write(detector, output, report, resume=resume)
+    if run.n_unreadable and on_error == "raise":
         click.get_current_context().exit(1)
+
+
+def _check_options(name: str, output: Path | None, on_error: str, resume: bool) -> None:
+    """Reject options that contradict each other."""
+    if name == "coco" and on_error == "nan":
+        raise click.UsageError(
+            "--on-error nan lists unreadable images among the results, but COCO "
+            "requires the size of each image. Use --on-error skip, and --report for "
+            "the unreadable images."
+        )
+    if not resume:
+        return
+    from skpatchcore._utils import is_special
+
+    if output is None or is_special(output):
+        raise click.UsageError(
+            "--resume needs a file of earlier results: pass its path with --output."
+        )
 
 
 def _inputs(
@@ -130,33 +175,3 @@ def _inputs(
     read: list[NamedPath] = [("IMAGES", image) for image in images]
     read.append(("--model", model))
     return [*read, ("--weights", weights)] if weights else read
-
-
-def _write_pngs(
-    images: "Images",
-    seen: "Sequence[Inspection]",
-    overlays: Sequence[Path],
-    masks: Sequence[Path],
-) -> None:
-    """Write what was asked for: `overlays` and `masks` have a path for each image."""
-    from skpatchcore._cli._score_output import draw_masks, draw_overlays
-
-    if overlays:
-        paths = [overlays[one.index] for one in seen]
-        _save_pngs(draw_overlays(images, seen), paths)
-    if masks:
-        _save_pngs(draw_masks(seen), [masks[one.index] for one in seen])
-
-
-def _save_pngs(images: Iterable, paths: Sequence[Path]) -> None:
-    from PIL import Image
-    from tqdm.auto import tqdm
-
-    from skpatchcore._utils import atomic_write
-
-    pairs = zip(images, paths, strict=True)
-    # disable=None shows the bar only in a terminal.
-    for pixels, path in tqdm(pairs, "writing", total=len(paths), disable=None):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            Image.fromarray(pixels).save(file, "PNG")

@@ -1,18 +1,12 @@
-"""Find the images of ``skpatchcore score``, and format and draw its results."""
+"""Find the images of ``skpatchcore score``, and name the files that it draws."""
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from sklearn.utils import Bunch
-
-from skpatchcore._benchmark import format_csv
-from skpatchcore._detectors import Inspection
-from skpatchcore._images import ImagePage, Images
+from skpatchcore._images import ImagePage
 from skpatchcore.datasets import (
     ImageSearch,
     Resolver,
@@ -21,10 +15,6 @@ from skpatchcore.datasets import (
     image_suffixes,
     report_passed_over,
 )
-from skpatchcore.inspection import blend_overlay, color_limits
-from skpatchcore.scoring import UnreadableImage
-
-_LABELS = {1: "normal", -1: "anomalous", 0: "unreadable"}
 
 
 def find_images(paths: Sequence[str], exclude: Sequence[str] = ()) -> list[str]:
@@ -86,48 +76,3 @@ def png_paths(
     return [
         Path(target, name if name.endswith(".png") else f"{name}.png") for name in names
     ]
-
-
-def as_csv(images: Sequence[str | ImagePage], results: Bunch) -> str:
-    """Return a CSV table with the score, decision and label of each image."""
-    columns = ["score", "decision", "p_value"]
-    columns = [name for name in columns if name in results]
-    table: list[list] = [["path", *columns, "label"]]
-    numbers = zip(*(results[name].tolist() for name in columns), strict=True)
-    for i, row, label in zip(results.index, numbers, results.label, strict=True):
-        table.append([str(images[i]), *row, _LABELS[label]])
-    return format_csv(table)
-
-
-def as_report(
-    images: Sequence[str | ImagePage], unreadable: Sequence[UnreadableImage]
-) -> str:
-    """Return a CSV table of the unreadable images, with reasons."""
-    rows = [[str(images[bad.index]), bad.reason] for bad in unreadable]
-    return format_csv([["path", "reason"], *rows])
-
-
-def summarize(results: Bunch, n_unreadable: int) -> str:
-    """Return the last line of a run."""
-    n_anomalous = int(np.sum(results.label == -1))
-    n_scored = n_anomalous + int(np.sum(results.label == 1))
-    return f"{n_scored} scored, {n_anomalous} anomalous, {n_unreadable} unreadable"
-
-
-def draw_overlays(
-    images: Images, found: Sequence[Inspection]
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield each image overlaid with its anomaly map, all on one colour scale."""
-    limits = color_limits(
-        found[0].detector.map_threshold_ if found else None,
-        [seen.patch_scores for seen in found],
-    )
-    for seen in found:
-        yield blend_overlay(images[seen.index], seen.make_map(), limits)
-
-
-def draw_masks(found: Sequence[Inspection]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the mask of each image: 255 where it is anomalous, 0 elsewhere."""
-    for seen in found:
-        mask = seen.make_map() > seen.detector.map_threshold_
-        yield mask.astype(np.uint8) * 255

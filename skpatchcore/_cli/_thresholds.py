@@ -120,6 +120,7 @@ def _fit_calibrated(
 
     from skpatchcore.calibration import ConformalDetector
 
+    assert options.alpha is not None, "without a rate, nothing is calibrated"
     calibrating = choose(images, TRAIN, label=1)
     if options.calibration_images is not None:
         detector.fit([image.source for image in calibrating])

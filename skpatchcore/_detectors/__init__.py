@@ -33,6 +33,7 @@ from skpatchcore._detectors._find import (
 )
 from skpatchcore._detectors._inspection import Inspection
 from skpatchcore._detectors._matches import merge_matches, renumber_images
+from skpatchcore._detectors._regions import Region
 from skpatchcore._detectors._signs import check_signs
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "PatchCoreDetector",
     "PatchCoreEnsemble",
     "Reference",
+    "Region",
     "advise_detector",
     "check_apart",
     "check_refitted",

@@ -5,8 +5,9 @@ detectors that wrap others) relies on `ImageDetector` and nothing else. `unwrap`
 one function that looks inside pipelines, searches and frozen estimators.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from numbers import Real
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from skpatchcore._detectors._inspection import Inspection
-from skpatchcore._images import Images
+from skpatchcore._images import Images, check_stream, is_stream
 from skpatchcore._utils import DecisionMixin, StrOptions, available_if, validate_params
 from skpatchcore.datasets import check_new_images
 
@@ -126,16 +127,27 @@ class ImageDetector(DecisionMixin):
 
         Parameters
         ----------
-        X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            As for `fit`.
+        X : iterable of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+            As for `fit`. An iterator, such as a generator that reads a camera, is
+            consumed as a stream, which may have no end: up to 32 images are processed
+            together, as many as arrive within 50 ms. They are copied, so the stream may
+            use the same buffer for each image.
 
         Returns
         -------
         inspections : generator of Inspection
-            ``index`` (position in `X`), ``score``, ``decision``, ``label``, ``map`` and
-            ``mask``, and of a calibrated detector ``p_value`` and ``anomaly_score``,
-            which are None otherwise. Images of one size come in order; if sizes differ,
-            some come later.
+            ``index`` (position in `X`), ``score``, ``decision``, ``label``, ``map``,
+            ``mask``, ``map_threshold`` and ``regions``, and of a calibrated detector
+            ``p_value`` and ``anomaly_score``, which are None otherwise. For a list of
+            them, use ``list(detector.inspect(X))``. Images of a stream come in order,
+            as do images of one size. If sizes differ in a sequence, some come later;
+            sort by ``index`` if the order matters.
+
+        Raises
+        ------
+        OSError, ValueError
+            When an image is reached that cannot be used.
+            :func:`~skpatchcore.scoring.score_images` continues after such images.
 
         Examples
         --------
@@ -148,11 +160,13 @@ class ImageDetector(DecisionMixin):
         >>> surfaces.target[-2:]
         array([-1,  1])
         >>> for seen in detector.inspect(surfaces.data[-2:]):
-        ...     print(seen.index, seen.label, seen.map.shape, seen.mask.any())
-        0 -1 (64, 64) True
-        1 1 (64, 64) False
+        ...     print(seen.index, seen.label, seen.map.shape, len(seen.regions))
+        0 -1 (64, 64) 1
+        1 1 (64, 64) 0
         """
         check_is_fitted(self)
+        if is_stream(X):
+            return inspect_stream(self._inspect, X)
         return self._inspect(check_new_images(X))
 
     @available_if(lambda self: self._has_maps())
@@ -298,6 +312,17 @@ def gather(arrays: Iterable[tuple[int, NDArray]], n: int) -> Maps:
             stacked[i] = values
         filled.append(i)
     return separate if stacked is None else stacked
+
+
+def inspect_stream(
+    inspect: Callable[[Images], Inspections], stream: Iterator[Any]
+) -> Inspections:
+    """Yield what `inspect` finds in the images of a stream, in their order."""
+    for first, images, _ in check_stream(stream):
+        with closing(inspect(images)) as inspections:
+            found = in_order(inspections)
+        for seen in found:
+            yield replace(seen, index=first + seen.index)
 
 
 def in_order(inspections: Iterable[Inspection]) -> list[Inspection]:

@@ -296,9 +296,9 @@ class PatchCoreDetector(ImageDetector, FrozenParams, BaseEstimator):
         Parameters
         ----------
         X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch
-            tensors (n, c, h, w). Sizes may differ. Colours must be RGB: OpenCV returns
-            BGR.
+            Paths, encoded images (bytes or BytesIO with the contents of a file), PIL
+            images, arrays of uint8, uint16 or float in [0, 1], or torch tensors (n, c,
+            h, w). Sizes may differ. Colours must be RGB: OpenCV returns BGR.
 
         y : array-like of shape (n,) or None, default=None
             +1 for normal and -1 for anomalous images, which are left out.

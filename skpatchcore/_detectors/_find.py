@@ -12,9 +12,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
 from skpatchcore._bank import PatchMemoryBank
-from skpatchcore._detectors._base import ImageDetector, Inspections, Reference
+from skpatchcore._detectors._base import (
+    ImageDetector,
+    Inspections,
+    Reference,
+    inspect_stream,
+)
 from skpatchcore._features import PatchFeatures, thaw
-from skpatchcore._images import Images, check_images
+from skpatchcore._images import Images, check_images, is_stream
 from skpatchcore._utils import BaseSearchCV
 
 
@@ -34,7 +39,9 @@ class FoundDetector(NamedTuple):
         return _renumbered(prepared, X) if isinstance(X, Images) else prepared
 
     def inspect(self, X: Any) -> Inspections:
-        """Yield what the detector finds in each image."""
+        """Yield what the detector finds in each image of a sequence or stream."""
+        if self.steps and is_stream(X):
+            return inspect_stream(self.inspect, X)
         return self.detector.inspect(self.prepare(X))
 
     def references(self) -> list[Reference]:

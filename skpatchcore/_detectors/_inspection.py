@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from skpatchcore._detectors._regions import Region, find_regions
 from skpatchcore._images import Geometry
 
 
@@ -29,12 +30,18 @@ class Inspector(Protocol):
 
     def _anomaly_score(self, score: float) -> float | None: ...
 
+    @property
+    def _is_calibrated(self) -> bool: ...
+
+    def _normalize(self, values: NDArray) -> NDArray: ...
+
 
 @dataclass(frozen=True)
 class Inspection:
     """What one pass over one image gives.
 
-    Maps and masks are computed at their first use; everything else is there already.
+    Maps, masks and regions are computed at their first use; everything else is there
+    already.
 
     Parameters
     ----------
@@ -90,7 +97,40 @@ class Inspection:
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
         """The pixels whose map is above the detector's ``map_threshold_``."""
-        return self.map > self.detector.map_threshold_
+        return self.map > self.map_threshold
+
+    @property
+    def map_threshold(self) -> float:
+        """The threshold of ``mask``, in the unit of ``map``."""
+        return self.detector.map_threshold_
+
+    @cached_property
+    def regions(self) -> list[Region]:
+        """The defect regions: the connected parts of ``mask``, highest peak first."""
+        return self.find_regions()
+
+    def find_regions(self, min_area: int = 1) -> list[Region]:
+        """Return the defect regions that have at least some size.
+
+        Parameters
+        ----------
+        min_area : int, default=1
+            Regions of fewer pixels of the original image are left out.
+
+        Returns
+        -------
+        regions : list of Region
+            Box, outline, area, and peak and mean of the map of each connected part of
+            ``mask``, highest peak first. An image with a normal label may have regions,
+            and an anomalous one may have none: the label depends on ``offset_``, the
+            mask on ``map_threshold_``.
+
+        Raises
+        ------
+        ValueError
+            If `min_area` is not an integer of at least 1.
+        """
+        return find_regions(self.map, self.map_threshold, min_area)
 
     @property
     def peak(self) -> float:

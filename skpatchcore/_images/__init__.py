@@ -1,7 +1,7 @@
 """Image inputs: validation, decoding, geometry, batches and augmentation.
 
-This folder turns paths, PIL images, arrays and tensors into batches for a network. It
-keeps the geometry of each image, that is, how it was resized and cropped.
+This folder turns paths, encoded and PIL images, arrays and tensors into batches for a
+network. It keeps the geometry of each image, that is, how it was resized and cropped.
 """
 
 from skpatchcore._images._augmentation import (
@@ -31,15 +31,25 @@ from skpatchcore._images._input import (
     ImageInput,
     Images,
     check_images,
+    check_stream,
     image_contents,
     take_images,
 )
-from skpatchcore._images._pages import FileSource, ImagePage, is_file, path_of
+from skpatchcore._images._pages import (
+    EncodedSource,
+    FileSource,
+    ImagePage,
+    as_encoded,
+    is_file,
+    path_of,
+)
+from skpatchcore._images._streams import is_stream
 
 __all__ = [
     "AUGMENTATIONS",
     "DECODING_VERSION",
     "Augmented",
+    "EncodedSource",
     "FileSource",
     "Geometry",
     "ImageInput",
@@ -48,12 +58,16 @@ __all__ = [
     "Size",
     "Transform",
     "UnreadableImageError",
+    "accepted_formats",
     "accepted_suffixes",
+    "as_encoded",
     "check_images",
+    "check_stream",
     "find_transforms",
     "image_contents",
     "image_size",
     "is_file",
+    "is_stream",
     "iter_batches",
     "learn_cast",
     "open_image",

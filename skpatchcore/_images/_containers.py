@@ -7,10 +7,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from skpatchcore._images._pages import as_encoded
+from skpatchcore._images._streams import is_stream, iter_owned
 from skpatchcore._utils import refuse_lazy
 
 EXPECTED = (
-    "Expected a list or 1-D array of paths or PIL images, an array (n, h, w) or "
+    "Expected a list or 1-D array of paths, PIL images or encoded images (bytes or "
+    "BytesIO with the contents of a file), an array (n, h, w) or "
     "(n, h, w, c) of uint8, uint16 or float in [0, 1], a list of such arrays "
     "(h, w[, c]), or torch tensors (n[, c], h, w)."
 )
@@ -28,10 +31,15 @@ def may_be_channels(n: int, height: int, width: int) -> bool:
 
 
 def as_sources(X: Any) -> Sequence[Any]:
-    """Return one entry for each image: a path, a page, a PIL image or an array."""
+    """Return one entry for each image: a path, page, PIL image, array or bytes."""
     if isinstance(X, torch.Tensor):
         return _split_array(_tensor_to_numpy(X, "X", batched=True))
     X = _single_column(X)
+    if isinstance(X, np.ndarray) and X.dtype.kind == "S":
+        raise ValueError(
+            f"Got an array of dtype {X.dtype}, in which NumPy drops zeros at the end "
+            "of bytes; pass encoded images in a list or an object array."
+        )
     if isinstance(X, np.ndarray) and X.dtype.kind not in "OUT":
         return _split_array(X)
     if isinstance(X, np.ndarray):
@@ -42,13 +50,14 @@ def as_sources(X: Any) -> Sequence[Any]:
                 f"Got an array of {X.dtype} objects of shape {X.shape}. {EXPECTED}"
             )
         X = X.tolist()
-    try:
-        items = list(X)
-    except TypeError:
-        raise TypeError(f"Got X of type {type(X).__name__}. {EXPECTED}") from None
+    if not hasattr(X, "__iter__") and not hasattr(X, "__getitem__"):
+        raise TypeError(f"Got X of type {type(X).__name__}. {EXPECTED}")
+    items = list(iter_owned(X) if is_stream(X) else X)
     for i, item in enumerate(items):
         if isinstance(item, torch.Tensor):
             items[i] = _tensor_to_numpy(item, f"image {i}", batched=False)
+        else:
+            items[i] = as_encoded(item)
     return items
 
 

@@ -12,8 +12,8 @@ from skpatchcore._images._depth import (
     is_deep_color,
     with_color_key,
 )
-from skpatchcore._images._files import identify, open_regular
-from skpatchcore._images._pages import FileSource, find_frames, path_of, pick_page
+from skpatchcore._images._files import identify, open_source
+from skpatchcore._images._pages import EncodedSource, find_frames, pick_page
 from skpatchcore._images._tiff import (
     TiffPlan,
     invert,
@@ -32,8 +32,8 @@ _SAMPLE_FORMAT, _DEPTH = 339, 32997
 _WHITE_IS_ZERO, _UNSPECIFIED, _UNSIGNED = 0, 0, 1
 
 
-def decode_file(source: FileSource) -> NDArray[Any]:
-    """Decode a file, or a page of it, to an array (h, w) or (h, w, c).
+def decode_file(source: EncodedSource) -> NDArray[Any]:
+    """Decode a file, a page of it, or its bytes to an array (h, w) or (h, w, c).
 
     The array is uint8, uint16 or float, with 1 to 4 channels; with 2 or 4 of them, the
     last one is alpha.
@@ -43,7 +43,7 @@ def decode_file(source: FileSource) -> NDArray[Any]:
     OSError, ValueError
         If it cannot be decoded, or only with a loss.
     """
-    with open_regular(path_of(source)) as file:
+    with open_source(source) as file:
         if is_tiff(file):
             with open_pages(file) as pages:
                 page = pages[pick_page(len(pages), source)]
@@ -100,11 +100,11 @@ def _is_reduced_tiff(image: Image.Image) -> bool:
     return bits[0] > 8 or has_bands or image.mode == "LAB"
 
 
-def image_size(source: FileSource | Image.Image) -> tuple[int, int]:
+def image_size(source: EncodedSource | Image.Image) -> tuple[int, int]:
     """Return the height and width of an image after EXIF rotation."""
     if isinstance(source, Image.Image):
         return _upright_size(source)
-    with open_regular(path_of(source)) as file:
+    with open_source(source) as file:
         if is_tiff(file):
             with open_pages(file) as pages:
                 return size_of(pages[pick_page(len(pages), source)])

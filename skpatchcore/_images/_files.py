@@ -1,6 +1,7 @@
 """Open image files: only regular files, in formats that Pillow decodes by itself."""
 
 import contextlib
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from skpatchcore._images._pages import (
-    FileSource,
+    EncodedSource,
     ImagePage,
     find_frames,
     path_of,
@@ -55,8 +56,8 @@ _KINDS = {
 
 
 @contextmanager
-def open_image(source: FileSource) -> Iterator[Image.Image]:
-    """Open the image in a file, or on a page of it. Pixels are decoded at first use.
+def open_image(source: EncodedSource) -> Iterator[Image.Image]:
+    """Open an encoded image, or a page of a file. Pixels are decoded at first use.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def open_image(source: FileSource) -> Iterator[Image.Image]:
     """
     # Not from the path: Pillow may then map the file into memory, which garbles grey
     # TIFFs that EXIF rotates by 90 degrees (seen in Pillow 13.0).
-    with open_regular(path_of(source)) as file:
+    with open_source(source) as file:
         if is_tiff(file):
             with open_pages(file) as pages:
                 frame = pages[pick_page(len(pages), source)].index
@@ -159,6 +160,20 @@ def _suffix(file: BinaryIO) -> str:
     return os.path.splitext(os.fsdecode(getattr(file, "name", "")))[1].lower()
 
 
+def open_source(source: EncodedSource) -> BinaryIO:
+    """Open an encoded image to read its bytes.
+
+    Raises
+    ------
+    OSError
+        If it is a file that `open_regular` rejects, or too large.
+    """
+    if not isinstance(source, bytes):
+        return open_regular(path_of(source))
+    _check_size(len(source))
+    return io.BytesIO(source)
+
+
 def open_regular(path: str | os.PathLike) -> BinaryIO:
     """Open a file to read bytes; reject pipes and devices, which may never end."""
     # Without this flag, opening a pipe waits until another process writes to it.
@@ -170,12 +185,14 @@ def open_regular(path: str | os.PathLike) -> BinaryIO:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"it is {kind_of_file(status)}, not a regular file")
-        if status.st_size > _MAX_FILE_BYTES:
-            raise OSError(
-                f"the file has {status.st_size} bytes; the limit is {_MAX_FILE_BYTES}"
-            )
+        _check_size(status.st_size)
         stack.pop_all()  # The file stays open.
     return file
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > _MAX_FILE_BYTES:
+        raise OSError(f"the file has {n_bytes} bytes; the limit is {_MAX_FILE_BYTES}")
 
 
 def kind_of_file(status: os.stat_result) -> str:

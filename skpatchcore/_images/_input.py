@@ -3,7 +3,7 @@
 import copy
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, cast
 
 import numpy as np
@@ -14,12 +14,13 @@ from skpatchcore._images._containers import EXPECTED, as_sources
 from skpatchcore._images._decoding import decode_file, decode_opened
 from skpatchcore._images._errors import UnreadableImageError, blaming, naming
 from skpatchcore._images._files import kind_of_file, open_regular
-from skpatchcore._images._pages import ImagePage, is_file, path_of
+from skpatchcore._images._pages import ImagePage, as_encoded, is_file, path_of
 from skpatchcore._images._pixels import Notices, check_array, to_pixels
+from skpatchcore._images._streams import iter_windows
 from skpatchcore._utils import fork_safe_lock, missing_name
 
 #: Images as users pass them: arrays, torch tensors, or sequences of paths, PIL images,
-#: arrays or tensors. `check_images` checks them in detail.
+#: encoded images (bytes), arrays or tensors. `check_images` checks them in detail.
 ImageInput = ArrayLike | Sequence[Any]
 
 #: Part of the keys of cached features: raise it when an image is decoded differently.
@@ -57,7 +58,7 @@ class Images(Sequence[NDArray[np.float32]]):
 
     @property
     def sources(self) -> Sequence[Any]:
-        """The images before decoding: paths, PIL images or arrays."""
+        """The images before decoding: paths, PIL images, bytes or arrays."""
         return self._sources
 
     @property
@@ -78,11 +79,19 @@ class Images(Sequence[NDArray[np.float32]]):
         return made
 
 
-def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) -> Images:
+def check_images(
+    X: ImageInput,
+    failures: dict[int, Exception] | None = None,
+    *,
+    first: int = 0,
+    notices: Notices | None = None,
+) -> Images:
     """Return `X` as `Images` after all checks that do not require decoding.
 
     If `X` was already checked, it is returned unchanged, with its names. If `failures`
     is given, errors of single images are stored there by index instead of raised.
+    `first` is the number of the first image in messages, for a part of a stream, and
+    `notices` what was said about earlier parts.
 
     Raises
     ------
@@ -95,9 +104,10 @@ def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) ->
     """
     if isinstance(X, Images):
         return X
-    if isinstance(X, bytes | Image.Image) or is_file(X):
+    if isinstance(as_encoded(X), bytes | Image.Image) or is_file(X):
+        shown = repr(X) if is_file(X) else "..."
         raise TypeError(
-            f"Got a single {type(X).__name__} as X; wrap it in a list: [{X!r}]. "
+            f"Got a single {type(X).__name__} as X; wrap it in a list: [{shown}]. "
             "For a folder see skpatchcore.datasets.load_image_folder."
         )
     if isinstance(X, (Mapping, Set)):
@@ -107,14 +117,39 @@ def check_images(X: ImageInput, failures: dict[int, Exception] | None = None) ->
     sources = as_sources(X)
     if len(sources) == 0:
         raise ValueError(f"Found 0 images in X. {EXPECTED}")
-    for i, source in enumerate(sources):
+    names = [_name(source, first + i) for i, source in enumerate(sources)]
+    for i, (source, name) in enumerate(zip(sources, names, strict=True)):
         try:
-            _check_source(source, _name(source, i))
+            _check_source(source, name)
         except (OSError, ValueError) as error:
             if failures is None:
                 raise
             failures[i] = error
-    return Images(sources)
+    return Images(sources, names, notices)
+
+
+def check_stream(
+    stream: Iterator[Any], *, keep_failures: bool = False
+) -> Iterator[tuple[int, Images, dict[int, Exception]]]:
+    """Yield the images of a stream in windows, as `check_images` does.
+
+    With each window come the number of its first image and the errors of its single
+    images, which are stored there if `keep_failures` is set, else raised.
+
+    Raises
+    ------
+    ValueError
+        If the stream has no images, perhaps because it was used before.
+    """
+    notices, first = Notices(), 0
+    for window in iter_windows(stream):
+        failures: dict[int, Exception] = {}
+        collected = failures if keep_failures else None
+        images = check_images(window, collected, first=first, notices=notices)
+        yield first, images, failures
+        first += len(images)
+    if first == 0:
+        check_images([])
 
 
 def load_image(
@@ -145,6 +180,8 @@ def image_contents(images: Sequence[NDArray], i: int) -> NDArray | bytes:
         if isinstance(source, Image.Image | ImagePage):
             # Other pages of the file do not matter.
             return _decode(source)
+        if isinstance(source, bytes):
+            return source
         with open_regular(source) as file:
             return file.read()
 
@@ -168,10 +205,11 @@ def _check_source(source: Any, name: str) -> None:
     if is_file(source):
         _check_path(path_of(source), name)
     elif isinstance(source, bytes):
-        raise TypeError(
-            f"{name} is of type bytes. For a path pass os.fsdecode(path); for an "
-            "encoded image pass PIL.Image.open(io.BytesIO(data))."
-        )
+        if os.path.exists(source):
+            raise TypeError(
+                f"{name} is a path of type bytes, but bytes must be the contents of an "
+                "image file. For a path pass os.fsdecode(path)."
+            )
     elif isinstance(source, np.ndarray):
         check_array(source, name)
     elif missing := missing_name(source):

@@ -1,5 +1,6 @@
 """Pages of files that contain several images, such as a TIFF stack or a GIF."""
 
+import io
 import os
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -48,6 +49,8 @@ class ImagePage:
 
 #: A file given as an image: its path, or one of its pages.
 FileSource = str | os.PathLike | ImagePage
+#: An encoded image: a file, or the bytes of one.
+EncodedSource = FileSource | bytes
 
 
 def is_file(source: Any) -> TypeGuard[FileSource]:
@@ -55,19 +58,29 @@ def is_file(source: Any) -> TypeGuard[FileSource]:
     return isinstance(source, (str, os.PathLike, ImagePage))
 
 
+def as_encoded(source: Any) -> Any:
+    """Return the bytes of an encoded image in memory; anything else as it is.
+
+    All bytes of a `BytesIO` count, from its start, and it is not read or moved.
+    """
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()
+    return bytes(source) if isinstance(source, bytearray | memoryview) else source
+
+
 def path_of(source: FileSource) -> str:
     """Return the path of a file or page."""
     return source.path if isinstance(source, ImagePage) else os.fsdecode(source)
 
 
-def pick_page(n_pages: int, source: FileSource) -> int:
+def pick_page(n_pages: int, source: EncodedSource) -> int:
     """Return which of the pages of a file `source` means.
 
     Raises
     ------
     ValueError
-        If `source` is a path and the file has several pages, or if the page does not
-        exist.
+        If `source` is a path or bytes and the file has several pages, or if the page
+        does not exist.
     """
     if isinstance(source, ImagePage):
         if source.page < n_pages:
@@ -78,6 +91,12 @@ def pick_page(n_pages: int, source: FileSource) -> int:
         )
     if n_pages == 1:
         return 0
+    if isinstance(source, bytes):
+        raise ValueError(
+            f"it has {n_pages} pages (or frames), of which only the first would be "
+            "seen. Open the bytes with PIL.Image.open, call image.seek(page), and pass "
+            "image.copy()"
+        )
     raise ValueError(
         f"it has {n_pages} pages (or frames), of which only the first would be seen. "
         "Pass skpatchcore.datasets.ImagePage(path, page) with a page from 0 to "

@@ -21,7 +21,9 @@ class Notices:
 
     def add_transparent(self, name: str) -> None:
         """Remember that an image has transparent pixels."""
-        self._transparent.add(name)
+        # A stream may have no end, so nothing is remembered that will not be said.
+        if "transparent" not in self._said:
+            self._transparent.add(name)
 
     def warn_of_transparent(self) -> None:
         """Warn of the images that were remembered."""

@@ -5,7 +5,13 @@ estimators, atomic file writing, and private names of scikit-learn. Every other 
 may import from here; this folder imports from no other one.
 """
 
-from skpatchcore._utils._atomic import atomic_write, check_writable, move_into_place
+from skpatchcore._utils._atomic import (
+    GrowingFile,
+    atomic_write,
+    check_writable,
+    is_special,
+    move_into_place,
+)
 from skpatchcore._utils._cache import (
     MEMORY_CONSTRAINT,
     BoundedMemory,
@@ -80,6 +86,7 @@ __all__ = [
     "Cache",
     "DecisionMixin",
     "FrozenParams",
+    "GrowingFile",
     "HasMethods",
     "Interval",
     "RealNotInt",
@@ -111,6 +118,7 @@ __all__ = [
     "groups_from_list",
     "inherit_params",
     "is_array",
+    "is_special",
     "lower_quantile",
     "map_threads",
     "missing_name",

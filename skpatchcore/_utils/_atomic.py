@@ -1,4 +1,4 @@
-"""Write files atomically: each one appears complete or not at all."""
+"""Write files atomically, complete or not at all, or let them grow line by line."""
 
 import contextlib
 import errno
@@ -93,6 +93,55 @@ def atomic_write(
             text.detach()  # Flushes as well.
 
 
+class GrowingFile:
+    """A file in which everything written so far is in the hands of the system.
+
+    Use it for results that a later kill of the process must not take away. An existing
+    file keeps its permissions, links are followed, and devices, pipes and names of open
+    files are written to as they are. There is no temporary file, so readers see the
+    file grow, and after a kill its last line may be incomplete.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to write.
+    append : bool
+        Whether to keep what the file contains.
+
+    Raises
+    ------
+    OSError, ValueError
+        As `atomic_write`.
+    """
+
+    def __init__(self, path: str | os.PathLike, *, append: bool = False):
+        self._name = _check_name(path)
+        if _is_special(self._name):
+            self._file = _open_special(self._name, buffering=0)
+        else:
+            _check_target(self._name)
+            mode = "ab" if append else "wb"
+            self._file = open(self._name, mode, buffering=0)  # noqa: SIM115
+
+    def write(self, data: bytes) -> None:
+        """Write all data, without buffering them."""
+        view = memoryview(data)
+        with _naming(self._name):
+            while view:
+                view = view[self._file.write(view) :]
+
+    def close(self) -> None:
+        """Bring a regular file to the disk, and close it."""
+        with _naming(self._name), self._file:
+            if not _is_special(self._name):
+                os.fsync(self._file.fileno())
+
+
+def is_special(path: str | os.PathLike) -> bool:
+    """Return whether a path names a device, a pipe or an open file."""
+    return _is_special(_check_name(path))
+
+
 def check_writable(path: str | os.PathLike) -> None:
     """Raise the foreseeable errors of `atomic_write` early, before a long run."""
     name = _check_name(path)
@@ -146,15 +195,15 @@ def _in_place(name: str) -> Iterator[IO[bytes]]:
             shutil.copyfileobj(collected, file)
 
 
-def _open_special(name: str) -> IO[bytes]:
+def _open_special(name: str, buffering: int = -1) -> Any:
     number = _descriptor(name)
     if number is None:
-        return open(name, "wb")
+        return open(name, "wb", buffering)
     # Earlier printed output comes first. A duplicated descriptor continues at the
     # current position; reopening a redirected file by name would truncate it.
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    return open(os.dup(number), "wb")
+    return open(os.dup(number), "wb", buffering)
 
 
 def _is_special(name: str) -> bool:

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from skpatchcore._images import (
-    FileSource,
+    EncodedSource,
     ImagePage,
+    as_encoded,
     image_size,
     is_file,
     open_image,
@@ -32,15 +33,16 @@ def read_masks(
     Parameters
     ----------
     masks : sequence of length n_images
-        For each image, the path of its mask, an array (h, w), or None for no defect. An
-        empty string, NaN, NaT, ``pandas.NA`` and PyArrow's null, which tables have
-        instead, count as None.
+        For each image, the path of its mask, an encoded mask (bytes or BytesIO with the
+        contents of a file), an array (h, w), or None for no defect. An empty string,
+        NaN, NaT, ``pandas.NA`` and PyArrow's null, which tables have instead, count as
+        None.
         Every pixel above 0 is defective. JPEG files do not preserve zeros exactly, so
         for them the limit is 127. Alpha channels are ignored. If a path is a folder,
         the defects of all masks in it are combined.
     data : sequence of length n_images
-        The images, as paths, PIL images or arrays (h, w) or (h, w, c). Only their size
-        is used, after the rotation given in their EXIF data.
+        The images, as paths, encoded images, PIL images or arrays (h, w) or (h, w, c).
+        Only their size is used, after the rotation given in their EXIF data.
 
     Returns
     -------
@@ -81,6 +83,7 @@ def read_masks(
 
 def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
     """Return a mask after checking that it has the size of its image."""
+    mask, image = as_encoded(mask), as_encoded(image)
     shape = _image_shape(image)
     if _is_missing(mask):
         return np.zeros(shape, dtype=bool)
@@ -89,7 +92,8 @@ def _fitting_mask(mask: Any, image: Any, i: int) -> NDArray[np.bool_]:
             f"Mask {i} is the current folder, which is also what Path('') means. Pass "
             "None for an image without defects."
         )
-    defective = _read_mask(mask) if is_file(mask) else np.asarray(mask) > 0
+    is_encoded = is_file(mask) or isinstance(mask, bytes)
+    defective = _read_mask(mask) if is_encoded else np.asarray(mask) > 0
     if defective.shape != shape:
         raise ValueError(
             f"Mask and image differ in size: {_name(mask, 'mask', i)} has shape "
@@ -104,8 +108,8 @@ def _is_missing(mask: Any) -> bool:
     return is_empty_text or missing_name(mask) is not None
 
 
-def _read_mask(source: FileSource) -> NDArray[np.bool_]:
-    if isinstance(source, ImagePage) or not os.path.isdir(source):
+def _read_mask(source: EncodedSource) -> NDArray[np.bool_]:
+    if isinstance(source, ImagePage | bytes) or not os.path.isdir(source):
         return _read_mask_file(source)
     files = image_files(Path(source))
     if not files:
@@ -116,7 +120,7 @@ def _read_mask(source: FileSource) -> NDArray[np.bool_]:
     return np.logical_or.reduce([_read_mask_file(file) for file in files])
 
 
-def _read_mask_file(source: FileSource) -> NDArray[np.bool_]:
+def _read_mask_file(source: EncodedSource) -> NDArray[np.bool_]:
     with open_image(source) as image:
         threshold = 127 if image.format == "JPEG" else 0
         # A palette index does not show whether its colour is black.
@@ -132,7 +136,7 @@ def _read_mask_file(source: FileSource) -> NDArray[np.bool_]:
 
 def _image_shape(source: Any) -> tuple[int, int]:
     """Return the size (h, w) of an image after EXIF rotation."""
-    if is_file(source) or isinstance(source, Image.Image):
+    if is_file(source) or isinstance(source, bytes | Image.Image):
         return image_size(source)
     height, width, *_ = np.shape(source)
     return height, width

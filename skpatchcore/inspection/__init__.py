@@ -23,6 +23,5 @@ from skpatchcore.inspection._axes import check_matplotlib as check_matplotlib
 from skpatchcore.inspection._colors import GUIDE as GUIDE
 from skpatchcore.inspection._colors import NEUTRAL as NEUTRAL
 from skpatchcore.inspection._colors import THRESHOLD as THRESHOLD
-from skpatchcore.inspection._overlays import blend_overlay as blend_overlay
-from skpatchcore.inspection._overlays import color_limits as color_limits
+from skpatchcore.inspection._overlays import draw_overlay as draw_overlay
 from skpatchcore.inspection._patch_boxes import find_matches as find_matches

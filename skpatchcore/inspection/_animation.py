@@ -52,7 +52,7 @@ def animate_patch_matches(
         A fitted detector with one memory bank.
 
     image : path, PIL image, ndarray of shape (h, w) or (h, w, c), or torch tensor
-        A single image.
+        A single image, or the bytes of an image file.
 
     path : str or path-like
         File to write. ``.gif`` uses Pillow; ``.mp4`` uses ffmpeg, which must be

@@ -29,6 +29,8 @@ from skpatchcore.inspection._colors import (
 )
 from skpatchcore.inspection._overlays import (
     ALPHA,
+    CALIBRATED_LIMITS,
+    CALIBRATED_THRESHOLD,
     blend,
     color_limits,
     strength_of,
@@ -48,10 +50,6 @@ _COLUMN_TITLES = {
     "mask": "defect",
     "truth": "ground truth",
 }
-# On the scale of `ConformalDetector.predict_maps(normalized=True)`, 1/2 is the
-# threshold and 1/8 the typical maximum of a normal image's map. 7/8 puts 1/2 in the
-# middle.
-_CALIBRATED_LIMITS, _CALIBRATED_THRESHOLD = (1 / 8, 7 / 8), 1 / 2
 
 
 class AnomalyMapDisplay:
@@ -70,8 +68,8 @@ class AnomalyMapDisplay:
     Parameters
     ----------
     images : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-        Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch tensors
-        (n, c, h, w). Sizes may differ.
+        Paths, encoded images, PIL images, arrays of uint8, uint16 or float in [0, 1],
+        or torch tensors (n, c, h, w). Sizes may differ.
 
     maps : sequence of n ndarray of shape (h, w)
         Anomaly maps in the size of their images. Higher is more anomalous; NaN marks
@@ -213,7 +211,7 @@ class AnomalyMapDisplay:
         calibrated = threshold is None and getattr(detector, "_is_calibrated", False)
         if calibrated:
             maps = detector.predict_maps(images, normalized=True)
-            threshold = _CALIBRATED_THRESHOLD
+            threshold = CALIBRATED_THRESHOLD
         else:
             maps = detector.predict_maps(images)
             if threshold is None:
@@ -246,7 +244,7 @@ class AnomalyMapDisplay:
         Parameters
         ----------
         images : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            Paths, PIL images, arrays or torch tensors.
+            Paths, encoded images, PIL images, arrays or torch tensors.
 
         maps : sequence of n ndarray of shape (h, w)
             Anomaly maps in the size of their images. Higher is more anomalous.
@@ -348,7 +346,7 @@ class AnomalyMapDisplay:
         self._prepare()
         limits = color_limits(self.threshold, self._maps)
         if self.calibrated:
-            limits = _CALIBRATED_LIMITS
+            limits = CALIBRATED_LIMITS
         self._vmin = limits[0] if vmin is None else vmin
         self._vmax = limits[1] if vmax is None else vmax
         self._norm, self._cmap = Normalize(self._vmin, self._vmax), _as_colormap(cmap)
@@ -474,7 +472,7 @@ class AnomalyMapDisplay:
         line = bar.ax.axhline(self.threshold, color=THRESHOLD, linewidth=1.5)
         line.set(linestyle=THRESHOLD_LINE, path_effects=cased(1.5))
         labels = [f"{vmin:.3g}", f"{self.threshold:.3g}\nthreshold", f"{vmax:.3g}"]
-        if self.calibrated and vmin == _CALIBRATED_LIMITS[0]:
+        if self.calibrated and vmin == CALIBRATED_LIMITS[0]:
             labels[0] += "\ntypical\nnormal"
         bar.set_ticks([vmin, self.threshold, vmax], labels=labels)
 

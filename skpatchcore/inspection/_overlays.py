@@ -4,8 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skpatchcore._detectors import Inspection
+
 # Opacity of an overlay where the map is highest.
 ALPHA = 0.7
+# On the scale of `ConformalDetector.predict_maps(normalized=True)`, 1/2 is the
+# threshold and 1/8 the typical maximum of a normal image's map. 7/8 puts 1/2 in the
+# middle.
+CALIBRATED_LIMITS, CALIBRATED_THRESHOLD = (1 / 8, 7 / 8), 1 / 2
+# The width of the scale of a threshold of 0: everything above it has the last colour.
+_NARROW = 1e-12
 # matplotlib's colour map "inferno" (CC0) at 0, 1/8, ..., 1.
 _HEAT = np.array(
     [
@@ -27,9 +35,40 @@ def color_limits(
 ) -> tuple[float, float]:
     """Return the values at which the common colour scale of maps starts and ends."""
     if threshold is not None and threshold > 0:
-        return 0.5 * float(threshold), 1.5 * float(threshold)
+        return threshold_limits(threshold)
     low, high = value_range(maps)
     return (low, high) if low < high else (low, low + 1)
+
+
+def threshold_limits(threshold: float) -> tuple[float, float]:
+    """Return the ends of the colour scale that belongs to a detector's threshold.
+
+    They depend on nothing else, so that overlays of all runs have the same colours.
+    """
+    if threshold > 0:
+        return 0.5 * float(threshold), 1.5 * float(threshold)
+    return float(threshold), float(threshold) + _NARROW
+
+
+def draw_overlay(image: np.ndarray, seen: Inspection) -> np.ndarray:
+    """Overlay an image with its anomaly map, on the colour scale of the detector.
+
+    The scale is that of `AnomalyMapDisplay`.
+
+    Parameters
+    ----------
+    image : ndarray of shape (h, w, 3), float in [0, 1]
+    seen : Inspection
+        What a detector found in this image.
+
+    Returns
+    -------
+    overlay : ndarray of shape (h, w, 3), uint8
+    """
+    if seen.detector._is_calibrated:
+        values = seen.detector._normalize(seen.map)
+        return blend_overlay(image, values, CALIBRATED_LIMITS)
+    return blend_overlay(image, seen.map, threshold_limits(seen.map_threshold))
 
 
 def value_range(maps: Sequence[np.ndarray]) -> tuple[float, float]:

@@ -43,8 +43,8 @@ class PatchMatchDisplay:
     Parameters
     ----------
     images : sequence of n images, or ndarray of shape (n, h, w) or (n, h, w, c)
-        Paths, PIL images, arrays of uint8, uint16 or float in [0, 1], or torch tensors
-        (n, c, h, w).
+        Paths, encoded images, PIL images, arrays of uint8, uint16 or float in [0, 1],
+        or torch tensors (n, c, h, w).
 
     boxes : array-like of shape (n, 4)
         Top, left, bottom and right of one patch in each image, in pixels.
@@ -207,7 +207,7 @@ class PatchMatchDisplay:
         Parameters
         ----------
         images : sequence of n images, or ndarray of shape (n, h, w) or (n, h, w, c)
-            Paths, PIL images, arrays or torch tensors.
+            Paths, encoded images, PIL images, arrays or torch tensors.
 
         boxes : array-like of shape (n, 4)
             Top, left, bottom and right of one patch in each image, in pixels.

@@ -1,28 +1,52 @@
 """Long runs over many images, some of which may be unreadable."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection
+from contextlib import closing
+from numbers import Integral
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.utils import Bunch
 from sklearn.utils.validation import check_is_fitted
-from tqdm.auto import tqdm
 
 from skpatchcore._detectors import Inspection, check_refitted, find_detector
-from skpatchcore._images import Images, check_images
-from skpatchcore._utils import StrOptions, validate_params
-from skpatchcore.datasets import warn_of_masks
+from skpatchcore._images import Images, check_images, check_stream, is_stream
+from skpatchcore._utils import Interval, StrOptions, validate_params
+from skpatchcore.scoring._outcomes import iter_outcomes
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
     find_failures,
-    iter_readable,
     report_failures,
 )
 
+# Columns of results with their values for images that could not be used, and the types
+# of those that are not of floats.
+_MISSING: dict[str, Any] = {
+    "index": 0,
+    "score": np.nan,
+    "decision": np.nan,
+    "label": 0,
+}
+_DTYPES = {"index": np.int64, "label": np.int64}
 
-@validate_params({"on_error": [StrOptions({"raise", "skip", "nan"})]})
-def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
+
+@validate_params(
+    {
+        "on_error": [StrOptions({"raise", "skip", "nan"})],
+        "maps": ["boolean"],
+        "regions": ["boolean"],
+        "min_area": [Interval(Integral, 1, None, closed="left")],
+    }
+)
+def score_images(
+    detector: Any,
+    X: Any,
+    *,
+    on_error: str = "raise",
+    maps: bool = False,
+    regions: bool = False,
+    min_area: int = 1,
+) -> Bunch:
     """Score images in one pass, and go on after those that cannot be read.
 
     The methods of a detector score every image, or raise an error that names the first
@@ -36,8 +60,9 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
         `ConformalDetector` or `TunedThresholdDetector` around one; also a `Pipeline`, a
         search, of which ``best_estimator_`` is used, or a `FrozenEstimator` of one.
 
-    X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-        As `PatchCoreDetector` takes them.
+    X : iterable of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+        As `PatchCoreDetector` takes them. An iterator, such as a generator, is consumed
+        as a stream: only a few images are in memory at a time.
 
     on_error : {"raise", "skip", "nan"}, default="raise"
         What to do with an image that cannot be used: None, NaN or an empty path in its
@@ -50,6 +75,16 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
         - "skip": leave it out of the results.
         - "nan": keep its row, with NaN as score and 0 as label.
 
+    maps : bool, default=False
+        Whether to return the anomaly maps, which take 4 or 8 bytes for each pixel of
+        the images.
+
+    regions : bool, default=False
+        Whether to return the defect regions.
+
+    min_area : int, default=1
+        Regions of fewer pixels are left out.
+
     Returns
     -------
     results : Bunch
@@ -59,7 +94,14 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
         - ``score``: float64, as ``score_samples`` gives it, higher for more normal;
         - ``decision``: float64, ``score - detector.offset_``;
         - ``label``: int64, +1 for normal and -1 for anomalous images;
-        - ``p_value``: float64, if the detector is calibrated.
+        - ``p_value`` and ``anomaly_score``: float64, if the detector is calibrated.
+
+        And lists with an entry for each row, if requested:
+
+        - ``map``: ndarray of shape (height, width), as
+          ``predict_maps`` gives it, or None if the image could not be used;
+        - ``regions``: list of :class:`Region`, as
+          :meth:`Inspection.find_regions` gives it.
 
         And ``unreadable``, a list of :class:`UnreadableImage` (index, image,
         reason) for those that could not be used.
@@ -79,6 +121,7 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     See Also
     --------
     find_unreadable : The report alone, before a fit.
+    skpatchcore.PatchCoreDetector.inspect : The results of one image after the other.
 
     Examples
     --------
@@ -98,11 +141,37 @@ def score_images(detector: Any, X: Any, *, on_error: str = "raise") -> Bunch:
     """
     check_refitted(detector)
     check_is_fitted(detector)
-    images, found, unreadable = inspect_images(detector, X, on_error)
-    if not isinstance(X, Images):
-        warn_of_masks(images)
-    kept = range(len(images)) if on_error == "nan" else sorted(found)
-    return as_results(detector, kept, found, unreadable)
+    missing = dict(_MISSING)
+    # Not from the images, so that columns do not depend on which are readable.
+    if find_detector(detector).detector._is_calibrated:
+        missing |= {"p_value": np.nan, "anomaly_score": np.nan}
+    missing |= {"map": None} if maps else {}
+    missing |= {"regions": []} if regions else {}
+    rows: list[dict[str, Any]] = []
+    unreadable: list[UnreadableImage] = []
+    with closing(iter_outcomes(detector, X, skip=on_error != "raise")) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, UnreadableImage):
+                unreadable.append(outcome)
+                if on_error == "nan":
+                    rows.append({**missing, "index": outcome.index})
+            else:
+                rows.append(_describe(outcome, missing, min_area))
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in missing}
+    for name in missing.keys() - {"map", "regions"}:
+        columns[name] = np.array(columns[name], dtype=_DTYPES.get(name, np.float64))
+    return Bunch(**columns, unreadable=unreadable)
+
+
+def _describe(
+    seen: Inspection, names: Collection[str], min_area: int
+) -> dict[str, Any]:
+    """Return the columns `names` of an image."""
+    # The inspection, which would keep more, is not kept.
+    found = {name: getattr(seen, name) for name in names if name != "regions"}
+    if "regions" in names:
+        found["regions"] = seen.find_regions(min_area)
+    return found
 
 
 def find_unreadable(X: Any) -> list[UnreadableImage]:
@@ -112,8 +181,8 @@ def find_unreadable(X: Any) -> list[UnreadableImage]:
 
     Parameters
     ----------
-    X : sequence of images, or ndarray of shape (n, h, w) or (n, h, w, c)
-        As `PatchCoreDetector` takes them.
+    X : iterable of images, or ndarray of shape (n, h, w) or (n, h, w, c)
+        As `PatchCoreDetector` takes them. An iterator is consumed as a stream.
 
     Returns
     -------
@@ -137,58 +206,23 @@ def find_unreadable(X: Any) -> list[UnreadableImage]:
 
 def unreadable_images(X: Any, *, progress: bool = False) -> list[UnreadableImage]:
     """Do as `find_unreadable` does; with `progress`, a terminal shows a bar."""
+    if is_stream(X):
+        windows = check_stream(X, keep_failures=True)
+        return [bad for window in windows for bad in _unreadable_in(*window)]
     failures: dict[int, Exception] = {}
     images = check_images(X, failures)
-    readable = [i for i in range(len(images)) if i not in failures]
-    failures |= find_failures(images, readable, progress=progress)
-    return report_failures(images, failures)
+    return _unreadable_in(0, images, failures, progress=progress)
 
 
-def inspect_images(
-    detector: Any, X: Any, on_error: str, *, progress: bool = False
-) -> tuple[Images, dict[int, Inspection], list[UnreadableImage]]:
-    """Return the images, what was seen in the readable ones by index, and the others.
-
-    With `progress`, a terminal shows a bar.
-    """
-    found = find_detector(detector)
-    failures: dict[int, Exception] = {}
-    images = check_images(X, None if on_error == "raise" else failures)
-    inspections = (
-        found.inspect(images)
-        if on_error == "raise"
-        else iter_readable(found.inspect, images, failures)
-    )
-    seen_by_index: dict[int, Inspection] = {}
-    disable = None if progress else True
-    with tqdm(total=len(images), desc="images", disable=disable) as bar:
-        for seen in inspections:
-            seen_by_index[seen.index] = seen
-            bar.update()
-    return images, seen_by_index, report_failures(images, failures)
-
-
-def as_results(
-    detector: Any,
-    kept: Iterable[int],
-    found: Mapping[int, Inspection],
-    unreadable: list[UnreadableImage],
-) -> Bunch:
-    """Return what `score_images` does of inspections, for the images `kept`."""
-    index = np.array(list(kept), dtype=np.int64)
-    rows = [found.get(i) for i in index]
-
-    def column(name: str, missing: float) -> NDArray:
-        return np.array([missing if r is None else getattr(r, name) for r in rows])
-
-    results = Bunch(
-        index=index,
-        score=column("score", np.nan).astype(np.float64),
-        decision=column("decision", np.nan).astype(np.float64),
-        label=column("label", 0).astype(np.int64),
-        unreadable=unreadable,
-    )
-    # Not from `found`, so that the columns do not depend on which files are readable.
-    if find_detector(detector).detector._is_calibrated:
-        results.p_value = column("p_value", np.nan).astype(np.float64)
-    return results
+def _unreadable_in(
+    first: int,
+    images: Images,
+    failures: dict[int, Exception],
+    *,
+    progress: bool = False,
+) -> list[UnreadableImage]:
+    """Return the unreadable ones of some images, the first of which has a number."""
+    unknown = [i for i in range(len(images)) if i not in failures]
+    failures |= find_failures(images, unknown, progress=progress)
+    found = report_failures(images, failures)
+    return [bad._replace(index=first + bad.index) for bad in found]

@@ -1,6 +1,6 @@
 """Runs over many images that outlive those which cannot be read."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
@@ -38,7 +38,7 @@ def iter_readable(
     run: Callable[[Images], Inspections],
     images: Images,
     failures: dict[int, Exception],
-) -> Iterator[Inspection]:
+) -> Generator[Inspection, None, None]:
     """Yield what `run` finds in the images that can be read.
 
     Images in `failures` are left out. Others that fail are added to it, and the run is
@@ -85,6 +85,11 @@ def report_failures(
     images: Images, failures: dict[int, Exception]
 ) -> list[UnreadableImage]:
     """Return which images failed and why, in their order."""
-    return [
-        UnreadableImage(i, images.names[i], str(failures[i])) for i in sorted(failures)
-    ]
+    return [report_failure(images, failures, i) for i in sorted(failures)]
+
+
+def report_failure(
+    images: Images, failures: dict[int, Exception], i: int
+) -> UnreadableImage:
+    """Return why image `i` failed."""
+    return UnreadableImage(i, images.names[i], str(failures[i]))

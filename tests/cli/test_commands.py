@@ -487,7 +487,7 @@ def test_scores_go_to_standard_output_each_image_once(data_root, model):
     image = data_root / "wood" / "test" / "good" / "005.png"
     result = run("score", image, image.parent, "--model", model)
     rows = read_scores(result.stdout)
-    assert list(rows[0]) == ["path", "score", "decision", "label"]
+    assert list(rows[0]) == ["path", "score", "decision", "label", "sha256", "run"]
     assert [Path(row["path"]).name for row in rows] == ["005.png", "006.png"]
 
 

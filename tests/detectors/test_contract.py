@@ -112,6 +112,18 @@ def test_methods_agree_with_one_pass(fitted, data):
     assert_allclose([one.peak for one in seen], maps.max(axis=(1, 2)), rtol=1e-6)
 
 
+def test_regions_are_the_parts_of_the_mask(fitted, data):
+    X, _, _ = data
+    found = find_detector(fitted)
+    for seen in found.inspect(X[-N_DEFECTIVE:]):
+        assert seen.map_threshold == found.detector.map_threshold_
+        assert sum(region.area for region in seen.regions) == seen.mask.sum() > 0
+        assert seen.regions[0].peak == pytest.approx(seen.map.max())
+        largest = max(region.area for region in seen.regions)
+        kept = seen.find_regions(min_area=largest)
+        assert {region.area for region in kept} == {largest}
+
+
 def test_decisions_follow_from_scores(fitted, data):
     X, _, _ = data
     decision = fitted.decision_function(X)

@@ -5,12 +5,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import random_images
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
+from skpatchcore._images import check_images
 from skpatchcore.calibration import ConformalDetector
 from skpatchcore.datasets import make_surface_defects
 from skpatchcore.inspection import AnomalyMapDisplay, _colors
 from skpatchcore.inspection._axes import row_titles
-from skpatchcore.inspection._overlays import blend_overlay, color_limits
+from skpatchcore.inspection._overlays import (
+    blend_overlay,
+    color_limits,
+    draw_overlay,
+    threshold_limits,
+)
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg")
@@ -266,6 +273,48 @@ def test_overlays_without_matplotlib_have_its_colours():
     with_matplotlib = display.axes_[0, 2].images[0].get_array()
     own = blend_overlay(image, values, (0, 1)) / 255
     np.testing.assert_allclose(own, with_matplotlib, atol=0.04)
+
+
+@pytest.mark.parametrize("is_calibrated", [False, True])
+def test_overlays_have_the_colours_of_the_display(is_calibrated):
+    images = random_images(12, 24, 24)
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=24)
+    detector = PatchCoreDetector(features, random_state=0)
+    if is_calibrated:
+        detector = ConformalDetector(
+            detector, alpha=0.3, method="refit", random_state=0
+        )
+    detector.fit(images)
+    new = random_images(2, 24, 24, seed=1)
+    display = AnomalyMapDisplay.from_estimator(detector, new, columns=["overlay"])
+    pixels = check_images(new)
+    for seen, axes in zip(detector.inspect(new), display.axes_[:, 0], strict=True):
+        overlay = draw_overlay(pixels[seen.index], seen) / 255
+        # The colours of `blend_overlay` are those of matplotlib up to 0.04.
+        np.testing.assert_allclose(overlay, axes.images[0].get_array(), atol=0.04)
+
+
+def test_an_overlay_depends_on_the_model_and_on_its_image_only():
+    images = random_images(8, 24, 24)
+    features = PatchFeatureTransformer("gabor", ("fine",), image_size=24)
+    detector = PatchCoreDetector(features, random_state=0).fit(images)
+    # Such a threshold is learned from identical images.
+    for threshold in (detector.map_threshold_, 0.0):
+        detector.map_threshold_ = threshold
+        new = check_images([np.full((24, 24, 3), 255, np.uint8), images[0]])
+        (alone,) = detector.inspect([new.sources[1]])
+        _, together = detector.inspect(new)
+        first, second = (draw_overlay(new[1], one) for one in (alone, together))
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1e-3, 7.0])
+def test_the_scale_of_a_threshold_is_a_range(threshold):
+    low, high = threshold_limits(threshold)
+    assert low <= threshold < high
+    above = np.float32([[threshold + 1e-2 * (threshold or 1)]])
+    image = np.zeros((1, 1, 3))
+    assert blend_overlay(image, above, (low, high)).any()
 
 
 @pytest.mark.parametrize("threshold", [None, 0.0])

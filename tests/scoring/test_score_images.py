@@ -2,8 +2,10 @@
 
 import csv
 import io
+import itertools
 import pickle
 import struct
+import weakref
 import zlib
 
 import numpy as np
@@ -129,6 +131,62 @@ def test_raise_names_the_first(detector, folder_of_500):
     _, paths, _ = folder_of_500
     with pytest.raises(UnreadableImageError, match=r"image 0 \(.*000\.png\)"):
         score_images(detector, paths)
+
+
+def test_maps_and_regions_come_on_request(detector):
+    pixels = make_images(3, size=40, seed=1)
+    pixels[0, 5:12, 5:12] = 255
+    pixels[0, 30:38, 20:36] = 0
+    images = [pixels[0], b"no image", pixels[1], pixels[2]]
+    results = score_images(detector, images, on_error="nan", maps=True, regions=True)
+    assert results.map[1] is None
+    assert results.regions[1] == []
+    expected = detector.predict_maps(pixels)
+    assert_allclose([results.map[i] for i in (0, 2, 3)], expected, rtol=1e-5)
+    areas = [sum(r.area for r in results.regions[i]) for i in (0, 2, 3)]
+    masks = expected > detector.map_threshold_
+    assert areas == masks.sum(axis=(1, 2)).tolist()
+    assert areas[0] > 0
+    largest = max(r.area for r in results.regions[0])
+    options = {"on_error": "skip", "regions": True}
+    for min_area, n in ((largest, 1), (largest + 1, 0)):
+        found = score_images(detector, images, **options, min_area=min_area)
+        assert len(found.regions[0]) == n
+    for name in ("map", "regions"):
+        assert name not in score_images(detector, images, on_error="skip")
+
+
+def test_results_without_images_have_their_types(detector):
+    results = score_images(detector, ["missing.png"], on_error="skip", maps=True)
+    assert results.label.dtype == results.index.dtype == np.int64
+    assert results.score.dtype == np.float64
+    assert (len(results.score), results.map) == (0, [])
+
+
+@pytest.mark.parametrize("min_area", [0, 1.5, None])
+def test_a_wrong_area_is_refused_before_the_work(detector, min_area):
+    with pytest.raises(ValueError, match="min_area"):
+        score_images(detector, make_images(1), min_area=min_area)
+
+
+def test_only_a_few_inspections_are_kept(detector):
+    grids = []
+
+    def watched():
+        for image in itertools.repeat(make_images(1)[0], 300):
+            yield image
+            assert sum(grid() is not None for grid in grids) <= 64
+
+    original = PatchCoreDetector._inspect
+
+    def inspect(self, images):
+        for seen in original(self, images):
+            grids.append(weakref.ref(seen.patch_scores))
+            yield seen
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PatchCoreDetector, "_inspect", inspect)
+        assert len(score_images(detector, watched()).score) == 300
 
 
 def run(*args):

@@ -9,7 +9,12 @@ import threading
 
 import pytest
 
-from skpatchcore._utils._atomic import atomic_write, check_writable, move_into_place
+from skpatchcore._utils._atomic import (
+    GrowingFile,
+    atomic_write,
+    check_writable,
+    move_into_place,
+)
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX files")
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs the files of Linux")
@@ -389,3 +394,48 @@ def test_a_part_does_not_replace_a_read_only_file(old):
     with pytest.raises(PermissionError, match="read-only"):
         move_into_place(part, old)
     assert old.read_bytes() == b"old"
+
+
+# Growing files ------------------------------------------------------------------------
+
+
+def test_a_growing_file_can_be_read_while_it_grows(tmp_path):
+    path = tmp_path / "a.csv"
+    file = GrowingFile(path)
+    file.write(b"1\n")
+    assert path.read_bytes() == b"1\n"
+    file.write(b"2\n")
+    file.close()
+    assert path.read_bytes() == b"1\n2\n"
+    assert os.listdir(tmp_path) == ["a.csv"]
+
+
+@pytest.mark.parametrize(("append", "expected"), [(False, b"new"), (True, b"oldnew")])
+def test_a_growing_file_replaces_or_continues_the_old_one(tmp_path, append, expected):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"old")
+    path.chmod(0o600)
+    file = GrowingFile(path, append=append)
+    file.write(b"new")
+    file.close()
+    assert path.read_bytes() == expected
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_growing_file_refuses_what_an_atomic_one_refuses(tmp_path):
+    (tmp_path / "read-only").write_bytes(b"old")
+    (tmp_path / "read-only").chmod(0o444)
+    for path in (tmp_path / "missing" / "a", tmp_path, tmp_path / "read-only"):
+        with pytest.raises(OSError, match="Could not write the file") as caught:
+            GrowingFile(path)
+        assert caught.value.filename == str(path)
+    with pytest.raises(ValueError, match="must not be empty"):
+        GrowingFile("")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_growing_file_names_a_full_device():
+    file = GrowingFile("/dev/full")
+    with pytest.raises(OSError, match="/dev/full"):
+        file.write(b"data")
+    file.close()
