@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 
 from skpatchcore._detectors import Inspection, find_detector
 from skpatchcore._images import Images, check_images, check_stream, is_stream
-from skpatchcore.datasets import warn_of_masks
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
     find_failures,
@@ -51,8 +50,6 @@ def iter_outcomes(
     else:
         failures: dict[int, Exception] = {}
         images = check_images(X, failures if skip else None)
-        if not isinstance(X, Images):
-            warn_of_masks(images)
         windows = _cut(images, failures)
     return _iter_windows(detector, windows, skip, wanted)
 

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from skpatchcore._detectors import Inspection, check_refitted, find_detector
 from skpatchcore._images import Images, check_images, check_stream, is_stream
 from skpatchcore._utils import Interval, StrOptions, validate_params
+from skpatchcore.datasets import warn_of_masks
 from skpatchcore.scoring._outcomes import iter_outcomes
 from skpatchcore.scoring._unreadable import (
     UnreadableImage,
@@ -141,6 +142,8 @@ def score_images(
     """
     check_refitted(detector)
     check_is_fitted(detector)
+    if not is_stream(X) and not isinstance(X, Images):
+        warn_of_masks(check_images(X, {}))
     missing = dict(_MISSING)
     # Not from the images, so that columns do not depend on which are readable.
     if find_detector(detector).detector._is_calibrated:

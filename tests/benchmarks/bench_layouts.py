@@ -100,7 +100,7 @@ def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
         given = look(module, list(layouts), (h, w))
         maps = [layouts[layer].arrange(given[layer]) for layer in layouts]
         return len(layouts), 1, sum(m.shape[2] != m.shape[3] for m in maps), 0, 0
-    sizes = [(h, 3 * w // 2), (2 * h, 5 * w // 2)]
+    sizes = [(h, 2 * w), (2 * h, 3 * w)]
     try:
         layers = called(module, whole_size(module, sizes[0]))
     except RuntimeError:

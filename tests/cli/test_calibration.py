@@ -367,7 +367,7 @@ def test_defects_tune_the_threshold_as_in_python(folder, good, detector):
     assert f"F1 {expected.best_score_:.3f}; {normal.n_flagged} of 20 good" in text
     assert f"{anomalous.n_flagged} of 4 defective ones found" in text
     scored = run("score", folder / "bad", "--model", folder / "m.skpc")
-    assert scored.stdout.startswith("path,score,decision,label\n")
+    assert scored.stdout.startswith("path,score,decision,label,sha256,run\n")
 
 
 def test_a_single_good_part_cannot_tune(folder):

@@ -452,7 +452,7 @@ def test_a_calibrated_model_needs_its_weights_too(data_root, tmp_path, weights_f
     assert "--weights" in result.stderr
     result = run("score", test, "--model", model, "--weights", weights_file)
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("path,score,decision,p_value,label\n")
+    assert result.stdout.startswith("path,score,decision,p_value,anomaly_score,label,")
 
 
 def test_help_says_when_score_needs_the_weights():
