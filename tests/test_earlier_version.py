@@ -14,6 +14,9 @@ FOLDER = Path(__file__).parent / "earlier_version"
 # and so do thresholds, except those that are set on held-out images.
 OF_TRAINING_SAMPLES = {"scores", "p_values"}
 FROM_TRAINING_SCORES = {"offset", "map_threshold"}
+# Patches and their mirror images are at equal distances up to rounding, so processors
+# select, and match, different ones. Distances, scores and maps agree.
+TIES = {f"augmented/{key}" for key in ("bank_indices", "row", "column", "transform")}
 HELD_OUT = {"ensemble", "conformal", "refit", "tuned"}
 
 
@@ -41,6 +44,9 @@ def test_results_are_those_of_the_earlier_version(name, earlier):
     for key, array in arrays.items():
         expected = earlier[f"{name}/{key}"]
         if key in FROM_TRAINING_SCORES and name not in HELD_OUT:
+            continue
+        if f"{name}/{key}" in TIES:
+            assert array.shape == expected.shape
             continue
         if key in OF_TRAINING_SAMPLES:
             array, expected = array[new_samples(name)], expected[new_samples(name)]
