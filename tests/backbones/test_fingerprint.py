@@ -14,7 +14,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 
 from skpatchcore import PatchCoreDetector, PatchFeatureTransformer
@@ -244,8 +244,11 @@ def features(module, memory=None):
 def test_networks_with_one_difference_share_no_entries(make, tmp_path):
     first, second = make(0.1), make(3.0)
     assert Description(first).key != Description(second).key
-    assert_array_equal(features(first, tmp_path), features(first))
-    assert_array_equal(features(second, tmp_path), features(second))
+    # With a cache, images pass the network in other batches, which round differently.
+    for module in (first, second):
+        assert_allclose(
+            features(module, tmp_path), features(module), rtol=1e-5, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("make", NETWORKS.values(), ids=NETWORKS)

@@ -264,7 +264,8 @@ def everything(cache):
 def test_device_and_cache_are_left_out_and_the_device_is_named(tmp_path):
     detector = everything(tmp_path / "cache")
     with pytest.warns(
-        UserWarning, match=r"'cpu', .* in 2 places.*load\(\.\.\., device="
+        UserWarning,
+        match=r"features_.device='cpu', memory_bank_.device='cpu'.*device=\.\.\.",
     ):
         save(detector, tmp_path / "m")
     text = unzip(tmp_path / "m")["model.json"].decode()
