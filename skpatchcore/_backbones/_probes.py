@@ -72,7 +72,10 @@ def _probe(
 ) -> list[dict[str, Probe]]:
     """Return the outputs of layers in two passes, or in one or none if more fail."""
     bases = list(dict.fromkeys([native_size(module), size]))
-    choices = [[(h, 2 * w), (2 * h, 3 * w)] for h, w in bases]
+    # The first sizes show best which outputs are no maps, since strides do not divide
+    # them. Some networks take multiples of their stride only.
+    choices = [[(h, 3 * w // 2), (2 * h, 5 * w // 2)] for h, w in bases]
+    choices += [[(h, 2 * w), (2 * h, 3 * w)] for h, w in bases]
     choices += [[base] for base in bases]
     for twin in (_shapes_only, _with_weights):
         for sizes in choices:

@@ -19,10 +19,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "backbones"))
 
-from test_architectures import FIXED, MODULES, SMALL
+from test_architectures import FIXED, SMALL
 
 from skpatchcore._backbones._hooks import read_layers
-from skpatchcore._backbones._layers import resolve_layers
 from skpatchcore._backbones._layouts import Hints, Layout, Probe, find_layout
 from skpatchcore._backbones._network_input import native_size, whole_size
 
@@ -100,12 +99,14 @@ def sweep(name: str, step: int) -> tuple[int, int, int, int, int]:
         given = look(module, list(layouts), (h, w))
         maps = [layouts[layer].arrange(given[layer]) for layer in layouts]
         return len(layouts), 1, sum(m.shape[2] != m.shape[3] for m in maps), 0, 0
-    sizes = [(h, 2 * w), (2 * h, 3 * w)]
+    sizes = [(h, 3 * w // 2), (2 * h, 5 * w // 2)]
     try:
-        layers = called(module, whole_size(module, sizes[0]))
+        for size in sizes:
+            layers = called(module, whole_size(module, size))
     except RuntimeError:
-        # Deep layers of some networks, which nobody reads, take multiples of 32 only.
-        layers = MODULES.get(name) or resolve_layers(module, SMALL[name][0], own=True)
+        # Some networks take multiples of 32 only.
+        sizes = [(h, 2 * w), (2 * h, 3 * w)]
+        layers = called(module, sizes[0])
     layouts = layouts_of(module, layers, sizes)
     if any(isinstance(child, torch.nn.RNNBase) for child in module.modules()):
         # Seconds a pass.
