@@ -60,9 +60,9 @@ _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
 # By module, so that a network that many fits share is compiled once for each size. None
 # stands for torch.
-_COMPILED: WeakKeyDictionary[nn.Module, dict[tuple, Network | None]] = (
-    WeakKeyDictionary()
-)
+_COMPILED: WeakKeyDictionary[
+    nn.Module, dict[tuple, dict[tuple[int, int], Network | None]]
+] = WeakKeyDictionary()
 # A compiled network holds a copy of the weights, and takes about a second.
 _MAX_SIZES = 4
 _COMPILE_LOCK = fork_safe_lock()
@@ -184,23 +184,24 @@ class Backbone:
     ) -> Network | None:
         """Return the network compiled for images of `size`; None: run it in torch."""
         with _COMPILE_LOCK:
-            known = _COMPILED.setdefault(self.module, {})
             process = (torch.get_num_threads(), os.getpid())
             network = (*engines, dtype, self.layers, *process)
-            key = (*network, size)
-            if key not in known:
-                sizes = {other[-1] for other in known if other[:-1] == network}
-                known[key] = None
-                if len(sizes) < _MAX_SIZES:
-                    known[key] = self._compile(engines, size, dtype)
-                elif len(sizes) == _MAX_SIZES:
+            known = _COMPILED.setdefault(self.module, {}).setdefault(network, {})
+            if size not in known:
+                # Stored only when it is compiled: after an error or Ctrl-C, the next
+                # call must not run in torch without a word.
+                if len(known) < _MAX_SIZES:
+                    known[size] = self._compile(engines, size, dtype)
+                    return known[size]
+                if len(known) == _MAX_SIZES:
                     warn_user(
                         f"The images have more than {_MAX_SIZES} sizes. The network is "
                         f"compiled by {engines[0]} for the first {_MAX_SIZES}, and "
                         "runs in torch for all others. For the fastest scores, set "
                         "image_size=(height, width) or crop_size."
                     )
-            return known[key]
+                known[size] = None
+            return known[size]
 
     def _compile(
         self, engines: Sequence[str], size: tuple[int, int], dtype: torch.dtype

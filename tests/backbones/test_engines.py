@@ -120,6 +120,14 @@ def test_a_network_that_depends_on_values_is_refused(engine):
         features.fit(IMAGES)
 
 
+def test_a_refused_network_is_refused_again():
+    features = make("torch", Branching(), ("layer",)).fit(IMAGES)
+    features.set_params(engine="openvino")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="Branching"):
+            features.transform(IMAGES)
+
+
 def test_auto_runs_networks_of_the_users_own_in_torch():
     features = make("auto", Branching(), ("layer",)).fit(IMAGES)
     expected = make("torch", Branching(), ("layer",)).fit(IMAGES)
