@@ -38,6 +38,7 @@ from skpatchcore._backbones._network_input import (
     fit_to_patches,
     input_channels,
     input_config,
+    whole_size,
 )
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
 from skpatchcore._backbones._timm import create_by_timm
@@ -138,13 +139,24 @@ class Backbone:
             module, self.layers, target, self.precision, engine=engine, own=self.own
         )
 
+    @property
+    def compiles(self) -> bool:
+        """Whether an engine other than torch is to run the network."""
+        return bool(self._engines(self.dtype))
+
     @own_torch_state()
+    @torch.inference_mode()
     def prepare(self, size: tuple[int, int]) -> None:
-        """Learn how to read layers given by name, for images of `size` (h, w).
+        """Learn how to read layers given by name, and compile, for images of `size`.
 
         A call does the same. Call this first if the memory of a call is measured,
-        because the probes need memory too.
+        because both need memory too.
         """
+        self._learn_layouts(size)
+        if engines := self._engines(self.dtype):
+            self._compiled(engines, whole_size(self.module, size), self.dtype)
+
+    def _learn_layouts(self, size: tuple[int, int]) -> None:
         if are_names(self.layers) and len(self._layouts) < len(set(self.layers)):
             self._layouts = learn_layouts(self.module, self.layers, size)
 
@@ -152,17 +164,28 @@ class Backbone:
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
-        self.prepare(_size(batch))
-        # A copy from pinned memory does not block the CPU.
-        batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
-        batch = (batch - self.mean) / self.std
-        batch = fit_to_patches(self.module, batch)
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        self._learn_layouts(_size(batch))
+        batch = self._normalize(batch)
         maps = self._run(batch, self.dtype)
         if self.dtype == torch.float16 and not _all_finite(maps):
             # Networks trained in float32 may exceed 65504, the largest float16.
             maps = self._run(batch, torch.float32)
         return maps
+
+    @own_torch_state()
+    @torch.inference_mode()
+    def run_in_torch(self, batch: torch.Tensor) -> None:
+        """Do as a call does without an engine, whose memory cannot be measured."""
+        self._learn_layouts(_size(batch))
+        self._forward(self._normalize(batch), self.dtype)
+
+    def _normalize(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return images in [0, 1] as the network takes them."""
+        # A copy from pinned memory does not block the CPU.
+        batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
+        batch = (batch - self.mean) / self.std
+        batch = fit_to_patches(self.module, batch)
+        return batch.contiguous(memory_format=torch.channels_last)
 
     def _run(self, batch: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
         """Return maps of normalised images, by the engine."""

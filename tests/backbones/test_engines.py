@@ -178,6 +178,28 @@ def test_few_sizes_are_compiled():
     assert_close(found, make("torch", **params).fit_transform(images))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_are_limited_as_in_torch(engine):
+    images = np.repeat(IMAGES, 2, axis=0)
+    params = {"image_size": 384, "layers": ("layer1",), "output": "mean"}
+    batches = []
+    network = _backbone.Backbone.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _backbone.Backbone,
+            "__call__",
+            lambda self, batch: batches.append(len(batch)) or network(self, batch),
+        )
+        make("torch", **params).fit_transform(images)
+        expected = batches.copy()
+        features = make(engine, **params)
+        for use in (features.fit_transform, features.transform):
+            batches.clear()
+            use(images)
+            assert batches == expected
+    assert 1 < max(expected) < 9
+
+
 def test_a_cache_keeps_the_maps_of_engines_apart(tmp_path):
     calls = []
     network = _backbone.Backbone.__call__
