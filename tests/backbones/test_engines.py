@@ -86,6 +86,22 @@ def test_a_detector_changes_its_engine_after_the_fit(engine, tmp_path):
     assert_array_equal(copied.score_samples(new), detector.score_samples(new))
 
 
+def test_a_network_is_not_compiled_before_the_first_image(tmp_path, monkeypatch):
+    detector = PatchCoreDetector(make("torch"), random_state=0).fit(IMAGES)
+    save(detector, tmp_path / "model.skpc", include_backbone=True)
+    used = []
+
+    def compile_network(engine, network, probes, dtype):
+        used.append(tuple(probes.shape[2:]))
+        return _engines.compile_network(engine, network, probes, dtype)
+
+    monkeypatch.setattr(_backbone, "compile_network", compile_network)
+    loaded = load(tmp_path / "model.skpc", engine="openvino")
+    assert used == []
+    loaded.predict(IMAGES)
+    assert used == [(64, 64)]
+
+
 def test_auto_is_the_first_engine_that_is_installed(monkeypatch):
     used = []
 
