@@ -38,6 +38,7 @@ from skpatchcore._backbones._network_input import (
     fit_to_patches,
     input_channels,
     input_config,
+    whole_size,
 )
 from skpatchcore._backbones._probes import keep_layouts, learn_layouts
 from skpatchcore._backbones._timm import create_by_timm
@@ -60,9 +61,9 @@ _CAST: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 _CAST_TYPES = (nn.Conv2d, nn.Linear)
 # By module, so that a network that many fits share is compiled once for each size. None
 # stands for torch.
-_COMPILED: WeakKeyDictionary[nn.Module, dict[tuple, Network | None]] = (
-    WeakKeyDictionary()
-)
+_COMPILED: WeakKeyDictionary[
+    nn.Module, dict[tuple, dict[tuple[int, int], Network | None]]
+] = WeakKeyDictionary()
 # A compiled network holds a copy of the weights, and takes about a second.
 _MAX_SIZES = 4
 _COMPILE_LOCK = fork_safe_lock()
@@ -138,13 +139,24 @@ class Backbone:
             module, self.layers, target, self.precision, engine=engine, own=self.own
         )
 
+    @property
+    def compiles(self) -> bool:
+        """Whether an engine other than torch is to run the network."""
+        return bool(self._engines(self.dtype))
+
     @own_torch_state()
+    @torch.inference_mode()
     def prepare(self, size: tuple[int, int]) -> None:
-        """Learn how to read layers given by name, for images of `size` (h, w).
+        """Learn how to read layers given by name, and compile, for images of `size`.
 
         A call does the same. Call this first if the memory of a call is measured,
-        because the probes need memory too.
+        because both need memory too.
         """
+        self._learn_layouts(size)
+        if engines := self._engines(self.dtype):
+            self._compiled(engines, whole_size(self.module, size), self.dtype)
+
+    def _learn_layouts(self, size: tuple[int, int]) -> None:
         if are_names(self.layers) and len(self._layouts) < len(set(self.layers)):
             self._layouts = learn_layouts(self.module, self.layers, size)
 
@@ -152,17 +164,28 @@ class Backbone:
     @torch.inference_mode()
     def __call__(self, batch: torch.Tensor) -> list[torch.Tensor]:
         """Return a float32 map (b, c, h, w) for each layer; `batch` is in [0, 1]."""
-        self.prepare(_size(batch))
-        # A copy from pinned memory does not block the CPU.
-        batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
-        batch = (batch - self.mean) / self.std
-        batch = fit_to_patches(self.module, batch)
-        batch = batch.contiguous(memory_format=torch.channels_last)
+        self._learn_layouts(_size(batch))
+        batch = self._normalize(batch)
         maps = self._run(batch, self.dtype)
         if self.dtype == torch.float16 and not _all_finite(maps):
             # Networks trained in float32 may exceed 65504, the largest float16.
             maps = self._run(batch, torch.float32)
         return maps
+
+    @own_torch_state()
+    @torch.inference_mode()
+    def run_in_torch(self, batch: torch.Tensor) -> None:
+        """Do as a call does without an engine, whose memory cannot be measured."""
+        self._learn_layouts(_size(batch))
+        self._forward(self._normalize(batch), self.dtype)
+
+    def _normalize(self, batch: torch.Tensor) -> torch.Tensor:
+        """Return images in [0, 1] as the network takes them."""
+        # A copy from pinned memory does not block the CPU.
+        batch = batch.to(self.device, torch.float32, non_blocking=batch.is_pinned())
+        batch = (batch - self.mean) / self.std
+        batch = fit_to_patches(self.module, batch)
+        return batch.contiguous(memory_format=torch.channels_last)
 
     def _run(self, batch: torch.Tensor, dtype: torch.dtype) -> list[torch.Tensor]:
         """Return maps of normalised images, by the engine."""
@@ -184,23 +207,24 @@ class Backbone:
     ) -> Network | None:
         """Return the network compiled for images of `size`; None: run it in torch."""
         with _COMPILE_LOCK:
-            known = _COMPILED.setdefault(self.module, {})
             process = (torch.get_num_threads(), os.getpid())
             network = (*engines, dtype, self.layers, *process)
-            key = (*network, size)
-            if key not in known:
-                sizes = {other[-1] for other in known if other[:-1] == network}
-                known[key] = None
-                if len(sizes) < _MAX_SIZES:
-                    known[key] = self._compile(engines, size, dtype)
-                elif len(sizes) == _MAX_SIZES:
+            known = _COMPILED.setdefault(self.module, {}).setdefault(network, {})
+            if size not in known:
+                # Stored only when it is compiled: after an error or Ctrl-C, the next
+                # call must not run in torch without a word.
+                if len(known) < _MAX_SIZES:
+                    known[size] = self._compile(engines, size, dtype)
+                    return known[size]
+                if len(known) == _MAX_SIZES:
                     warn_user(
                         f"The images have more than {_MAX_SIZES} sizes. The network is "
                         f"compiled by {engines[0]} for the first {_MAX_SIZES}, and "
                         "runs in torch for all others. For the fastest scores, set "
                         "image_size=(height, width) or crop_size."
                     )
-            return known[key]
+                known[size] = None
+            return known[size]
 
     def _compile(
         self, engines: Sequence[str], size: tuple[int, int], dtype: torch.dtype

@@ -108,10 +108,9 @@ def compile_network(
     parts = [probes[:1], probes[1:], probes]
     expected = [network(part) for part in parts]
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with warnings.catch_warnings():
             # Tracing warns of every decision that depends on a size. Decisions that
-            # depend on an image are found by the comparison. If the export to ONNX
-            # fails, torch prints the whole graph.
+            # depend on an image are found by the comparison.
             warnings.simplefilter("ignore")
             build = _open_vino if engine == "openvino" else _onnx_runtime
             compiled = build(_Recorded(network), probes, dtype)
@@ -173,14 +172,17 @@ def _onnx_runtime(
 
     with TemporaryDirectory() as folder:
         path = Path(folder, "network.onnx")
-        torch.onnx.export(
-            module,
-            (images,),
-            path,
-            dynamo=False,
-            input_names=["images"],
-            dynamic_axes={"images": {0: "n"}},
-        )
+        # If the export fails, torch prints the whole graph. What other threads print
+        # meanwhile is lost, too, so nothing else is in this block.
+        with contextlib.redirect_stdout(io.StringIO()):
+            torch.onnx.export(
+                module,
+                (images,),
+                path,
+                dynamo=False,
+                input_names=["images"],
+                dynamic_axes={"images": {0: "n"}},
+            )
         model = path.read_bytes()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

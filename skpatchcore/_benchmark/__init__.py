@@ -22,7 +22,6 @@ from skpatchcore._benchmark._tables import (
     format_csv,
     format_table,
     mean_row,
-    replace_text,
     result_files,
     write_results,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "mean_row",
     "measure_images",
     "measure_pixels",
-    "replace_text",
     "result_files",
     "score_and_map",
     "try_settings",

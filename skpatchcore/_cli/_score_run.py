@@ -88,6 +88,7 @@ class ScoreRun:
         self._lists_unreadable = lists_unreadable
         self._counts: Counter[str] = Counter()
         self._todo = set(range(len(paths)))
+        self._hashed = ("", "")
 
     @property
     def n_unreadable(self) -> int:
@@ -164,8 +165,12 @@ class ScoreRun:
 
     def _identify(self, i: int) -> Identity:
         path = self._paths[i]
-        file = path.path if isinstance(path, ImagePage) else path
-        return Identity(str(path), hash_file(file), self._run)
+        if not isinstance(path, ImagePage):
+            return Identity(path, hash_file(path), self._run)
+        # The pages of a file follow each other: read it once, not for each page.
+        if path.path != self._hashed[0]:
+            self._hashed = (path.path, hash_file(path.path))
+        return Identity(str(path), self._hashed[1], self._run)
 
     def _draw(self, i: int, outcome: Outcome) -> Outcome:
         """Write the PNG files of an image, before its row says that it is done.

@@ -102,7 +102,7 @@ def fit_with_threshold(
         yield Outcome(calibrated, _describe_calibrated(calibrated))
     elif options.defective is not None:
         tuned = _fit_tuned(detector, images, groups, random_state)
-        yield Outcome(tuned, _describe_tuned(tuned, images))
+        yield Outcome(tuned, _describe_tuned(tuned, images, grouped=groups.known))
     else:
         with _fit_default(detector, images, groups, random_state) as outcome:
             yield outcome
@@ -137,7 +137,7 @@ def _fit_calibrated(
 
 def _describe_calibrated(detector: "ConformalDetector") -> str:
     """Return the threshold, what it rests on, and what it flags out of sample."""
-    from skpatchcore.calibration import held_out_share, rate_range
+    from skpatchcore.calibration import held_out_share, percent, rate_range
 
     n, what = len(detector.calibration_scores_), "good images"
     if hasattr(detector, "calibration_groups_"):
@@ -149,7 +149,7 @@ def _describe_calibrated(detector: "ConformalDetector") -> str:
         f"they support is {100 * detector.min_alpha_:.2g} %."
     ]
     if spread := rate_range(detector):
-        low, high = (f"{100 * end:.2g}" for end in spread)
+        low, high = map(percent, spread)
         lines.append(
             f"False alarms: at most {rate} on average. The rate depends on which {n} "
             f"images calibrate: for 95 % of such sets, it is between {low} and {high} "
@@ -195,7 +195,7 @@ def _fit_tuned(
 
 
 def _describe_tuned(
-    detector: "TunedThresholdDetector", images: Sequence[GivenImage]
+    detector: "TunedThresholdDetector", images: Sequence[GivenImage], *, grouped: bool
 ) -> str:
     """Return the threshold, and what it flags of the images that it was chosen on."""
     import numpy as np
@@ -203,7 +203,7 @@ def _describe_tuned(
     from skpatchcore.calibration import tuned_shares
 
     labels = np.array([image.label for image in images])
-    good, defective = tuned_shares(detector, labels)
+    good, defective = tuned_shares(detector, labels, grouped=grouped)
     return (
         f"Threshold: images that score below {detector.offset_:.4g} are anomalous, "
         "tuned for the best F1.\n"

@@ -130,8 +130,9 @@ class ImageDetector(DecisionMixin):
         X : iterable of images, or ndarray of shape (n, h, w) or (n, h, w, c)
             As for `fit`. An iterator, such as a generator that reads a camera, is
             consumed as a stream, which may have no end: up to 32 images are processed
-            together, as many as arrive within 50 ms. They are copied, so the stream may
-            use the same buffer for each image.
+            together, as many as arrive within 50 ms; after a longer pause, each is
+            processed at once, until 32 have arrived without a pause. They are copied,
+            so the stream may use the same buffer for each image.
 
         Returns
         -------

@@ -65,16 +65,20 @@ class BatchLimit:
             fitting = int(self._budget // per_image)
         return max(1, min(self.batch_size, fitting))
 
+    def measures(self, stage: str, size: tuple[int, int], n: int) -> bool:
+        """Return whether `measure` would measure a block."""
+        return n != self._n_images and self._is_new(stage, size[0] * size[1])
+
     @contextlib.contextmanager
     def measure(self, stage: str, size: tuple[int, int], n: int) -> Iterator[None]:
         """Measure the memory of the block, which processes `n` images, unless known.
 
         `stage` is "network" or "descriptor". A size is known after both.
         """
-        pixels = size[0] * size[1]
-        if n == self._n_images or not self._is_new(stage, pixels):
+        if not self.measures(stage, size, n):
             yield
             return
+        pixels = size[0] * size[1]
         with PeakMemory() as memory:
             yield
         per_pixel = max(1, memory.peak) / (n * pixels)

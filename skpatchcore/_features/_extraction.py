@@ -101,8 +101,13 @@ def _extract(
     inputs = iter_batches(images, image_size, crop_size, limit, pinned=pinned)
     with closing(inputs) as batches:
         for indices, batch, geometries in batches:
-            network.prepare(geometries[0].crop)
-            with limit.measure("network", geometries[0].crop, len(indices)):
+            size = geometries[0].crop
+            network.prepare(size)
+            if network.compiles and limit.measures("network", size, len(indices)):
+                # Only torch's memory can be measured. Engines need about as much.
+                with limit.measure("network", size, 1):
+                    network.run_in_torch(batch[:1])
+            with limit.measure("network", size, len(indices)):
                 maps = network(batch)
             if rows is not None:
                 indices = [rows[i] for i in indices]

@@ -1,6 +1,7 @@
 """Validate and decode image inputs."""
 
 import copy
+import io
 import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -109,6 +110,11 @@ def check_images(
         raise TypeError(
             f"Got a single {type(X).__name__} as X; wrap it in a list: [{shown}]. "
             "For a folder see skpatchcore.datasets.load_image_folder."
+        )
+    if isinstance(X, io.IOBase):
+        raise TypeError(
+            f"Got an open file, a {type(X).__name__}, as X; pass its contents in a "
+            "list: [file.read()]."
         )
     if isinstance(X, (Mapping, Set)):
         raise TypeError(

@@ -1,5 +1,6 @@
 """Consume images from an iterator, as a camera or a database cursor provides them."""
 
+import io
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -20,25 +21,39 @@ _PATIENCE_SECONDS = 0.05
 
 def is_stream(X: Any) -> bool:
     """Return whether X can be iterated over only once, such as a generator."""
-    return isinstance(X, Iterator)
+    # Of an open file, the images would be its lines.
+    return isinstance(X, Iterator) and not isinstance(X, io.IOBase)
 
 
-def iter_windows(stream: Iterator[Any]) -> Iterator[list[Any]]:
+def iter_windows(
+    stream: Iterator[Any],
+    *,
+    patience: float = _PATIENCE_SECONDS,
+    most_bytes: int = _MOST_BYTES,
+) -> Iterator[list[Any]]:
     """Yield the next images of a stream, as many as arrive together, in a list.
 
-    If the stream fails, the images before the failure are yielded first.
+    An image that is held back waits until the next one arrives, because an iterator
+    cannot be asked whether it has one. So after a pause longer than `patience` seconds,
+    as between parts on a line, each image is yielded at once, until many have arrived
+    without a pause. If the stream fails, the images before the failure are yielded
+    first.
     """
     window: list[Any] = []
-    n_bytes, started = 0, time.monotonic()
+    n_bytes, n_quick = 0, _MOST_IMAGES
+    asked = started = time.monotonic()
     images = iter_owned(stream)
     try:
         for image in images:
+            arrived = time.monotonic()
+            n_quick = n_quick + 1 if arrived - asked <= patience else 0
             window.append(image)
             n_bytes += _n_bytes(image)
-            is_late = time.monotonic() - started > _PATIENCE_SECONDS
-            if is_late or len(window) >= _MOST_IMAGES or n_bytes >= _MOST_BYTES:
+            is_due = n_quick < _MOST_IMAGES or arrived - started > patience
+            if is_due or len(window) >= _MOST_IMAGES or n_bytes >= most_bytes:
                 yield window
                 window, n_bytes, started = [], 0, time.monotonic()
+            asked = time.monotonic()
     except Exception:
         if window:
             yield window

@@ -15,6 +15,7 @@ __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 from skpatchcore.calibration._held_out import scoring_part as scoring_part
 from skpatchcore.calibration._out_of_sample import FlaggedShare as FlaggedShare
 from skpatchcore.calibration._out_of_sample import held_out_share as held_out_share
+from skpatchcore.calibration._out_of_sample import percent as percent
 from skpatchcore.calibration._out_of_sample import rate_range as rate_range
 from skpatchcore.calibration._out_of_sample import (
     share_of_other_half as share_of_other_half,

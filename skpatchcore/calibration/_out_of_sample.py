@@ -16,23 +16,39 @@ _CONFIDENCE = 0.95
 
 
 class FlaggedShare(NamedTuple):
-    """How many of `n` samples are flagged."""
+    """How many of `n` samples are flagged.
+
+    `independent` is False for samples in groups: those of one group mostly agree, so
+    there is less to learn from `n` of them.
+    """
 
     n_flagged: int
     n: int
+    independent: bool = True
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """The exact (Clopper-Pearson) 95 % confidence interval of the rate."""
+    def interval(self) -> tuple[float, float] | None:
+        """The exact (Clopper-Pearson) 95 % confidence interval of the rate.
+
+        None if samples are not independent, which it requires.
+        """
+        if not self.independent:
+            return None
         ends = binomtest(self.n_flagged, self.n).proportion_ci(_CONFIDENCE)
         return float(ends.low), float(ends.high)
 
     def __str__(self) -> str:
-        low, high = (f"{100 * end:.2g}" for end in self.interval)
-        return (
-            f"{100 * self.n_flagged / self.n:.2g} %, 95 % confidence interval "
-            f"{low} to {high} %"
-        )
+        rate = f"{percent(self.n_flagged / self.n)} %"
+        if self.interval is None:
+            return rate
+        low, high = map(percent, self.interval)
+        return f"{rate}, 95 % confidence interval {low} to {high} %"
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, with two digits, or three from 99 % on."""
+    # Two digits of 100 would be 1e+02.
+    return f"{100 * share:.{3 if share >= 0.99 else 2}g}"
 
 
 def held_out_share(detector: ConformalDetector) -> FlaggedShare | None:
@@ -70,7 +86,7 @@ def held_out_share(detector: ConformalDetector) -> FlaggedShare | None:
             return None
         p_values = calibration.p_values(scores[~others])
         n_flagged += int(np.sum(p_values <= detector.alpha_))
-    return FlaggedShare(n_flagged, len(scores))
+    return FlaggedShare(n_flagged, len(scores), groups is None)
 
 
 def rate_range(detector: ConformalDetector) -> tuple[float, float] | None:
@@ -95,16 +111,18 @@ def rate_range(detector: ConformalDetector) -> tuple[float, float] | None:
 
 
 def tuned_shares(
-    detector: TunedThresholdDetector, y: NDArray
+    detector: TunedThresholdDetector, y: NDArray, *, grouped: bool = False
 ) -> tuple[FlaggedShare, FlaggedShare]:
     """Return how many normal, and how many anomalous samples of `fit` are flagged.
 
     Their scores are those that the threshold was chosen on: by estimators that were not
-    fitted on them, unless a frozen one was.
+    fitted on them, unless a frozen one was. `grouped` says that they are in groups.
     """
     flagged = detector.tuning_scores_ < detector.offset_
     normal, anomalous = (
-        FlaggedShare(int(np.sum(flagged[y == label])), int(np.sum(y == label)))
+        FlaggedShare(
+            int(np.sum(flagged[y == label])), int(np.sum(y == label)), not grouped
+        )
         for label in (1, -1)
     )
     return normal, anomalous
@@ -148,4 +166,4 @@ def share_of_other_half(
     (train, test), _ = held_out_splits(2, X, rows, random_state, groups=groups)
     fitted = fit_clone(estimator, X, rows[train])
     labels = fitted.predict(safe_indexing(X, rows[test]))
-    return FlaggedShare(int(np.sum(labels == -1)), len(test))
+    return FlaggedShare(int(np.sum(labels == -1)), len(test), groups is None)

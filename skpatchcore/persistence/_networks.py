@@ -172,7 +172,9 @@ def check_widths(features: list) -> None:
             continue
         if (network.module, network.layers) not in seen:
             blank = blank_image(network.module)
-            seen[network.module, network.layers] = network(blank)
+            # An engine would be compiled for a size that no image may have.
+            in_torch = network.moved(None, "torch")
+            seen[network.module, network.layers] = in_torch(blank)
         _check_windows(part, seen[network.module, network.layers])
         grid = describe(
             seen[network.module, network.layers],

@@ -1,5 +1,6 @@
 """Long runs over many images, some of which may be unreadable."""
 
+import copy
 from collections.abc import Collection
 from contextlib import closing
 from numbers import Integral
@@ -157,7 +158,7 @@ def score_images(
             if isinstance(outcome, UnreadableImage):
                 unreadable.append(outcome)
                 if on_error == "nan":
-                    rows.append({**missing, "index": outcome.index})
+                    rows.append(copy.deepcopy(missing) | {"index": outcome.index})
             else:
                 rows.append(_describe(outcome, missing, min_area))
     columns: dict[str, Any] = {name: [row[name] for row in rows] for name in missing}

@@ -86,6 +86,22 @@ def test_a_detector_changes_its_engine_after_the_fit(engine, tmp_path):
     assert_array_equal(copied.score_samples(new), detector.score_samples(new))
 
 
+def test_a_network_is_not_compiled_before_the_first_image(tmp_path, monkeypatch):
+    detector = PatchCoreDetector(make("torch"), random_state=0).fit(IMAGES)
+    save(detector, tmp_path / "model.skpc", include_backbone=True)
+    used = []
+
+    def compile_network(engine, network, probes, dtype):
+        used.append(tuple(probes.shape[2:]))
+        return _engines.compile_network(engine, network, probes, dtype)
+
+    monkeypatch.setattr(_backbone, "compile_network", compile_network)
+    loaded = load(tmp_path / "model.skpc", engine="openvino")
+    assert used == []
+    loaded.predict(IMAGES)
+    assert used == [(64, 64)]
+
+
 def test_auto_is_the_first_engine_that_is_installed(monkeypatch):
     used = []
 
@@ -118,6 +134,14 @@ def test_a_network_that_depends_on_values_is_refused(engine):
     features = make(engine, Branching(), ("layer",))
     with pytest.raises(EngineError, match=f"engine='{engine}' .* Branching: .* differ"):
         features.fit(IMAGES)
+
+
+def test_a_refused_network_is_refused_again():
+    features = make("torch", Branching(), ("layer",)).fit(IMAGES)
+    features.set_params(engine="openvino")
+    for _ in range(2):
+        with pytest.raises(EngineError, match="Branching"):
+            features.transform(IMAGES)
 
 
 def test_auto_runs_networks_of_the_users_own_in_torch():
@@ -168,6 +192,28 @@ def test_few_sizes_are_compiled():
         found = features.fit_transform(images)
     assert len(caught) == 1
     assert_close(found, make("torch", **params).fit_transform(images))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_batches_are_limited_as_in_torch(engine):
+    images = np.repeat(IMAGES, 2, axis=0)
+    params = {"image_size": 384, "layers": ("layer1",), "output": "mean"}
+    batches = []
+    network = _backbone.Backbone.__call__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            _backbone.Backbone,
+            "__call__",
+            lambda self, batch: batches.append(len(batch)) or network(self, batch),
+        )
+        make("torch", **params).fit_transform(images)
+        expected = batches.copy()
+        features = make(engine, **params)
+        for use in (features.fit_transform, features.transform):
+            batches.clear()
+            use(images)
+            assert batches == expected
+    assert 1 < max(expected) < 9
 
 
 def test_a_cache_keeps_the_maps_of_engines_apart(tmp_path):

@@ -40,6 +40,23 @@ def test_a_share_comes_with_its_exact_interval():
     assert str(share) == "0 %, 95 % confidence interval 0 to 6.1 %"
 
 
+def test_all_of_a_sample_are_100_percent():
+    share = FlaggedShare(20, 20)
+    assert str(share) == "100 %, 95 % confidence interval 83 to 100 %"
+    assert str(FlaggedShare(399, 400, independent=False)) == "99.8 %"
+
+
+def test_samples_in_groups_have_no_interval(X):
+    # It would be too narrow: each sample is here three times.
+    triples, groups = np.repeat(X, 3, axis=0), np.arange(360) // 3
+    detector = ConformalDetector(DistanceToMean(), alpha=0.1)
+    share = held_out_share(detector.fit(triples, groups=groups))
+    half = share_of_other_half(Memory(), triples, groups=groups, random_state=0)
+    for one in (share, half):
+        assert one.interval is None
+        assert "interval" not in str(one)
+
+
 @pytest.mark.parametrize("method", ["refit", "cross"])
 @pytest.mark.parametrize("grouped", [False, True])
 def test_each_fold_is_judged_by_the_others(X, method, grouped):
@@ -62,7 +79,7 @@ def test_each_fold_is_judged_by_the_others(X, method, grouped):
                 at_most = scores[others] <= scores[one]
             n_flagged += (1 + np.sum(at_most)) / (len(at_most) + 1) <= 0.1
     assert n_flagged > 0
-    assert held_out_share(detector) == (n_flagged, len(X))
+    assert held_out_share(detector) == (n_flagged, len(X), not grouped)
 
 
 def test_a_shifted_fold_is_seen(X):
@@ -115,9 +132,9 @@ def test_a_tuned_threshold_counts_what_it_flags(X):
 
 
 def test_one_half_rates_the_other(X):
-    assert share_of_other_half(Memory(), X, random_state=0) == (60, 60)
+    assert share_of_other_half(Memory(), X, random_state=0) == (60, 60, True)
     y = np.repeat([1, -1], [80, 40])
-    assert share_of_other_half(Memory(), X, y, random_state=0) == (40, 40)
+    assert share_of_other_half(Memory(), X, y, random_state=0) == (40, 40, True)
 
 
 def test_halves_keep_groups_together(X):

@@ -319,6 +319,26 @@ def test_a_changed_image_is_scored_again(model, tmp_path):
     assert [after[i] for i in (0, 2, 3)] == [before[i] for i in (0, 2, 3)]
 
 
+def test_a_file_is_read_once_for_all_its_pages(model, tmp_path, monkeypatch):
+    from skpatchcore._cli import _score_run
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif"):
+        pages = [Image.fromarray(page) for page in random_images(5, SIDE, SIDE)]
+        pages[0].save(folder / name, save_all=True, append_images=pages[1:])
+    original, read = _score_run.hash_file, []
+    monkeypatch.setattr(
+        _score_run, "hash_file", lambda path: read.append(path) or original(path)
+    )
+    result = score(model, folder, tmp_path, "csv", "--pages", "all")
+    assert result.exit_code == 0, result.output
+    hashes = [row["sha256"] for row in rows_of(tmp_path / "out.csv")]
+    expected = [original(str(folder / name)) for name in ("a.tif", "b.tif")]
+    assert hashes == list(np.repeat(expected, 5))
+    assert [Path(path).name for path in read[1:]] == ["a.tif", "b.tif"]
+
+
 def test_an_image_that_has_become_readable_is_scored(model, tmp_path):
     folder = write_images(tmp_path / "images", 4, bad=[1])
     score(model, folder, tmp_path, "csv", "--on-error", "nan")

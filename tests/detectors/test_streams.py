@@ -74,13 +74,33 @@ def test_a_slow_stream_is_not_waited_for():
     assert max(map(len, iter_windows(camera()))) <= 3
 
 
-def test_windows_are_bounded_by_number_and_bytes(monkeypatch):
-    from skpatchcore._images import _streams
+def test_after_a_pause_no_image_waits_for_the_next():
+    def line():
+        for image in IMAGES[:6]:
+            time.sleep(0.06)
+            yield image
+            # A second part follows closely, and then nothing for a while.
+            yield image
 
-    monkeypatch.setattr(_streams, "_PATIENCE_SECONDS", 60.0)
-    assert [len(one) for one in iter_windows(iter(IMAGES))] == [32, 32, 32, 4]
-    monkeypatch.setattr(_streams, "_MOST_BYTES", 5 * IMAGES[0].nbytes)
-    assert {len(one) for one in iter_windows(iter(IMAGES))} == {5}
+    assert list(map(len, iter_windows(line()))) == [1] * 12
+
+
+def test_a_fast_stream_is_batched_again_after_a_pause():
+    def stream():
+        time.sleep(0.6)
+        yield from IMAGES
+
+    lengths = list(map(len, iter_windows(stream(), patience=0.5)))
+    assert max(lengths[:32]) == 1
+    assert max(lengths) > 10
+
+
+def test_windows_are_bounded_by_number_and_bytes():
+    windows = iter_windows(iter(IMAGES), patience=60)
+    assert list(map(len, windows)) == [32, 32, 32, 4]
+    n_bytes = 5 * IMAGES[0].nbytes
+    windows = iter_windows(iter(IMAGES), patience=60, most_bytes=n_bytes)
+    assert set(map(len, windows)) == {5}
 
 
 @pytest.mark.parametrize("kind", ["array", "tensor", "bytearray"])

@@ -121,6 +121,16 @@ def test_a_single_image_is_refused_in_short(form):
     assert len(str(caught.value)) < 250
 
 
+@pytest.mark.parametrize("form", ["BytesIO", "file"])
+def test_a_file_is_not_a_stream_of_its_lines(form, detector, tmp_path):
+    path = tmp_path / "image.png"
+    path.write_bytes(DATA[0])
+    for use in (find_unreadable, detector.inspect, detector.predict):
+        file = io.BytesIO(DATA[0]) if form == "BytesIO" else path.open("rb")
+        with file, pytest.raises(TypeError, match="in a list"):
+            use(file)
+
+
 def test_fixed_length_bytes_of_numpy_are_refused():
     # NumPy drops zeros at their end.
     with pytest.raises(ValueError, match="object array"):

@@ -227,7 +227,8 @@ def described(tree) -> list[dict]:
 def places(description: dict) -> list[tuple[dict, str]]:
     """Return places for a value: attributes of the class, and unknown ones."""
     params, fitted = description["params"], description.get("fitted", {})
-    names = {*params, "memory", "device", "weights", "backbone", "__class__", "verbose"}
+    names = {*params, "memory", "device", "engine", "weights", "backbone"}
+    names |= {"__class__", "verbose"}
     cls = CLASSES.get(description["class"])
     attributes = {
         *fitted,
@@ -265,7 +266,7 @@ def forge(model: Model, values: list, rng: random.Random) -> tuple[dict, str]:
         one = rng.choice(by_class[rng.choice(sorted(by_class))])
         where, name = rng.choice(places(one))
         # In half of the cases, a parameter of machines or networks.
-        special = {"memory", "weights", "backbone", "device"} & {
+        special = {"memory", "weights", "backbone", "device", "engine"} & {
             n for _, n in places(one)
         }
         if rng.random() < 0.3 and special:

@@ -156,6 +156,13 @@ def test_maps_and_regions_come_on_request(detector):
         assert name not in score_images(detector, images, on_error="skip")
 
 
+def test_rows_without_an_image_have_lists_of_their_own(detector):
+    images = [b"no image", b"another"]
+    results = score_images(detector, images, on_error="nan", regions=True)
+    assert results.regions == [[], []]
+    assert results.regions[0] is not results.regions[1]
+
+
 def test_results_without_images_have_their_types(detector):
     results = score_images(detector, ["missing.png"], on_error="skip", maps=True)
     assert results.label.dtype == results.index.dtype == np.int64
