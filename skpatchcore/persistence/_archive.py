@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from skpatchcore import __version__
 from skpatchcore._utils import atomic_write
 
-_FORMAT, _FORMAT_VERSION = "skpatchcore model", 2
+_FORMAT, _FORMAT_VERSION = "skpatchcore model", 3
 _MANIFEST = "model.json"
 ARRAYS, BACKBONE = "arrays.safetensors", "backbone.safetensors"
 # A manifest has a few kilobytes per detector. A larger one than this is not parsed.

@@ -376,7 +376,7 @@ def test_gaps_are_removed_if_they_would_fill_the_memory():
 def test_the_file_declares_its_format_and_holds_no_pickle(members):
     manifest = json.loads(members["model.json"])
     assert manifest["format"] == "skpatchcore model"
-    assert manifest["format_version"] == 2
+    assert manifest["format_version"] == 3
     assert set(manifest["versions"]) >= {"skpatchcore", "scikit-learn", "timm", "torch"}
     assert list(members) == ["model.json", "arrays.safetensors"]
 
