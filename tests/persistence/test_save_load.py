@@ -854,7 +854,7 @@ def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
             '{"format": "skpatchcore model", "format_version": 3}',
             "format version 3, written",
         ),
-        ('{"format": "skpatchcore model", "format_version": 2}', "'members' must be"),
+        ('{"format": "skpatchcore model", "format_version": 3}', "'members' must be"),
     ],
 )
 def test_malformed_manifests_are_rejected(text, match, members, tmp_path):
