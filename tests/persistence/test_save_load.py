@@ -851,8 +851,8 @@ def test_sizes_beyond_the_file_are_rejected(members, tmp_path):
         ('{"format": "skpatchcore model"}', "'format_version' must be"),
         ('{"format": "skpatchcore model", "format_version": true}', "format_version"),
         (
-            '{"format": "skpatchcore model", "format_version": 3}',
-            "format version 3, written",
+            '{"format": "skpatchcore model", "format_version": 4}',
+            "format version 4, written",
         ),
         ('{"format": "skpatchcore model", "format_version": 3}', "'members' must be"),
     ],
