@@ -2,10 +2,9 @@
 
 import contextlib
 import hashlib
-import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from skpatchcore._benchmark import NAME_BYTES, format_csv
+from skpatchcore._cli._files import hash_file
 from skpatchcore._cli._messages import count_unreadable, print_unreadable
 from skpatchcore._cli._result_file import ResultFile
 from skpatchcore._cli._result_formats import (
@@ -31,8 +31,6 @@ from skpatchcore.scoring import Outcome, UnreadableImage, iter_outcomes
 
 # Part of the identity of a run: raise it if the same model gives other results.
 _RESULTS_VERSION = 1
-# What a shell reports for a process that SIGTERM ended: 128 + 15.
-_TERMINATED = 143
 
 
 def identify_run(model: Path, name: str, min_area: int | None) -> str:
@@ -42,18 +40,6 @@ def identify_run(model: Path, name: str, min_area: int | None) -> str:
     content = hash_file(str(model))
     text = f"{_RESULTS_VERSION} {content} {min_area}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def hash_file(path: str) -> str:
-    """Return the SHA-256 hash of a file; empty if it cannot be read."""
-    try:
-        # A pipe of this name could make the run wait for ever.
-        if not Path(path).is_file():
-            return ""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 class ScoreRun:
@@ -110,7 +96,7 @@ class ScoreRun:
         if resume:
             self._resume(results)
         try:
-            with ended_by_signals(), results, contextlib.closing(Report(report)) as bad:
+            with results, contextlib.closing(Report(report)) as bad:
                 self._score(detector, results, bad)
         except (KeyboardInterrupt, SystemExit):
             click.echo(f"Stopped: {self.summarize()}", err=True)
@@ -206,27 +192,6 @@ class Report:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """End the block by an exception if the process is told to terminate.
-
-    Without it, SIGTERM would leave temporary files of images that are being written.
-    """
-
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(_TERMINATED)
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # Not in the main thread, where signals arrive.
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -76,12 +76,16 @@ def check_counts(
     """Raise, before the first image is decoded, if there are too few."""
     from skpatchcore.calibration import check_supported
 
-    n_good = len(choose(images, TRAIN, label=1))
+    good = choose(images, TRAIN, label=1)
+    n_good = len(good)
     if n_good < 2:
         raise click.ClickException(
             f"Fitting needs at least 2 images of good parts, found {n_good}: the "
             "threshold comes from comparing them with each other."
         )
+    if options.alpha is not None and options.calibration_images is None:
+        # "split" holds some of them out only, so it may still need more.
+        check_supported(options.alpha, groups.count(good), grouped=groups.known)
     if options.calibration_images is not None and options.alpha is not None:
         n_units = groups.count(choose(images, CALIBRATION, label=1))
         check_supported(options.alpha, n_units, grouped=groups.known)
@@ -135,21 +139,26 @@ def _fit_calibrated(
     ).fit([image.source for image in calibrating], groups=groups.of(calibrating))
 
 
+def _describe_offset(detector: Any) -> str:
+    offset = detector.offset_ + 0.0  # A threshold of -0.0 is 0.
+    return f"Threshold: images that score below {offset:.4g} are anomalous"
+
+
 def _describe_calibrated(detector: "ConformalDetector") -> str:
     """Return the threshold, what it rests on, and what it flags out of sample."""
-    from skpatchcore.calibration import held_out_share, rate_range
+    from skpatchcore.calibration import held_out_share, percent, rate_range, round_up
 
     n, what = len(detector.calibration_scores_), "good images"
     if hasattr(detector, "calibration_groups_"):
         what += f" of {len(set(detector.calibration_groups_.tolist()))} parts"
     rate = f"{100 * detector.alpha_:.3g} %"
+    smallest = round_up(100 * detector.min_alpha_, 2)
     lines = [
-        f"Threshold: images that score below {detector.offset_:.4g} are anomalous, "
-        f"calibrated for {rate} false alarms on {n} {what}. The smallest rate that "
-        f"they support is {100 * detector.min_alpha_:.2g} %."
+        f"{_describe_offset(detector)}, calibrated for {rate} false alarms on {n} "
+        f"{what}. The smallest rate that they support is {smallest} %."
     ]
     if spread := rate_range(detector):
-        low, high = (f"{100 * end:.2g}" for end in spread)
+        low, high = map(percent, spread)
         lines.append(
             f"False alarms: at most {rate} on average. The rate depends on which {n} "
             f"images calibrate: for 95 % of such sets, it is between {low} and {high} "
@@ -205,8 +214,7 @@ def _describe_tuned(
     labels = np.array([image.label for image in images])
     good, defective = tuned_shares(detector, labels)
     return (
-        f"Threshold: images that score below {detector.offset_:.4g} are anomalous, "
-        "tuned for the best F1.\n"
+        f"{_describe_offset(detector)}, tuned for the best F1.\n"
         f"Out of fold: F1 {detector.best_score_:.3f}; {good.n_flagged} of {good.n} "
         f"good images flagged ({good}), {defective.n_flagged} of {defective.n} "
         f"defective ones found ({defective}). The detectors had not seen these "
@@ -244,8 +252,7 @@ def _fit_default(
                 "add --alpha."
             )
 
-        text = f"Threshold: images that score below {fitted.offset_:.4g} are anomalous."
-        yield Outcome(fitted, text, rate)
+        yield Outcome(fitted, f"{_describe_offset(fitted)}.", rate)
 
 
 def _rate_half(

@@ -15,6 +15,7 @@ __all__ = ["ConformalDetector", "TunedThresholdDetector"]
 from skpatchcore.calibration._held_out import scoring_part as scoring_part
 from skpatchcore.calibration._out_of_sample import FlaggedShare as FlaggedShare
 from skpatchcore.calibration._out_of_sample import held_out_share as held_out_share
+from skpatchcore.calibration._out_of_sample import percent as percent
 from skpatchcore.calibration._out_of_sample import rate_range as rate_range
 from skpatchcore.calibration._out_of_sample import (
     share_of_other_half as share_of_other_half,
@@ -25,3 +26,4 @@ from skpatchcore.calibration._p_values import anomaly_score as anomaly_score
 from skpatchcore.calibration._p_values import check_supported as check_supported
 from skpatchcore.calibration._p_values import n_needed as n_needed
 from skpatchcore.calibration._p_values import n_supported as n_supported
+from skpatchcore.calibration._p_values import round_up as round_up

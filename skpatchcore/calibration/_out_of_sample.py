@@ -28,11 +28,18 @@ class FlaggedShare(NamedTuple):
         return float(ends.low), float(ends.high)
 
     def __str__(self) -> str:
-        low, high = (f"{100 * end:.2g}" for end in self.interval)
+        low, high = map(percent, self.interval)
         return (
-            f"{100 * self.n_flagged / self.n:.2g} %, 95 % confidence interval "
+            f"{percent(self.n_flagged / self.n)} %, 95 % confidence interval "
             f"{low} to {high} %"
         )
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, in two digits; 0 and 100 are exact."""
+    text = f"{100 * share:.2g}"
+    # Rounding must not turn "almost all" into "all", nor write 1e+02 for 100.
+    return f"{100 * share:.4g}" if "e+" in text else text
 
 
 def held_out_share(detector: ConformalDetector) -> FlaggedShare | None:

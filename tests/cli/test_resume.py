@@ -419,7 +419,7 @@ def test_an_image_that_vanishes_before_its_overlay_is_unreadable(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_killed_run_is_resumed(model, tmp_path, number):
     folder = write_images(tmp_path / "images", 300)
     clean = tmp_path / "clean"
@@ -433,14 +433,53 @@ def test_a_killed_run_is_resumed(model, tmp_path, number):
         while not output.exists() or output.read_bytes().count(b"\n") < 30:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        child.send_signal(number)
+        child.send_signal(getattr(signal, number))
         _, stderr = child.communicate(timeout=60)
-    expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+    expected = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
     assert child.returncode == expected[number]
-    if number != signal.SIGKILL:
+    if number != "SIGKILL":
         assert b"Stopped: " in stderr
     n_rows = output.read_bytes().count(b"\n") - 1
     assert 29 <= n_rows < 300
     result = score(model, folder, tmp_path, "csv", "--resume")
     assert f"Resumed: {n_rows} of 300" in result.stderr
     assert output.read_bytes() == (clean / "out.csv").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_terminated_fit_leaves_no_temporary_files(tmp_path, number):
+    folder = write_images(tmp_path / "images", 300)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "skpatchcore", "fit", str(folder), "--alpha"]
+    command += ["0.05", "--model", str(tmp_path / "m.skpc"), "--backbone", "embedded"]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as child:
+        deadline = time.monotonic() + 60
+        while not any(path.is_dir() for path in scratch.glob("skpatchcore*/*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        child.send_signal(getattr(signal, number))
+        child.communicate(timeout=60)
+    assert child.returncode == 128 + getattr(signal, number)
+    assert not list(scratch.glob("skpatchcore*"))
+    assert not (tmp_path / "m.skpc").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_nohup_protects_a_run(model, images, tmp_path):
+    command = [sys.executable, "-m", "skpatchcore", "score", str(images), "--model"]
+    command += [str(model), "--output", str(tmp_path / "out.csv"), "--on-error", "skip"]
+
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(command, preexec_fn=ignore) as child:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out.csv").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(60) == 0
+    assert len(rows_of(tmp_path / "out.csv")) == 38
