@@ -186,7 +186,8 @@ class ResultFile:
             return False
         if self._form.header.startswith(start):
             return True
-        raise self._refusal("its first line is not that of such a table")
+        expected = self._form.header.decode().strip()
+        raise self._refusal(f"its first line is not that of such a table, {expected!r}")
 
     def _iter_records(self, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         """Yield the start of each whole record, and the record."""
@@ -205,8 +206,9 @@ class ResultFile:
     def _read(self, record: bytes) -> tuple[Identity, str]:
         try:
             return self._form.read(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._refusal(f"{record[:60]!r} is not a result: {error}") from None
+        except (ValueError, KeyError, TypeError):
+            shown = record[:60].decode("utf-8", "replace").strip()
+            raise self._refusal(f"its line {shown!r} is not a result") from None
 
     def _check_run(self, of: Identity, run: str) -> None:
         if of.run != run:

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -74,6 +75,7 @@ class ScoreRun:
         self._lists_unreadable = lists_unreadable
         self._counts: Counter[str] = Counter()
         self._todo = set(range(len(paths)))
+        self._stamps = [_stamp(_file_of(path)) for path in paths]
 
     @property
     def n_unreadable(self) -> int:
@@ -95,6 +97,11 @@ class ScoreRun:
         results = ResultFile(output, self._form, list(map(str, self._paths)))
         if resume:
             self._resume(results)
+        elif output is not None and output.is_file() and output.stat().st_size:
+            click.echo(
+                f"Replacing {output}. To keep its results, add --resume next time.",
+                err=True,
+            )
         try:
             with results, contextlib.closing(Report(report)) as bad:
                 self._score(detector, results, bad)
@@ -150,8 +157,12 @@ class ScoreRun:
 
     def _identify(self, i: int) -> Identity:
         path = self._paths[i]
-        file = path.path if isinstance(path, ImagePage) else path
-        return Identity(str(path), hash_file(file), self._run)
+        file = _file_of(path)
+        content = hash_file(file)
+        if _stamp(file) != self._stamps[i]:
+            # The score may be that of the contents before: it needs to be repeated.
+            content = ""
+        return Identity(str(path), content, self._run)
 
     def _draw(self, i: int, outcome: Outcome) -> Outcome:
         """Write the PNG files of an image, before its row says that it is done.
@@ -192,6 +203,19 @@ class Report:
         """Close the file."""
         if self._file is not None:
             self._file.close()
+
+
+def _file_of(path: str | ImagePage) -> str:
+    return path.path if isinstance(path, ImagePage) else path
+
+
+def _stamp(file: str) -> tuple[int, ...] | None:
+    """Return what changes when a file is written or replaced; None without a file."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:

@@ -11,6 +11,9 @@ from skpatchcore._cli._calibration_options import DEFAULT_CALIBRATION, Threshold
 from skpatchcore._cli._training_images import CALIBRATION, TRAIN, GivenImage, choose
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from skpatchcore._detectors import PatchCoreDetector
     from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
@@ -120,23 +123,44 @@ def _fit_calibrated(
     random_state: int,
 ) -> "ConformalDetector":
     """Return a detector with a threshold for the rate ``options.alpha``."""
+    import numpy as np
     from sklearn.frozen import FrozenEstimator
 
     from skpatchcore.calibration import ConformalDetector
 
     assert options.alpha is not None, "without a rate, nothing is calibrated"
     calibrating = choose(images, TRAIN, label=1)
+    lowest = -np.inf
     if options.calibration_images is not None:
         detector.fit([image.source for image in calibrating])
+        lowest = detector.training_scores_.min()
         detector = FrozenEstimator(detector)
         calibrating = choose(images, CALIBRATION, label=1)
-    return ConformalDetector(
+    calibrated = ConformalDetector(
         detector,
         alpha=options.alpha,
         method=options.calibration or DEFAULT_CALIBRATION,
         cv=max(2, min(_N_FOLDS, groups.count(calibrating))),
         random_state=random_state,
     ).fit([image.source for image in calibrating], groups=groups.of(calibrating))
+    _warn_of_other_images(calibrated.calibration_scores_, lowest)
+    return calibrated
+
+
+def _warn_of_other_images(scores: "NDArray[np.float64]", lowest: float) -> None:
+    """Say if most images that calibrate look more anomalous than any that was fitted.
+
+    Training scores are a little too high, so some good images are below, but not most.
+    """
+    n_below = int((scores < lowest).sum())
+    if n_below > len(scores) / 2:
+        click.echo(
+            f"Warning: {n_below} of {len(scores)} images in --calibration-images score "
+            "lower than all images of TRAIN. If they show defects, this threshold "
+            "accepts such defects: pass good images. If light, camera or material have "
+            "changed, fit on images of the present state.",
+            err=True,
+        )
 
 
 def _describe_offset(detector: Any) -> str:
@@ -152,7 +176,7 @@ def _describe_calibrated(detector: "ConformalDetector") -> str:
     if hasattr(detector, "calibration_groups_"):
         what += f" of {len(set(detector.calibration_groups_.tolist()))} parts"
     rate = f"{100 * detector.alpha_:.3g} %"
-    smallest = round_up(100 * detector.min_alpha_, 2)
+    smallest = round_up(100 * detector.min_alpha_, 3)
     lines = [
         f"{_describe_offset(detector)}, calibrated for {rate} false alarms on {n} "
         f"{what}. The smallest rate that they support is {smallest} %."

@@ -97,7 +97,8 @@ def test_alpha_calibrates_as_in_python(folder, good, check, detector, method):
     n = len(expected.calibration_scores_)
     text = said(result)
     assert f"calibrated for 10 % false alarms on {n} good images" in text
-    assert f"they support is {100 / (n + 1):.2g} %" in text
+    smallest = {10: "9.1", 20: "4.77"}[n]
+    assert f"they support is {smallest} %" in text
     if method == "split":
         assert "for 95 % of such sets, it is between" in text
     else:
@@ -125,6 +126,15 @@ def test_images_of_another_folder_calibrate_alone(folder, good, check, detector)
     assert loaded.map_threshold_ == pytest.approx(expected.map_threshold_)
     assert "calibrated for 10 % false alarms on 10 good images" in said(result)
     assert "False alarms: at most 10 % on average" in said(result)
+
+
+@pytest.mark.parametrize("name", ["check", "bad"])
+def test_defects_that_calibrate_are_noticed(folder, name):
+    options = ["--alpha", "0.2", "--calibration-images", folder / name]
+    result = fit(folder, *options)
+    assert result.exit_code == 0, result.output
+    noticed = "4 of 4 images in --calibration-images score lower" in result.stderr
+    assert noticed == (name == "bad")
 
 
 def test_one_detector_in_the_file_is_the_default(folder):
@@ -279,7 +289,7 @@ def test_copies_alone_do_not_calibrate(tmp_path):
 
 def test_the_smallest_rate_is_one_that_is_accepted(folder):
     # 1/21 is 0.047619: rounded to the nearest, it would be refused.
-    assert "smallest rate that they support is 4.8 %." in said(
+    assert "smallest rate that they support is 4.77 %." in said(
         fit(folder, "--alpha", "0.05")
     )
     (folder / "good" / "000.png").unlink()
@@ -287,8 +297,8 @@ def test_the_smallest_rate_is_one_that_is_accepted(folder):
     result = fit(folder, "--alpha", "0.05")  # 1/19 is 0.0526316.
     assert "The smallest alpha they support is 1/19 = 0.05264." in result.stderr
     result = fit(folder, "--alpha", "0.05264")
-    assert "The smallest rate that they support is 5.3 %." in said(result)
-    result = fit(folder, "--alpha", "0.053")
+    assert "The smallest rate that they support is 5.27 %." in said(result)
+    result = fit(folder, "--alpha", "0.0527")
     assert result.exit_code == 0, result.output
 
 

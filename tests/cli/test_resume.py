@@ -356,8 +356,8 @@ def test_missing_masks_are_drawn_again(model, tmp_path):
     ("options", "message"),
     [
         (("--min-area", "6"), "another model or another --min-area"),
-        (("--format", "jsonl"), "is not a result"),
-        (("--format", "coco"), "Could not resume"),
+        (("--format", "jsonl"), "its line 'path,score,decision,label,n_reg"),
+        (("--format", "coco"), "it is not a JSON document"),
     ],
 )
 def test_other_results_are_not_continued(model, tmp_path, options, message):
@@ -413,6 +413,42 @@ def test_an_image_that_vanishes_before_its_overlay_is_unreadable(
     assert result.exit_code == 0, result.output
     assert result.stderr.splitlines()[-1].startswith("2 scored")
     assert len(rows_of(tmp_path / "out.csv")) == 2
+
+
+def test_an_image_that_changes_while_it_is_scored_is_scored_again(
+    model, tmp_path, monkeypatch
+):
+    folder = write_images(tmp_path / "images", 3)
+    original = Images.__getitem__
+    other = Image.fromarray(random_images(1, SIDE, SIDE, seed=99)[0])
+
+    def replace(self, i):
+        pixels = original(self, i)
+        if self.names[i].endswith("001.png)"):
+            other.save(folder / "001.png")
+        return pixels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Images, "__getitem__", replace)
+        score(model, folder, tmp_path, "csv")
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["sha256"] == "" for row in rows] == [False, True, False]
+    result = score(model, folder, tmp_path, "csv", "--resume")
+    assert "Resumed: 2 of 3" in result.stderr
+    resumed = (tmp_path / "out.csv").read_bytes()
+    score(model, folder, tmp_path, "csv")
+    assert (tmp_path / "out.csv").read_bytes() == resumed
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_results_that_are_replaced_are_announced(model, tmp_path, n):
+    folder = write_images(tmp_path / "images", 1)
+    for _ in range(n):
+        score(model, folder, tmp_path, "csv")
+    stderr = score(model, folder, tmp_path, "csv").stderr
+    assert stderr.count("Replacing") == n
+    resumed = score(model, folder, tmp_path, "csv", "--resume").stderr
+    assert "Replacing" not in resumed
 
 
 # Kills --------------------------------------------------------------------------------
