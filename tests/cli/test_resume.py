@@ -451,6 +451,35 @@ def test_results_that_are_replaced_are_announced(model, tmp_path, n):
     assert "Replacing" not in resumed
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("options", [(), ("--resume",)], ids=["new", "resume"])
+def test_a_run_that_overlaps_with_another_is_refused(
+    model, images, tmp_path, suffix, options, monkeypatch
+):
+    from skpatchcore._cli import _score_run
+
+    original, second = _score_run.hash_file, []
+
+    def overlap(path):
+        if Path(path).name == "010.png" and not second:
+            second.append(None)
+            second[0] = score(model, images, tmp_path, suffix, *options)
+        return original(path)
+
+    monkeypatch.setattr(_score_run, "hash_file", overlap)
+    first = score(model, images, tmp_path, suffix, "--on-error", "skip")
+    assert second[0].exit_code == 1
+    assert "is being written by another run" in second[0].stderr
+    assert first.exit_code == 0, first.output
+    assert first.stderr.splitlines()[-1].startswith("38 scored")
+    after = (tmp_path / f"out.{suffix}").read_bytes()
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    score(model, images, clean, suffix)
+    assert (clean / f"out.{suffix}").read_bytes() == after
+
+
 # Kills --------------------------------------------------------------------------------
 
 
