@@ -304,8 +304,9 @@ def test_search_over_inner_and_outer_parameters(rng):
 
 def test_too_few_samples_say_what_they_support(rng):
     X = rng.normal(size=(18, 2))
-    with pytest.raises(ValueError, match=r"at least 19 .* got 18.* 1/19 = 0.05263"):
+    with pytest.raises(ValueError, match=r"at least 19 .* got 18.* 1/19 = 0.05264"):
         conformal(alpha=0.05).fit(X)
+    conformal(alpha=0.05264).fit(X)
     detector = conformal(alpha=0.05).fit(rng.normal(size=(19, 2)))
     assert_array_equal(detector.predict([[9.0, 9.0], [0.0, 0.0]]), [-1, 1])
 

@@ -308,6 +308,13 @@ def test_photos_of_one_part_are_refused_by_the_number_of_parts(folder, no_work):
     assert "groups of normal samples to calibrate on, got 1:" in result.stderr
 
 
+@pytest.mark.parametrize("given", ["5", "5%", "0,05"])
+def test_a_rate_in_per_cent_is_refused_with_the_remedy(folder, no_work, given):
+    result = fit(folder, "--alpha", given)
+    assert result.exit_code == 2
+    assert "Write 5 % as 0.05." in result.stderr
+
+
 def test_shares_are_written_without_exponents(folder):
     result = fit(folder, "--defective", folder / "bad")
     assert "4 of 4 defective ones found (100 %, 95 % confidence" in said(result)
