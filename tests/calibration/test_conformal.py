@@ -863,3 +863,9 @@ def test_scores_do_not_depend_on_alpha_and_p_values_serve_every_level(rng):
     strict, lax = (conformal(alpha=alpha).fit(X) for alpha in (0.05, 0.3))
     assert_array_equal(strict.score_samples(new), lax.score_samples(new))
     assert_array_equal(strict.predict_pvalue(new) <= 0.3, lax.predict(new) == -1)
+
+
+def test_copies_are_named_as_such(rng):
+    X = np.repeat(rng.normal(size=(20, 3)), 2, axis=0)
+    with pytest.warns(UserWarning, match="other sample is typically an exact copy. If"):
+        conformal().fit(X)
