@@ -58,7 +58,6 @@ __all__ = [
     "Size",
     "Transform",
     "UnreadableImageError",
-    "accepted_formats",
     "accepted_suffixes",
     "as_encoded",
     "check_images",
