@@ -25,7 +25,7 @@ from tests.test_docstrings import MODULES
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(```+|:::+)[ {]*(\w[\w-]*)[^\n]*\n(.*?)^\1 *$", re.M | re.S)
-LANGUAGES = {"python", "sh", "yaml"}
+LANGUAGES = {"text", "python", "sh", "yaml"}
 PROGRAMS = {"lint-imports", "mypy", "pytest", "ruff", "source", "sphinx-build"}
 DIRECTIVES = {"eval-rst", "grid", "grid-item-card", "toctree", "warning"}
 

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import re
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,6 +20,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import nn
+
+from skpatchcore._utils import onnx_log_disabled
 
 # Names of packages, the fastest first.
 ENGINES = ("openvino", "onnxruntime")
@@ -79,8 +82,9 @@ def check_engine(engine: str, device: torch.device, dtype: torch.dtype) -> None:
         )
     if engine == "onnxruntime" and dtype != torch.float32:
         raise ValueError(
-            f"engine='onnxruntime' computes in float32 only, and precision is {dtype}. "
-            "Set precision='float32', or engine='openvino'."
+            f"engine={engine!r} computes in float32 only, and precision is "
+            f"{str(dtype).removeprefix('torch.')!r}. Set precision='float32', or "
+            "engine='openvino'."
         )
 
 
@@ -174,7 +178,7 @@ def _onnx_runtime(
         path = Path(folder, "network.onnx")
         # If the export fails, torch prints the whole graph. What other threads print
         # meanwhile is lost, too, so nothing else is in this block.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), onnx_log_disabled():
             torch.onnx.export(
                 module,
                 (images,),
@@ -223,4 +227,8 @@ def _check_close(
 
 def _first_line(error: Any) -> str:
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"
+    # The exporter to ONNX adds pleas for support, and pieces of the graph.
+    text = re.split(
+        r"\.?\. Please feel free|\s+\[Caused by", lines[0] if lines else ""
+    )[0]
+    return f"{type(error).__name__}: {text}"

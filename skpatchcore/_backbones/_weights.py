@@ -1,6 +1,7 @@
 """Load weights from local files: complete or up to a layer, also with other names."""
 
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -94,6 +95,13 @@ def _read_checkpoint(path: str) -> dict[str, Any]:
 
     try:
         checkpoint = load_state_dict(path, weights_only=True)
+    except pickle.UnpicklingError as error:
+        # What torch says of it advises to execute code of the file.
+        raise ValueError(
+            f"Could not read weights={path!r}: it is not a file of weights, or it "
+            "contains Python objects other than tensors, which could run code. Pass a "
+            ".safetensors file or a torch state dict."
+        ) from error
     except Exception as error:
         raise ValueError(
             f"Could not read weights={path!r} as .safetensors or torch state dict: "

@@ -25,7 +25,7 @@ from skpatchcore._cli._options import (
     max_pixels_option,
     option,
 )
-from skpatchcore._cli._types import CommaSeparated, Number
+from skpatchcore._cli._types import CommaSeparated, Rate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 )
 @option(
     "--alpha",
-    type=Number(0, 1, min_open=True, max_open=True),
+    type=Rate(),
     metavar="SHARE",
     default=0.05,
     help="False-alarm rate of the threshold in reports: the share of good images that "

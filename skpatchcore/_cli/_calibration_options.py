@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import click
 
 from skpatchcore._cli._options import group_options, is_given, option, option_group
-from skpatchcore._cli._types import Number
+from skpatchcore._cli._types import Rate
 
 # One detector scores as fast as an uncalibrated one, and in a file of the same size.
 DEFAULT_CALIBRATION = "refit"
@@ -14,7 +14,7 @@ _FOLDER = click.Path(exists=True, file_okay=False)
 calibration_options = option_group(
     option(
         "--alpha",
-        type=Number(0, 1, min_open=True, max_open=True),
+        type=Rate(),
         metavar="SHARE",
         help="Calibrate the threshold for this false-alarm rate: the share of new good "
         "images that it may flag. 0.05 needs at least 19 good images, 0.01 needs 99.",

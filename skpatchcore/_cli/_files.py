@@ -4,6 +4,7 @@ No target may replace another one or an input, and all must be writable.
 """
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -48,6 +49,18 @@ def check_targets(
         _check_writable(Path(path))
     for _, path in folders:
         _check_writable(Path(path) / "any name", shown=Path(path))
+
+
+def hash_file(path: str) -> str:
+    """Return the SHA-256 hash of a file; empty if it cannot be read."""
+    try:
+        # A pipe of this name could make the run wait for ever.
+        if not Path(path).is_file():
+            return ""
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return ""
 
 
 def _config_file() -> list[NamedPath]:

@@ -164,5 +164,5 @@ def _announce(images: Sequence[GivenImage], options: ThresholdOptions) -> str:
         parts.append(f"calibrating on {n_others} others")
     if n := sum(image.label == -1 for image in images):
         use = "leaving out" if options.defective is None else "tuning on"
-        parts.append(f"{use} {n} defective ones")
+        parts.append(f"{use} {n} defective one{'s' * (n != 1)}")
     return ", ".join(parts) + " ..."

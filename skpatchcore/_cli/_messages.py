@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ class Command(click.Command):
         """Run the command."""
         debug = ctx.params.pop("debug")
         try:
-            with _plain_warnings(ctx.command.params):
+            with _ended_by_signals(), _plain_warnings(ctx.command.params):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             click.echo("Interrupted", err=True)
@@ -57,6 +58,33 @@ class Command(click.Command):
                 raise
             text = use_option_names(describe_error(error), ctx.command.params)
             raise click.ClickException(text) from error
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End the block by an exception if the process is told to terminate.
+
+    Otherwise temporary files would stay: images that are being written, and the
+    features of all training images, which may take gigabytes.
+    """
+
+    def end(number: int, frame: object) -> None:
+        # What a shell reports for a process that a signal ended.
+        raise SystemExit(128 + number)
+
+    before = {}
+    # A closed terminal ends a command too, unless nohup protects it.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP.
+        if number is None or signal.getsignal(number) != signal.SIG_DFL:
+            continue
+        with contextlib.suppress(ValueError):  # Outside the main thread.
+            before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

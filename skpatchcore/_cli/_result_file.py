@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, NamedTuple, Self
 
 import click
@@ -24,7 +25,13 @@ from skpatchcore._cli._result_formats import (
     coco_parts,
     split_coco,
 )
-from skpatchcore._utils import GrowingFile, atomic_write, is_special
+from skpatchcore._utils import GrowingFile, atomic_write, check_writable, is_special
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
 
 
 class _Place(NamedTuple):
@@ -59,6 +66,7 @@ class ResultFile:
         self._is_sorted = True
         self._last = -1
         self._cleanup = contextlib.ExitStack()
+        self._lock = contextlib.ExitStack()
 
     def resume(self, run: str, is_done: Callable[[Identity], bool]) -> dict[str, str]:
         """Keep the records of an earlier run that are still valid.
@@ -83,8 +91,17 @@ class ResultFile:
         click.UsageError
             If the file is of another kind, or was written by another model.
         """
+        try:
+            return self._resume(run, is_done)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _resume(self, run: str, is_done: Callable[[Identity], bool]) -> dict[str, str]:
         assert self._records is not None
         self._restore_records()
+        if self._records.exists():
+            self._hold()
         if not self._records.exists() or self._is_only_header():
             return {}
         labels: dict[str, str] = {}
@@ -103,6 +120,7 @@ class ResultFile:
         n_bytes = len(self._form.header) + sum(place.length for place in kept)
         if n_bytes < os.path.getsize(self._records):
             self._rewrite(kept)
+            self._hold()
         positions = [place.position for place in kept]
         self._is_sorted = positions == sorted(positions)
         self._last = max(positions, default=-1)
@@ -117,10 +135,35 @@ class ResultFile:
             self._file: GrowingFile | _StandardOutput = _StandardOutput()
         else:
             self._records.parent.mkdir(parents=True, exist_ok=True)
+            self._hold()
             self._file = GrowingFile(self._records, append=self._continued)
         if not self._continued:
             self._file.write(self._form.header)
         return self
+
+    def _hold(self) -> None:
+        """Keep other runs from writing the records until this one ends.
+
+        Two runs of a timer that overlap would otherwise mix their rows, or lose those
+        of one of them. A kill releases the lock.
+        """
+        assert self._records is not None
+        if fcntl is None or is_special(self._records):
+            return
+        check_writable(self._records)
+        self._lock.close()
+        file = open(self._records, "ab")  # noqa: SIM115
+        self._lock.enter_context(file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise click.ClickException(
+                f"{self._output} is being written by another run. Wait until it has "
+                "ended, or choose another --output."
+            ) from None
+        except OSError:
+            pass  # The file system has no locks.
 
     @property
     def is_shown(self) -> bool:
@@ -135,7 +178,7 @@ class ResultFile:
         self._file.write(record)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with self._cleanup:
+        with self._lock, self._cleanup:
             self._file.close()
             if kind is None:
                 self._finish()
@@ -186,7 +229,8 @@ class ResultFile:
             return False
         if self._form.header.startswith(start):
             return True
-        raise self._refusal("its first line is not that of such a table")
+        expected = self._form.header.decode().strip()
+        raise self._refusal(f"its first line is not that of such a table, {expected!r}")
 
     def _iter_records(self, file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
         """Yield the start of each whole record, and the record."""
@@ -205,8 +249,9 @@ class ResultFile:
     def _read(self, record: bytes) -> tuple[Identity, str]:
         try:
             return self._form.read(record)
-        except (ValueError, KeyError, TypeError) as error:
-            raise self._refusal(f"{record[:60]!r} is not a result: {error}") from None
+        except (ValueError, KeyError, TypeError):
+            shown = record[:60].decode("utf-8", "replace").strip()
+            raise self._refusal(f"its line {shown!r} is not a result") from None
 
     def _check_run(self, of: Identity, run: str) -> None:
         if of.run != run:

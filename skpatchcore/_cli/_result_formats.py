@@ -218,7 +218,10 @@ def split_coco(file: IO[bytes]) -> Iterator[bytes]:
     ValueError
         If it is not such a file.
     """
-    content = json.load(file)
+    try:
+        content = json.load(file)
+    except ValueError:
+        raise ValueError("it is not a JSON document") from None
     annotations: dict[int, list] = {}
     try:
         for one in content["annotations"]:
@@ -227,8 +230,8 @@ def split_coco(file: IO[bytes]) -> Iterator[bytes]:
         for image in content["images"]:
             found = annotations.get(image.pop("id"), [])
             yield _as_line({"image": image, "annotations": found})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"it is not a COCO file ({error!r})") from None
+    except (KeyError, TypeError, AttributeError):
+        raise ValueError("it is not a COCO file with the results of score") from None
 
 
 def _coco_images(records: IO[bytes]) -> Iterator[dict]:

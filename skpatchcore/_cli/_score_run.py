@@ -2,10 +2,10 @@
 
 import contextlib
 import hashlib
-import signal
+import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from skpatchcore._benchmark import NAME_BYTES, format_csv
+from skpatchcore._cli._files import hash_file
 from skpatchcore._cli._messages import count_unreadable, print_unreadable
 from skpatchcore._cli._result_file import ResultFile
 from skpatchcore._cli._result_formats import (
@@ -31,8 +32,6 @@ from skpatchcore.scoring import Outcome, UnreadableImage, iter_outcomes
 
 # Part of the identity of a run: raise it if the same model gives other results.
 _RESULTS_VERSION = 1
-# What a shell reports for a process that SIGTERM ended: 128 + 15.
-_TERMINATED = 143
 
 
 def identify_run(model: Path, name: str, min_area: int | None) -> str:
@@ -42,18 +41,6 @@ def identify_run(model: Path, name: str, min_area: int | None) -> str:
     content = hash_file(str(model))
     text = f"{_RESULTS_VERSION} {content} {min_area}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def hash_file(path: str) -> str:
-    """Return the SHA-256 hash of a file; empty if it cannot be read."""
-    try:
-        # A pipe of this name could make the run wait for ever.
-        if not Path(path).is_file():
-            return ""
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
-        return ""
 
 
 class ScoreRun:
@@ -88,6 +75,7 @@ class ScoreRun:
         self._lists_unreadable = lists_unreadable
         self._counts: Counter[str] = Counter()
         self._todo = set(range(len(paths)))
+        self._stamps = [_stamp(_file_of(path)) for path in paths]
         self._hashed = ("", "")
 
     @property
@@ -110,8 +98,13 @@ class ScoreRun:
         results = ResultFile(output, self._form, list(map(str, self._paths)))
         if resume:
             self._resume(results)
+        elif output is not None and output.is_file() and output.stat().st_size:
+            click.echo(
+                f"Replacing {output}. To keep its results, add --resume next time.",
+                err=True,
+            )
         try:
-            with ended_by_signals(), results, contextlib.closing(Report(report)) as bad:
+            with results, contextlib.closing(Report(report)) as bad:
                 self._score(detector, results, bad)
         except (KeyboardInterrupt, SystemExit):
             click.echo(f"Stopped: {self.summarize()}", err=True)
@@ -165,12 +158,15 @@ class ScoreRun:
 
     def _identify(self, i: int) -> Identity:
         path = self._paths[i]
-        if not isinstance(path, ImagePage):
-            return Identity(path, hash_file(path), self._run)
+        file = _file_of(path)
         # The pages of a file follow each other: read it once, not for each page.
-        if path.path != self._hashed[0]:
-            self._hashed = (path.path, hash_file(path.path))
-        return Identity(str(path), self._hashed[1], self._run)
+        if not isinstance(path, ImagePage) or file != self._hashed[0]:
+            self._hashed = (file, hash_file(file))
+        content = self._hashed[1]
+        if _stamp(file) != self._stamps[i]:
+            # The score may be that of the contents before: it needs to be repeated.
+            content = ""
+        return Identity(str(path), content, self._run)
 
     def _draw(self, i: int, outcome: Outcome) -> Outcome:
         """Write the PNG files of an image, before its row says that it is done.
@@ -213,25 +209,17 @@ class Report:
             self._file.close()
 
 
-@contextlib.contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """End the block by an exception if the process is told to terminate.
+def _file_of(path: str | ImagePage) -> str:
+    return path.path if isinstance(path, ImagePage) else path
 
-    Without it, SIGTERM would leave temporary files of images that are being written.
-    """
 
-    def end(number: int, frame: object) -> None:
-        raise SystemExit(_TERMINATED)
-
+def _stamp(file: str) -> tuple[int, ...] | None:
+    """Return what changes when a file is written or replaced; None without a file."""
     try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # Not in the main thread, where signals arrive.
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def _save_png(pixels: NDArray[np.uint8], path: Path) -> None:

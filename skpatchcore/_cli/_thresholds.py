@@ -11,6 +11,9 @@ from skpatchcore._cli._calibration_options import DEFAULT_CALIBRATION, Threshold
 from skpatchcore._cli._training_images import CALIBRATION, TRAIN, GivenImage, choose
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from skpatchcore._detectors import PatchCoreDetector
     from skpatchcore.calibration import ConformalDetector, TunedThresholdDetector
 
@@ -76,12 +79,16 @@ def check_counts(
     """Raise, before the first image is decoded, if there are too few."""
     from skpatchcore.calibration import check_supported
 
-    n_good = len(choose(images, TRAIN, label=1))
+    good = choose(images, TRAIN, label=1)
+    n_good = len(good)
     if n_good < 2:
         raise click.ClickException(
             f"Fitting needs at least 2 images of good parts, found {n_good}: the "
             "threshold comes from comparing them with each other."
         )
+    if options.alpha is not None and options.calibration_images is None:
+        # "split" holds some of them out only, so it may still need more.
+        check_supported(options.alpha, groups.count(good), grouped=groups.known)
     if options.calibration_images is not None and options.alpha is not None:
         n_units = groups.count(choose(images, CALIBRATION, label=1))
         check_supported(options.alpha, n_units, grouped=groups.known)
@@ -116,37 +123,63 @@ def _fit_calibrated(
     random_state: int,
 ) -> "ConformalDetector":
     """Return a detector with a threshold for the rate ``options.alpha``."""
+    import numpy as np
     from sklearn.frozen import FrozenEstimator
 
     from skpatchcore.calibration import ConformalDetector
 
     assert options.alpha is not None, "without a rate, nothing is calibrated"
     calibrating = choose(images, TRAIN, label=1)
+    lowest = -np.inf
     if options.calibration_images is not None:
         detector.fit([image.source for image in calibrating])
+        lowest = detector.training_scores_.min()
         detector = FrozenEstimator(detector)
         calibrating = choose(images, CALIBRATION, label=1)
-    return ConformalDetector(
+    calibrated = ConformalDetector(
         detector,
         alpha=options.alpha,
         method=options.calibration or DEFAULT_CALIBRATION,
         cv=max(2, min(_N_FOLDS, groups.count(calibrating))),
         random_state=random_state,
     ).fit([image.source for image in calibrating], groups=groups.of(calibrating))
+    _warn_of_other_images(calibrated.calibration_scores_, lowest)
+    return calibrated
+
+
+def _warn_of_other_images(scores: "NDArray[np.float64]", lowest: float) -> None:
+    """Say if most images that calibrate look more anomalous than any that was fitted.
+
+    Training scores are a little too high, so some good images are below, but not most.
+    """
+    n_below = int((scores < lowest).sum())
+    if n_below > len(scores) / 2:
+        click.echo(
+            f"Warning: {n_below} of {len(scores)} images in --calibration-images score "
+            "lower than all images of TRAIN. If they show defects, this threshold "
+            "accepts such defects: pass good images. If light, camera or material have "
+            "changed, fit on images of the present state.",
+            err=True,
+        )
+
+
+def _describe_offset(detector: Any) -> str:
+    offset = detector.offset_ + 0.0  # A threshold of -0.0 is 0.
+    return f"Threshold: images that score below {offset:.4g} are anomalous"
 
 
 def _describe_calibrated(detector: "ConformalDetector") -> str:
     """Return the threshold, what it rests on, and what it flags out of sample."""
-    from skpatchcore.calibration import held_out_share, percent, rate_range
+    from skpatchcore.calibration import held_out_share, percent, rate_range, round_up
 
     n, what = len(detector.calibration_scores_), "good images"
     if hasattr(detector, "calibration_groups_"):
         what += f" of {len(set(detector.calibration_groups_.tolist()))} parts"
     rate = f"{100 * detector.alpha_:.3g} %"
+    smallest = round_up(100 * detector.min_alpha_, 3)
     lines = [
-        f"Threshold: images that score below {detector.offset_:.4g} are anomalous, "
-        f"calibrated for {rate} false alarms on {n} {what}. The smallest rate that "
-        f"they support is {100 * detector.min_alpha_:.2g} %."
+        f"{_describe_offset(detector)}, calibrated for {rate} false alarms on {n} "
+        f"{what}. The smallest rate that they support is {smallest} %."
     ]
     if spread := rate_range(detector):
         low, high = map(percent, spread)
@@ -205,8 +238,7 @@ def _describe_tuned(
     labels = np.array([image.label for image in images])
     good, defective = tuned_shares(detector, labels, grouped=grouped)
     return (
-        f"Threshold: images that score below {detector.offset_:.4g} are anomalous, "
-        "tuned for the best F1.\n"
+        f"{_describe_offset(detector)}, tuned for the best F1.\n"
         f"Out of fold: F1 {detector.best_score_:.3f}; {good.n_flagged} of {good.n} "
         f"good images flagged ({good}), {defective.n_flagged} of {defective.n} "
         f"defective ones found ({defective}). The detectors had not seen these "
@@ -244,8 +276,7 @@ def _fit_default(
                 "add --alpha."
             )
 
-        text = f"Threshold: images that score below {fitted.offset_:.4g} are anomalous."
-        yield Outcome(fitted, text, rate)
+        yield Outcome(fitted, f"{_describe_offset(fitted)}.", rate)
 
 
 def _rate_half(

@@ -1,10 +1,13 @@
 """Find the images of ``skpatchcore fit``, and say what each of them is for."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+
+from skpatchcore._cli._files import hash_file
 from skpatchcore._cli._messages import report_unreadable
 from skpatchcore._cli._options import split_all
 
@@ -57,7 +60,7 @@ def gather_images(
     known: dict[Any, GivenImage] = {}
     for image in given:
         before = known.setdefault(resolve(str(image.source)), image)
-        _check_one_use(before, image)
+        _check_one_use(before, image, "are the same image")
     # The masks in each folder would be masks of its own images.
     for role in (TRAIN, CALIBRATION, DEFECTIVE):
         check_not_masks(
@@ -110,31 +113,89 @@ def _defective_images(folder: Path, exclude: Sequence[str]) -> list[str]:
     return [str(image) for image in images]
 
 
-def _check_one_use(first: GivenImage, second: GivenImage) -> None:
+def _check_one_use(first: GivenImage, second: GivenImage, how: str) -> None:
     """Raise if one image is given in two ways that contradict each other."""
     if first.label != second.label:
         raise ValueError(
-            f"{first.source} and {second.source} are the same image, given as good and "
-            "as defective. Remove one of them."
+            f"{first.source} and {second.source} {how}, given as good and as "
+            "defective. Remove one of them."
         )
     if CALIBRATION in (first.role, second.role) and first.role != second.role:
         raise ValueError(
-            f"{first.source} in {first.role} and {second.source} in {second.role} are "
-            "the same image. A threshold needs images that the detector was not fitted "
-            "on; remove one of them."
+            f"{first.source} in {first.role} and {second.source} in {second.role} "
+            f"{how}. A threshold needs images that the detector was not fitted on; "
+            "remove one of them."
         )
+
+
+def _leave_out_copies(images: Sequence[GivenImage]) -> list[GivenImage]:
+    """Return images without copies of others, and say how many there were.
+
+    A copy adds nothing to a detector. Where images are held out in turn, it would make
+    an image look known that is not.
+    """
+    original = dict(_find_copies(images))
+    for copy, first in original.items():
+        _check_one_use(first, copy, "have the same contents")
+    if original:
+        copy, first = next(iter(original.items()))
+        click.echo(
+            f"Left out {len(original)} of {len(images)} images, which are copies of "
+            f"others under another name, such as {copy.source} of {first.source}.",
+            err=True,
+        )
+    return [image for image in images if image not in original]
+
+
+def _find_copies(
+    images: Sequence[GivenImage],
+) -> Iterator[tuple[GivenImage, GivenImage]]:
+    """Yield each copy with the first image of the same contents."""
+    by_size: dict[tuple[int, int], list[GivenImage]] = {}
+    for image in images:
+        path, page = _place(image.source)
+        # What cannot be read is reported later, with its reason.
+        if os.path.isfile(path) and (size := os.path.getsize(path)):
+            by_size.setdefault((size, page), []).append(image)
+    for alike in by_size.values():
+        # Images in most formats differ in size, so few files are read twice.
+        if len(alike) < 2:
+            continue
+        firsts: dict[str, GivenImage] = {}
+        for image in alike:
+            content = hash_file(_place(image.source)[0])
+            first = firsts.setdefault(content, image) if content else image
+            if first is not image:
+                yield image, first
+
+
+def _place(source: "str | ImagePage") -> tuple[str, int]:
+    """Return the file of an image, and the number of the page."""
+    if isinstance(source, str):
+        return source, 0
+    return source.path, source.page
 
 
 def read_images(
     given: Sequence[GivenImage], pages: str | None, on_error: str
 ) -> list[GivenImage]:
-    """Return the pages of images, without the unreadable ones if they are skipped."""
+    """Return the pages of images, without copies of others.
+
+    Unreadable images are left out if they are to be skipped.
+
+    Raises
+    ------
+    ValueError
+        If copies are given in two ways that contradict each other.
+    """
     images = [
         image._replace(source=page)
         for image in given
         for page in split_all([str(image.source)], pages)
     ]
-    return _leave_out_unreadable(images) if on_error == "skip" else images
+    if on_error == "skip":
+        images = _leave_out_unreadable(images)
+    return _leave_out_copies(images)
 
 
 def _leave_out_unreadable(images: Sequence[GivenImage]) -> list[GivenImage]:

@@ -21,6 +21,22 @@ class Number(click.FloatRange):
     name = "number"
 
 
+class Rate(Number):
+    """A share between 0 and 1, which users tend to write in per cent."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1, min_open=True, max_open=True)
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the value that a command receives."""
+        try:
+            return float(super().convert(value, param, ctx))
+        except click.BadParameter as error:
+            self.fail(f"{error.message} Write 5 % as 0.05.", param, ctx)
+
+
 class CommaSeparated(click.ParamType):
     """Values separated by commas, or a list in a configuration file, as a tuple."""
 

@@ -75,7 +75,7 @@ from skpatchcore._utils._scores import check_scores, normality
 from skpatchcore._utils._suggestions import did_you_mean
 from skpatchcore._utils._tables import refuse_lazy, take_rows
 from skpatchcore._utils._threads import map_threads, shares
-from skpatchcore._utils._torch_state import own_torch_state
+from skpatchcore._utils._torch_state import onnx_log_disabled, own_torch_state
 from skpatchcore._utils._warnings import warn_user
 
 __all__ = [
@@ -126,6 +126,7 @@ __all__ = [
     "normal_rows",
     "normality",
     "num_samples",
+    "onnx_log_disabled",
     "own_torch_state",
     "read_ahead",
     "reduce_patches",

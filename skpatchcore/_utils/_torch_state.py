@@ -154,3 +154,22 @@ def _remember_threads() -> None:
 # Windows has no fork.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_remember_threads)
+
+
+@contextmanager
+def onnx_log_disabled() -> Iterator[None]:
+    """Keep torch from printing the graph of a network that it cannot export to ONNX.
+
+    The exporter enables its log for each export, and the log goes to standard output
+    below Python, where it would mix with results.
+    """
+    if not hasattr(torch._C, "_jit_set_onnx_log_enabled"):
+        yield
+        return
+    enable = torch._C._jit_set_onnx_log_enabled
+    enable(False)
+    torch._C._jit_set_onnx_log_enabled = lambda enabled: None
+    try:
+        yield
+    finally:
+        torch._C._jit_set_onnx_log_enabled = enable

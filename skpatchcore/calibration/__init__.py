@@ -26,3 +26,4 @@ from skpatchcore.calibration._p_values import anomaly_score as anomaly_score
 from skpatchcore.calibration._p_values import check_supported as check_supported
 from skpatchcore.calibration._p_values import n_needed as n_needed
 from skpatchcore.calibration._p_values import n_supported as n_supported
+from skpatchcore.calibration._p_values import round_up as round_up

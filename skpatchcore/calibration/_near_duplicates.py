@@ -45,10 +45,14 @@ def warn_of_near_duplicates(estimator: Any, X: Any, rows: NDArray) -> None:
     ratio, excess = duplication(vectors)
     if not excess > _LIMIT:
         return
+    how_close = (
+        f"{1 / ratio:.1f} times as close as the {_FAR_NEIGHBOR}th nearest"
+        if ratio
+        else "an exact copy"
+    )
     warn_user(
         f"Most samples have a near-duplicate: the nearest other sample is typically "
-        f"{1 / ratio if ratio else np.inf:.1f} times as close as the "
-        f"{_FAR_NEIGHBOR}th nearest. If they are several images of one part, folds are "
+        f"{how_close}. If they are several images of one part, folds are "
         "tested on parts that they were fitted on, and far more new parts are flagged "
         "than the threshold promises. Pass groups=, one value per sample that names "
         "its part, to fit, or --group-pattern to the command; see "

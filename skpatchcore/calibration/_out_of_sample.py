@@ -46,9 +46,10 @@ class FlaggedShare(NamedTuple):
 
 
 def percent(share: float) -> str:
-    """Return a share in percent, with two digits, or three from 99 % on."""
-    # Two digits of 100 would be 1e+02.
-    return f"{100 * share:.{3 if share >= 0.99 else 2}g}"
+    """Return a share in per cent, in two digits; 0 and 100 are exact."""
+    text = f"{100 * share:.2g}"
+    # Rounding must not turn "almost all" into "all", nor write 1e+02 for 100.
+    return f"{100 * share:.4g}" if "e+" in text else text
 
 
 def held_out_share(detector: ConformalDetector) -> FlaggedShare | None:

@@ -1,5 +1,6 @@
 """Conformal p-values and thresholds from scores of normal samples held out."""
 
+import decimal
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -146,8 +147,19 @@ def check_supported(alpha: float, n: int, grouped: bool = False) -> None:
     raise ValueError(
         f"alpha={alpha} needs at least {n_needed(alpha)} {what} to "
         f"calibrate on, got {n}: no p-value could be that small, so nothing would ever "
-        f"be flagged. The smallest alpha they support is 1/{n + 1} = {1 / (n + 1):.4g}."
+        f"be flagged. The smallest alpha they support is 1/{n + 1} = "
+        f"{round_up(1 / (n + 1), 4)}."
     )
+
+
+def round_up(value: float, n_digits: int) -> str:
+    """Return a positive number in so many digits, not less than it is.
+
+    The smallest alpha must not be refused when a user passes what a message says.
+    """
+    context = decimal.Context(prec=n_digits, rounding=decimal.ROUND_CEILING)
+    # The shortest text of the float, so that 0.05 stays 0.05.
+    return f"{context.create_decimal(repr(value)).normalize():f}"
 
 
 def anomaly_score(anomaly: NDArray, threshold: float, scale: float) -> NDArray:

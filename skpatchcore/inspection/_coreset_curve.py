@@ -254,7 +254,7 @@ class CoresetCurveDisplay:
         self.ax_.plot([count], [radius], "o", color=self.line_.get_color())
         share = ""
         if self.n_samples is not None:
-            share = f" ({100 * count / self.n_samples:.2g} %)"
+            share = f" ({100 * count / self.n_samples:.3g} %)"
         # Put the text on the side with more space.
         on_left = count > np.sqrt(len(radii))
         self.ax_.annotate(

@@ -51,7 +51,7 @@ def naming(path) -> Iterator[None]:
         SafetensorError,
     ) as error:
         raise ModelFileError(
-            f"The model file {os.fspath(path)!r} cannot be used: {error}"
+            f"Could not load the model file {os.fspath(path)!r}: {error}"
         ) from error
 
 

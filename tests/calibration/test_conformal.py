@@ -304,8 +304,9 @@ def test_search_over_inner_and_outer_parameters(rng):
 
 def test_too_few_samples_say_what_they_support(rng):
     X = rng.normal(size=(18, 2))
-    with pytest.raises(ValueError, match=r"at least 19 .* got 18.* 1/19 = 0.05263"):
+    with pytest.raises(ValueError, match=r"at least 19 .* got 18.* 1/19 = 0.05264"):
         conformal(alpha=0.05).fit(X)
+    conformal(alpha=0.05264).fit(X)
     detector = conformal(alpha=0.05).fit(rng.normal(size=(19, 2)))
     assert_array_equal(detector.predict([[9.0, 9.0], [0.0, 0.0]]), [-1, 1])
 
@@ -862,3 +863,9 @@ def test_scores_do_not_depend_on_alpha_and_p_values_serve_every_level(rng):
     strict, lax = (conformal(alpha=alpha).fit(X) for alpha in (0.05, 0.3))
     assert_array_equal(strict.score_samples(new), lax.score_samples(new))
     assert_array_equal(strict.predict_pvalue(new) <= 0.3, lax.predict(new) == -1)
+
+
+def test_copies_are_named_as_such(rng):
+    X = np.repeat(rng.normal(size=(20, 3)), 2, axis=0)
+    with pytest.warns(UserWarning, match="other sample is typically an exact copy. If"):
+        conformal().fit(X)

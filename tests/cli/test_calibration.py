@@ -2,10 +2,12 @@
 
 import csv
 import io
+import shutil
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from numpy.testing import assert_array_equal
 from PIL import Image
 from sklearn.frozen import FrozenEstimator
 
@@ -95,7 +97,8 @@ def test_alpha_calibrates_as_in_python(folder, good, check, detector, method):
     n = len(expected.calibration_scores_)
     text = said(result)
     assert f"calibrated for 10 % false alarms on {n} good images" in text
-    assert f"they support is {100 / (n + 1):.2g} %" in text
+    smallest = {10: "9.1", 20: "4.77"}[n]
+    assert f"they support is {smallest} %" in text
     if method == "split":
         assert "for 95 % of such sets, it is between" in text
     else:
@@ -123,6 +126,15 @@ def test_images_of_another_folder_calibrate_alone(folder, good, check, detector)
     assert loaded.map_threshold_ == pytest.approx(expected.map_threshold_)
     assert "calibrated for 10 % false alarms on 10 good images" in said(result)
     assert "False alarms: at most 10 % on average" in said(result)
+
+
+@pytest.mark.parametrize("name", ["check", "bad"])
+def test_defects_that_calibrate_are_noticed(folder, name):
+    options = ["--alpha", "0.2", "--calibration-images", folder / name]
+    result = fit(folder, *options)
+    assert result.exit_code == 0, result.output
+    noticed = "4 of 4 images in --calibration-images score lower" in result.stderr
+    assert noticed == (name == "bad")
 
 
 def test_one_detector_in_the_file_is_the_default(folder):
@@ -241,6 +253,75 @@ def test_an_image_is_not_both_good_and_defective(folder, no_work):
 
 
 @pytest.mark.parametrize("option", ["--calibration-images", "--defective"])
+def test_a_copy_under_another_name_is_the_same_image(folder, no_work, option):
+    name = "check" if "cal" in option else "bad"
+    shutil.copy(folder / "good" / "003.png", folder / name / "copy.png")
+    alpha = ["--alpha", "0.1"] if name == "check" else []
+    result = fit(folder, *alpha, option, folder / name)
+    assert result.exit_code == 1
+    assert f"{folder}/{name}/copy.png" in result.stderr
+    assert "have the same contents" in result.stderr
+
+
+def test_copies_among_the_training_images_are_left_out(folder, tmp_path):
+    for name in ("003", "004"):
+        shutil.copy(folder / "good" / f"{name}.png", folder / "good" / f"z{name}.png")
+    result = fit(folder, "--alpha", "0.05")
+    assert result.exit_code == 0, result.output
+    assert "Left out 2 of 22 images, which are copies of others" in result.stderr
+    assert f"such as {folder}/good/z003.png of {folder}/good/003.png." in result.stderr
+    assert "on 20 images" in result.stderr
+    with_copies = load(folder / "m.skpc").calibration_scores_
+    for path in (folder / "good").glob("z*.png"):
+        path.unlink()
+    fit(folder, "--alpha", "0.05")
+    assert_array_equal(load(folder / "m.skpc").calibration_scores_, with_copies)
+
+
+def test_copies_alone_do_not_calibrate(tmp_path):
+    write(tmp_path / "good", 1)
+    for i in range(20):
+        shutil.copy(tmp_path / "good" / "000.png", tmp_path / "good" / f"copy{i}.png")
+    result = fit(tmp_path, "--alpha", "0.05")
+    assert result.exit_code == 1
+    assert "Left out 20 of 21 images" in result.stderr
+
+
+def test_the_smallest_rate_is_one_that_is_accepted(folder):
+    # 1/21 is 0.047619: rounded to the nearest, it would be refused.
+    assert "smallest rate that they support is 4.77 %." in said(
+        fit(folder, "--alpha", "0.05")
+    )
+    (folder / "good" / "000.png").unlink()
+    (folder / "good" / "001.png").unlink()
+    result = fit(folder, "--alpha", "0.05")  # 1/19 is 0.0526316.
+    assert "The smallest alpha they support is 1/19 = 0.05264." in result.stderr
+    result = fit(folder, "--alpha", "0.05264")
+    assert "The smallest rate that they support is 5.27 %." in said(result)
+    result = fit(folder, "--alpha", "0.0527")
+    assert result.exit_code == 0, result.output
+
+
+def test_photos_of_one_part_are_refused_by_the_number_of_parts(folder, no_work):
+    options = ["--alpha", "0.05", "--group-pattern", "good"]
+    result = fit(folder, *options)
+    assert "groups of normal samples to calibrate on, got 1:" in result.stderr
+
+
+@pytest.mark.parametrize("given", ["5", "5%", "0,05"])
+def test_a_rate_in_per_cent_is_refused_with_the_remedy(folder, no_work, given):
+    result = fit(folder, "--alpha", given)
+    assert result.exit_code == 2
+    assert "Write 5 % as 0.05." in result.stderr
+
+
+def test_shares_are_written_without_exponents(folder):
+    result = fit(folder, "--defective", folder / "bad")
+    assert "4 of 4 defective ones found (100 %, 95 % confidence" in said(result)
+    assert "to 100 %)" in said(result)
+
+
+@pytest.mark.parametrize("option", ["--calibration-images", "--defective"])
 def test_masks_are_refused_everywhere(folder, no_work, option):
     (name,) = {"check", "bad"} & {"check" if "cal" in option else "bad"}
     write(folder / name / "more", 2)
@@ -275,7 +356,7 @@ def test_folders_of_the_other_kind_are_refused(
 
 def test_unreadable_images_are_left_out_of_each_set(folder):
     for name in ("good", "check"):
-        (folder / name / "x.png").write_bytes(b"no image")
+        (folder / name / "x.png").write_bytes(b"no image in " + name.encode())
     options = ["--alpha", "0.1", "--calibration-images", folder / "check"]
     assert fit(folder, *options).exit_code == 1
     result = fit(folder, *options, "--on-error", "skip")

@@ -376,8 +376,8 @@ def test_missing_masks_are_drawn_again(model, tmp_path):
     ("options", "message"),
     [
         (("--min-area", "6"), "another model or another --min-area"),
-        (("--format", "jsonl"), "is not a result"),
-        (("--format", "coco"), "Could not resume"),
+        (("--format", "jsonl"), "its line 'path,score,decision,label,n_reg"),
+        (("--format", "coco"), "it is not a JSON document"),
     ],
 )
 def test_other_results_are_not_continued(model, tmp_path, options, message):
@@ -435,11 +435,76 @@ def test_an_image_that_vanishes_before_its_overlay_is_unreadable(
     assert len(rows_of(tmp_path / "out.csv")) == 2
 
 
+def test_an_image_that_changes_while_it_is_scored_is_scored_again(
+    model, tmp_path, monkeypatch
+):
+    folder = write_images(tmp_path / "images", 3)
+    original = Images.__getitem__
+    other = Image.fromarray(random_images(1, SIDE, SIDE, seed=99)[0])
+
+    def replace(self, i):
+        pixels = original(self, i)
+        if self.names[i].endswith("001.png)"):
+            other.save(folder / "001.png")
+        return pixels
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Images, "__getitem__", replace)
+        score(model, folder, tmp_path, "csv")
+    rows = rows_of(tmp_path / "out.csv")
+    assert [row["sha256"] == "" for row in rows] == [False, True, False]
+    result = score(model, folder, tmp_path, "csv", "--resume")
+    assert "Resumed: 2 of 3" in result.stderr
+    resumed = (tmp_path / "out.csv").read_bytes()
+    score(model, folder, tmp_path, "csv")
+    assert (tmp_path / "out.csv").read_bytes() == resumed
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_results_that_are_replaced_are_announced(model, tmp_path, n):
+    folder = write_images(tmp_path / "images", 1)
+    for _ in range(n):
+        score(model, folder, tmp_path, "csv")
+    stderr = score(model, folder, tmp_path, "csv").stderr
+    assert stderr.count("Replacing") == n
+    resumed = score(model, folder, tmp_path, "csv", "--resume").stderr
+    assert "Replacing" not in resumed
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX locks")
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("options", [(), ("--resume",)], ids=["new", "resume"])
+def test_a_run_that_overlaps_with_another_is_refused(
+    model, images, tmp_path, suffix, options, monkeypatch
+):
+    from skpatchcore._cli import _score_run
+
+    original, second = _score_run.hash_file, []
+
+    def overlap(path):
+        if Path(path).name == "010.png" and not second:
+            second.append(None)
+            second[0] = score(model, images, tmp_path, suffix, *options)
+        return original(path)
+
+    monkeypatch.setattr(_score_run, "hash_file", overlap)
+    first = score(model, images, tmp_path, suffix, "--on-error", "skip")
+    assert second[0].exit_code == 1
+    assert "is being written by another run" in second[0].stderr
+    assert first.exit_code == 0, first.output
+    assert first.stderr.splitlines()[-1].startswith("38 scored")
+    after = (tmp_path / f"out.{suffix}").read_bytes()
+    clean = tmp_path / "clean"
+    clean.mkdir()
+    score(model, images, clean, suffix)
+    assert (clean / f"out.{suffix}").read_bytes() == after
+
+
 # Kills --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"])
 def test_a_killed_run_is_resumed(model, tmp_path, number):
     folder = write_images(tmp_path / "images", 300)
     clean = tmp_path / "clean"
@@ -453,14 +518,53 @@ def test_a_killed_run_is_resumed(model, tmp_path, number):
         while not output.exists() or output.read_bytes().count(b"\n") < 30:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        child.send_signal(number)
+        child.send_signal(getattr(signal, number))
         _, stderr = child.communicate(timeout=60)
-    expected = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+    expected = {"SIGKILL": -9, "SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
     assert child.returncode == expected[number]
-    if number != signal.SIGKILL:
+    if number != "SIGKILL":
         assert b"Stopped: " in stderr
     n_rows = output.read_bytes().count(b"\n") - 1
     assert 29 <= n_rows < 300
     result = score(model, folder, tmp_path, "csv", "--resume")
     assert f"Resumed: {n_rows} of 300" in result.stderr
     assert output.read_bytes() == (clean / "out.csv").read_bytes()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_terminated_fit_leaves_no_temporary_files(tmp_path, number):
+    folder = write_images(tmp_path / "images", 300)
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-m", "skpatchcore", "fit", str(folder), "--alpha"]
+    command += ["0.05", "--model", str(tmp_path / "m.skpc"), "--backbone", "embedded"]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment) as child:
+        deadline = time.monotonic() + 60
+        while not any(path.is_dir() for path in scratch.glob("skpatchcore*/*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        child.send_signal(getattr(signal, number))
+        child.communicate(timeout=60)
+    assert child.returncode == 128 + getattr(signal, number)
+    assert not list(scratch.glob("skpatchcore*"))
+    assert not (tmp_path / "m.skpc").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX signals")
+def test_nohup_protects_a_run(model, images, tmp_path):
+    command = [sys.executable, "-m", "skpatchcore", "score", str(images), "--model"]
+    command += [str(model), "--output", str(tmp_path / "out.csv"), "--on-error", "skip"]
+
+    def ignore():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with subprocess.Popen(command, preexec_fn=ignore) as child:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "out.csv").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        child.send_signal(signal.SIGHUP)
+        assert child.wait(60) == 0
+    assert len(rows_of(tmp_path / "out.csv")) == 38
