@@ -43,7 +43,7 @@ def test_a_share_comes_with_its_exact_interval():
 def test_all_of_a_sample_are_100_percent():
     share = FlaggedShare(20, 20)
     assert str(share) == "100 %, 95 % confidence interval 83 to 100 %"
-    assert str(FlaggedShare(399, 400, independent=False)) == "99.8 %"
+    assert str(FlaggedShare(399, 400, independent=False)) == "99.75 %"
 
 
 def test_samples_in_groups_have_no_interval(X):
