@@ -13,6 +13,7 @@ import sklearn
 from joblib import parallel_config
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     GridSearchCV,
@@ -168,6 +169,14 @@ def test_scores_and_maps_from_one_pass_in_a_pipeline(surfaces, tmp_path, counts)
     assert counts["images"] == N_IMAGES
     assert counts["runs"] == 4
     assert (search.cv_results_["mean_test_pixel"] > 0.5).all()
+
+
+def test_the_seed_reaches_a_randomized_projection(surfaces, tmp_path, counts):
+    # Otherwise every candidate would have its own features, and its own greedy runs.
+    projection = PCA(16, svd_solver="randomized")
+    detector = make_detector(tmp_path).set_params(features__projection=projection)
+    make_search(detector).fit(surfaces.data, surfaces.target)
+    assert counts["runs"] == 4
 
 
 def test_features_and_bank_as_steps_of_a_pipeline(surfaces, tmp_path, counts):
