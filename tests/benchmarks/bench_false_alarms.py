@@ -60,7 +60,9 @@ def images(category: str):
         )
     data = load_mvtec_ad(assets() / "data" / Path(category).parent, Path(category).name)
     weights = assets() / "weights" / "resnet18_tv_in1k_trunk.safetensors"
-    return data, PatchFeatureTransformer("resnet18", weights=weights, image_size=224)
+    return data, PatchFeatureTransformer(
+        "resnet18", weights=weights, image_size=(224, 224)
+    )
 
 
 def extract(category: str) -> dict[str, np.ndarray]:
