@@ -23,8 +23,6 @@ SAME_NUMBERS = 1e-12
 # A network rounds features differently in batches of another size, by about 1e-6. The
 # smallest visible defect changes the sums by about 1e-2.
 SAME_IMAGE = 1e-5
-# How much more the first patches of equal samples may differ, relative to all patches.
-_FIRST_PATCH = 100
 # Elements of a block of features, which is converted to float64.
 _ELEMENTS = 2**20
 
@@ -71,7 +69,9 @@ def recognize(
     order = known[:, 1].argsort(kind="stable")
     first = _sums(samples.patches[starts])[0][:, 0]
     first /= np.sqrt(sizes * samples.patches.shape[1])
-    margin = _FIRST_PATCH * tolerance * known[:, 2].max()
+    # Relative to the root of the number of all features, the sum over a single patch
+    # differs by less than the sums over all patches.
+    margin = tolerance * known[:, 2].max()
     low = np.searchsorted(known[order, 1], first - margin, "left")
     high = np.searchsorted(known[order, 1], first + margin, "right")
     candidates = np.flatnonzero(high > low)
