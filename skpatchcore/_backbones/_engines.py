@@ -1,4 +1,4 @@
-"""Networks compiled by OpenVINO or ONNX Runtime, which are faster than torch on CPUs.
+"""Networks compiled by OpenVINO or ONNX Runtime, which may be faster than torch.
 
 A compiled network is a graph for images of one size, in batches of any size. It is
 recorded from one pass in torch, so it must not depend on the values in an image. Before

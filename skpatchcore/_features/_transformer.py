@@ -154,8 +154,8 @@ class PatchFeatureTransformer(
         are always float32.
 
     engine : {"torch", "auto", "openvino", "onnxruntime"}, default="torch"
-        What runs the network. "openvino" and "onnxruntime" are faster on CPUs, and must
-        be installed (``pip install 'skpatchcore[openvino]'`` or ``[onnx]``). They
+        What runs the network. "openvino" and "onnxruntime" may be faster on a CPU, and
+        must be installed (``pip install 'skpatchcore[openvino]'`` or ``[onnx]``). They
         compile the network at the first image of each size, for up to four sizes; other
         sizes run in torch, with a warning. Maps differ from those of torch by at most
         1e-4 of the largest value in float32, which is checked with two probe images; a
