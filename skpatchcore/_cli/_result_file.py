@@ -1,8 +1,8 @@
 """A file of results that grows image by image, and that a later run can continue.
 
-Rows are written to the file itself, not to a temporary one, so that they survive
-whatever ends the run. What a kill can leave behind is a row that was half written; it
-has no line break at its end, and is dropped when the run is resumed.
+Rows are written to the file itself, not to a temporary one, so that they survive if
+the run is killed. A killed run may leave an incomplete row. It has no line break at its
+end, and is dropped when the run is resumed.
 """
 
 import contextlib

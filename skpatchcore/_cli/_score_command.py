@@ -104,8 +104,8 @@ def score(
     """Score new images.
 
     IMAGES are image files or folders, which are searched with all their subfolders.
-    Writes the path, score, decision and label of each image as soon as they are known,
-    in the order of the images, and the p-value and anomaly score if the model is
+    Writes the path, score, decision and label of each image once it is scored, in the
+    order of the images, and the p-value and anomaly score if the model is
     calibrated. JSON Lines and COCO files also have the defect regions. Higher scores
     and decisions are more normal. An image with a decision below 0 is anomalous. The
     last line on standard error counts the images.

@@ -98,8 +98,8 @@ class GrowingFile:
 
     Use it for results that a later kill of the process must not take away. An existing
     file keeps its permissions, links are followed, and devices, pipes and names of open
-    files are written to as they are. There is no temporary file, so readers see the
-    file grow, and after a kill its last line may be incomplete.
+    files are written in place. No temporary file is used, so readers see the file grow,
+    and its last line may be incomplete after a kill.
 
     Parameters
     ----------

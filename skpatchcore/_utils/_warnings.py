@@ -16,7 +16,7 @@ def warn_user(message: str, category: type[Warning] = UserWarning) -> None:
     while frame is not None and _package(frame) in _INSIDE:
         level += 1
         frame = frame.f_back
-    # In a thread or a worker of this package, there is no such line.
+    # A thread of this package has no frame of the user: point to its first one.
     warnings.warn(message, category, stacklevel=level if frame is None else level + 1)
 
 

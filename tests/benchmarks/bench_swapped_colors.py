@@ -1,8 +1,8 @@
 """How well images with red and blue swapped are recognised, by limits chosen elsewhere.
 
-Run as ``python tests/benchmarks/bench_swapped_colors.py``. Classes are those below
-``data`` of the assets (``SKPATCHCORE_ASSETS``, or ``../shared/assets`` beside the
-checkout). Training images give the cast, the other images are scored one by one, as
+Run as ``python tests/benchmarks/bench_swapped_colors.py``. Classes are in the
+folder ``data`` of the assets (``SKPATCHCORE_ASSETS``, or ``../shared/assets`` next to
+the checkout). Training images give the cast, the other images are scored one by one, as
 they are and swapped.
 
 The limits of the package were chosen on these classes. So each class is also rated with
